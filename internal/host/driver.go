@@ -1,0 +1,33 @@
+package host
+
+import (
+	"context"
+
+	"github.com/beaver-raft/beaver/internal/shard"
+)
+
+// Driver owns the commands of one shard on this node. All its methods are called on the shard's goroutine, one at a time.
+type Driver interface {
+	shard.StateMachine
+
+	// Gather is called when this replica leads and may propose. It adds waiting commands to b while they fit, and
+	// reports the sequence number under which it will recognise the batch in Apply (Header.Proposer is this node and
+	// Header.Sequence is seq). An empty b means nothing to propose. now is the leader's clock in milliseconds.
+	Gather(b *shard.BatchBuilder, now int64) (seq uint64)
+	// Dropped says that the batch seq will not be answered by Apply. unknown is false when it certainly was not and
+	// will not be committed, and true when it may yet be.
+	Dropped(seq uint64, unknown bool)
+	// Settled is called after a round of Apply calls, before the loop waits: answer, wake and park.
+	Settled()
+	// Wakeup is when (milliseconds, leader's clock) Gather wants to be called although nobody woke the shard: the next
+	// timer. 0 is never.
+	Wakeup() int64
+	// Leadership tells of changes: leading is true when this replica leads and has applied all of earlier terms.
+	Leadership(leading bool, term uint64)
+}
+
+// Reader runs fn on the shard's goroutine between applies, after making sure by ReadIndex that the state includes every
+// operation acknowledged before the call. It returns ctx's error, or ErrNotLeader, ErrStopped.
+type Reader interface {
+	Read(ctx context.Context, id shard.ID, fn func()) error
+}

@@ -1,0 +1,36 @@
+package queue
+
+// The limits of the machine. The front doors check them first and name them; Apply refuses what got past.
+const (
+	PriorityCount      = 10
+	KindBytesMax       = 200
+	ContentTypeMax     = 100
+	PayloadBytesMax    = 1 << 20
+	ResultBytesMax     = 256 << 10
+	MetadataCountMax   = 32
+	MetadataBytesMax   = 8 << 10 // all keys and values of one job
+	ErrorTypeBytesMax  = 200
+	ErrorTextBytesMax  = 4 << 10
+	ErrorStackBytesMax = 16 << 10
+	ProgressBytesMax   = 1 << 10
+	RetryListMax       = 32
+	DelayMillisMax     = 10 * 365 * 24 * 3600 * 1000 // ten years
+	MaxAttemptsMax     = 1000
+	PoisonLimitMax     = 1000
+	ErrorsKeptMax      = 10
+	KeepEndedMax       = 1_000_000
+	FetchMax           = 1000 // jobs of one fetch
+	FetchQueuesMax     = 64
+	EnqueueJobsMax     = 2000 // jobs of one Enqueue command
+	SessionsMax        = 100_000
+	SessionWindow      = 64                 // sequence numbers a session may have in flight
+	SessionIdleMillis  = 3600 * 1000        // a session unused for so long is forgotten
+	TimersPerEntry     = 4096               // timers one entry fires at most
+	LeasesMax          = 1_000_000          // running jobs of one shard
+	WaitMillisMax      = 10 * 60 * 1000     // longest long-poll
+	LeaseMillisMax     = 30 * 24 * 3600_000 // longest anonymous lease
+	QueuesMax          = 10_000             // queues of one shard
+	ListMax            = 1000               // rows of one page
+	EntryTargetBytes   = 256 << 10          // an entry gathers commands up to this size
+	CommandBytesMax    = 4 << 20            // one command
+)

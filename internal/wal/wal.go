@@ -1,0 +1,110 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
+
+	"github.com/beaver-raft/beaver/internal/vfs"
+)
+
+// ShardID names a shard on this node. 0 is the catalog.
+type ShardID uint16
+
+// Entry is one Raft entry of one shard. Data is opaque to the log.
+type Entry struct {
+	Index, Term uint64
+	Type        uint8 // the Raft entry type
+	Data        []byte
+}
+
+// HardState is what Raft must remember of a shard besides its entries.
+type HardState struct {
+	Term, Vote, Commit uint64
+}
+
+// Position orders appends: everything up to a position is durable once Flush has returned it.
+type Position uint64
+
+var (
+	// ErrCompacted: the entry is below the shard's first index and none of its jobs is live.
+	ErrCompacted = errors.New("log entry compacted")
+	// ErrUnavailable: the entry is past the shard's last index.
+	ErrUnavailable = errors.New("log entry not available")
+	// ErrClosed: the log was closed or has failed.
+	ErrClosed = errors.New("log closed")
+	// ErrTooLarge: the entry is over EntryBytesMax.
+	ErrTooLarge = errors.New("log entry too large")
+	// ErrBacklogged: too much is buffered and not flushed yet; nothing was appended.
+	ErrBacklogged = errors.New("log write buffer full")
+)
+
+// CorruptError says that bytes which were once durable read back wrong: damage, not a torn tail.
+type CorruptError struct {
+	File   string
+	Offset int64
+	Shard  ShardID // 0 and Index 0 when the frame's own header is damaged
+	Index  uint64
+	Reason string
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("%s is damaged at offset %d (shard %d, index %d): %s", e.File, e.Offset, e.Shard, e.Index, e.Reason)
+}
+
+// Options configure a Log. The zero value of a number means its default.
+type Options struct {
+	FS  vfs.FS
+	Dir string // created when missing
+
+	FileBytes     int64 // size of one preallocated tail file; default 64 MiB
+	BufferBytes   int64 // most bytes appended and not yet flushed; default 64 MiB
+	ReserveBytes  int64 // free disk below which Full reports true; default 256 MiB, less on a small disk
+	CompactBelow  int   // compact segments whose live bytes are under this percentage; default 50
+	SpareFilesMax int   // recycled files kept; default 2
+}
+
+// Recovery tells what Open found, for the host to log and to count.
+type Recovery struct {
+	TailFiles, Segments   int
+	EntriesReplayed       int   // entries in the contiguous tail
+	BytesRead             int64 // bytes of tail files scanned
+	TornBytes             int64 // bytes of a torn tail cut
+	TornFile              string
+	TornOffset            int64
+	RewrittenBytes        int64 // unsealed tail written again, since recovered is not durable
+	RemovedTemporaryFiles int
+}
+
+// ShardState is one shard's part of the log.
+type ShardState struct {
+	HardState HardState
+	First     uint64 // first index of the contiguous tail (last+1 when empty)
+	Last      uint64 // last index; 0 when the shard is new
+}
+
+// Stats counts what the log has done since Open; cheap to take.
+type Stats struct {
+	Flushes, FlushedBytes, FlushedEntries uint64
+	TailFiles, SpareFiles                 int
+	Segments                              int
+	SegmentBytes, SegmentLiveBytes        int64
+	SealedEntriesDropped                  uint64 // entries dead before their file was sealed: never written twice
+	SealedEntriesCopied                   uint64
+	Compactions                           uint64
+	CompactedBytes                        uint64
+	DiskFree, DiskTotal                   uint64
+}
+
+// Retention tells the log what a shard still needs. See Log.Retain.
+type Retention struct {
+	// Snapshot is the index of the newest durable snapshot.
+	Snapshot uint64
+	// KeepFrom: the contiguous tail must keep every entry with index >= KeepFrom (the older retained snapshot's index
+	// plus one, or less for slow followers). KeepFrom <= Snapshot+1.
+	KeepFrom uint64
+	// Live is the set of indexes <= Snapshot that still hold live jobs (or anything else a live job points at).
+	// The log owns it from then on. An index once absent never comes back: dead is forever.
+	Live *roaring64.Bitmap
+}
