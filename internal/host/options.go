@@ -1,0 +1,139 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/vfs"
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+// The defaults and limits of a host.
+const (
+	// TickIntervalDefault is Raft's clock: an election takes ten to twenty ticks, a heartbeat one.
+	TickIntervalDefault = 100 * time.Millisecond
+	// SnapshotBytesDefault is how much log a shard writes before it is snapshotted.
+	SnapshotBytesDefault = 32 << 20
+	// SnapshotsKept is how many snapshots of a shard are kept: the newest, and the one before in case it is damaged.
+	SnapshotsKept = 2
+	// ShardsMax bounds the shards of one node.
+	ShardsMax = 1024
+	// BatchesInFlightMax is how many batches of a shard may be proposed and not applied: one on its way to the disk
+	// and one that gathers behind it.
+	BatchesInFlightMax = 2
+	// ReadsWaitingMax bounds the reads that wait for one shard.
+	ReadsWaitingMax = 4096
+)
+
+var (
+	// ErrNotLeader: this replica does not lead the shard, or lost the lead while the call waited.
+	ErrNotLeader = errors.New("this node does not lead the shard")
+	// ErrStopped: the host is closing, closed, or has failed.
+	ErrStopped = errors.New("the node is stopped")
+	// ErrNoShard: the node has no replica of the shard.
+	ErrNoShard = errors.New("the node has no replica of the shard")
+	// ErrOverloaded: too many reads wait for the shard already; try again later.
+	ErrOverloaded = errors.New("too many reads wait for the shard")
+)
+
+// Clock tells the time. Timers run on the runtime's own clock (so testing/synctest governs them): only the stamps
+// that enter the log come from here.
+type Clock interface {
+	// NowMillis is the time in milliseconds since the Unix epoch. Any goroutine may call it.
+	NowMillis() int64
+}
+
+// SystemClock is the machine's clock.
+type SystemClock struct{}
+
+// NowMillis implements Clock.
+func (SystemClock) NowMillis() int64 { return time.Now().UnixMilli() }
+
+// Payloads reads items of committed entries. Any goroutine may call it.
+type Payloads interface {
+	// Payload returns the batch header and one item of an entry, checked against its checksums: from memory when the
+	// entry is recent, else from the log. The item must not be changed. Errors: wal.ErrCompacted, wal.ErrUnavailable,
+	// shard.ErrNoItem, *wal.CorruptError, *shard.DamagedItemError, ErrNoShard.
+	Payload(id shard.ID, index uint64, ordinal int) (shard.Header, []byte, error)
+}
+
+// Options configure a Host. Zero means the default unless said otherwise.
+type Options struct {
+	FS  vfs.FS // the operating system's when nil
+	Dir string // the node's data directory, created when missing
+
+	Node    uint64     // this node's id; never 0
+	Cluster uint64     // refuse a directory of another cluster; 0 takes the directory's own, or a random one when it is new
+	Shards  []shard.ID // the shards of this node, each listed once
+
+	Clock  Clock        // SystemClock when nil
+	Logger *slog.Logger // discards when nil
+
+	// Fatal is told of an error after which nothing more may be answered: a failed write or sync of the log, damage in
+	// what was committed. It is called once, from any goroutine, and should end the process. Never nil.
+	Fatal func(error)
+	// NewDriver makes the driver of one shard. It is called once per shard by Open. Never nil.
+	NewDriver func(id shard.ID, log Payloads) Driver
+
+	TickInterval  time.Duration
+	SnapshotBytes int64
+	CacheBytes    int64 // recent entries kept in memory, per shard
+
+	WAL wal.Options // FS and Dir are set by Open
+
+	// Progress, when set, is told how the recovery inside Open goes.
+	Progress func(Progress)
+}
+
+// Progress is one report of a recovery under way.
+type Progress struct {
+	Shard   shard.ID
+	Applied uint64 // the last index applied
+	Last    uint64 // the last index of the log
+	Done    bool   // the shard is recovered
+}
+
+// withDefaults checks the options and fills in what was left zero.
+func (o Options) withDefaults() (Options, error) {
+	switch {
+	case o.Node == 0:
+		return o, errors.New("host: Node must not be 0")
+	case o.Dir == "":
+		return o, errors.New("host: Dir is missing")
+	case o.Fatal == nil:
+		return o, errors.New("host: Fatal is missing")
+	case o.NewDriver == nil:
+		return o, errors.New("host: NewDriver is missing")
+	case len(o.Shards) == 0 || len(o.Shards) > ShardsMax:
+		return o, fmt.Errorf("host: %d shards, 1 to %d are possible", len(o.Shards), ShardsMax)
+	}
+	seen := make(map[shard.ID]bool, len(o.Shards))
+	for _, id := range o.Shards {
+		if seen[id] {
+			return o, fmt.Errorf("host: shard %d is listed twice", id)
+		}
+		seen[id] = true
+	}
+	if o.FS == nil {
+		o.FS = vfs.OS()
+	}
+	if o.Clock == nil {
+		o.Clock = SystemClock{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.TickInterval <= 0 {
+		o.TickInterval = TickIntervalDefault
+	}
+	if o.SnapshotBytes <= 0 {
+		o.SnapshotBytes = SnapshotBytesDefault
+	}
+	if o.CacheBytes <= 0 {
+		o.CacheBytes = shard.CacheBytesDefault
+	}
+	return o, nil
+}
