@@ -33,4 +33,16 @@ const (
 	ListMax            = 1000               // rows of one page
 	EntryTargetBytes   = 256 << 10          // an entry gathers commands up to this size
 	CommandBytesMax    = 4 << 20            // one command
+	WorkerLeasesMax    = 1 << 16            // leases one worker holds: bounds what losing it costs in one entry
+	VerifyWindow       = 256                // entries whose fingerprint a Verify can compare
+	ListScanMax        = 100_000            // records one List looks at
+	RestoreJobsMax     = 1 << 28            // jobs of an image: over it the image is refused as damaged
+)
+
+const (
+	percentMax = 100
+	millisMax  = 1 << 50 // the year 37,000: sums of times and delays stay far from overflow
+	indexMax   = 1<<(64-ordinalBits) - 1
+	endedTrim  = 2    // ended jobs over the window that each end evicts, so that a smaller window costs no pause
+	endedSlack = 4096 // and that a Configure evicts at once
 )

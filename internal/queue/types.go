@@ -59,7 +59,7 @@ const (
 	StateDead            // out of attempts, poisonous or failed for good; kept until retried or discarded
 	StateCompleted       // acked
 	StateCancelled       // cancelled before it completed
-	StateExpired         // its expires-at passed before it ran
+	StateExpired         // its expires-at passed while it waited
 	StateDiscarded       // a dead job thrown away
 	stateCount
 )
@@ -182,6 +182,7 @@ const (
 	EventLeaseLost                   // Worker no longer holds Pos: timed out
 	EventCancel                      // Worker should stop running Pos
 	EventUnfinished                  // timers are due but the bound per entry was reached: Tick again
+	EventDiverged                    // a Verify found another fingerprint: this replica must stop
 )
 
 // Results are what one Apply produced. The machine reuses the slices of the Results passed in.
