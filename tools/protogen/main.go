@@ -99,7 +99,7 @@ func compile(ctx context.Context, root string, sources []string) (*pluginpb.Code
 	}
 	request := &pluginpb.CodeGeneratorRequest{
 		FileToGenerate: sources,
-		Parameter:      proto.String("paths=source_relative"),
+		Parameter:      new("paths=source_relative"),
 	}
 	seen := map[string]bool{}
 	var add func(protoreflect.FileDescriptor)
