@@ -10,8 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const errNotDir = unix.ENOTDIR
-
 func syncDirOS(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -38,7 +36,7 @@ func usageOS(dir string) (Usage, error) {
 	if err := retryInterrupted(func() error { return unix.Statfs(dir, &st) }); err != nil {
 		return Usage{}, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	block := uint64(st.Bsize) //nolint:unconvert // its type differs between systems
+	block := uint64(st.Bsize)                                                            //nolint:unconvert // its type differs between systems
 	return Usage{Free: uint64(st.Bavail) * block, Total: uint64(st.Blocks) * block}, nil //nolint:unconvert // as above
 }
 

@@ -5,12 +5,9 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/windows"
 )
-
-const errNotDir = syscall.ENOTDIR
 
 // syncDirOS does nothing: Windows offers no way to sync a directory, and journals its names.
 func syncDirOS(string) error { return nil }

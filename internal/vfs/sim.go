@@ -10,18 +10,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 )
 
 // ErrPowerCut is for a Hook to return: the call does nothing at all, as if the power went just before it.
 var ErrPowerCut = errors.New("simulated power cut")
 
 const (
-	errNotEmpty = syscall.ENOTEMPTY
-	errIsDir    = syscall.EISDIR
-	errBadFile  = syscall.EBADF
-	errNoSpace  = syscall.ENOSPC
-
 	// simDefaultTotalBytes is the disk size that Usage tells when SimOptions.CapacityBytes is zero.
 	simDefaultTotalBytes = 1 << 40
 )
@@ -202,7 +196,7 @@ func (s *Sim) MkdirAll(dir string) error {
 		parent, name := strings.Join(parts[:i], "/"), strings.Join(parts[:i+1], "/")
 		info, err := s.Stat(name)
 		if err == nil && !info.Dir {
-			return pathError("mkdir", name, errNotDirSim)
+			return pathError("mkdir", name, errNotDir)
 		}
 		if err == nil {
 			continue

@@ -98,13 +98,21 @@ func (c *cloner) node(n *node) *node {
 			child := c.node(names[name])
 			out.entries[name], out.durableEntries[name] = child, child
 		}
+		if c.outcome.kind == outcomeKill {
+			clear(out.durableEntries)
+			for _, name := range slices.Sorted(maps.Keys(n.durableEntries)) {
+				out.durableEntries[name] = c.node(n.durableEntries[name])
+			}
+		}
 	case c.outcome.kind == outcomeKill:
 		c.keepCache(n, out)
 	default:
 		c.surviving(n, out)
 		out.durableSize = out.size
 	}
-	c.to.used += out.allocated()
+	if out.unlinked = n.unlinked && c.outcome.kind == outcomeKill; !out.unlinked {
+		c.to.used += out.allocated()
+	}
 	return out
 }
 
@@ -210,20 +218,6 @@ func (c *cloner) keepCache(n, out *node) {
 
 // keepPendingNames carries the changes of names that still are to be synced over to a killed process's disk.
 func (c *cloner) keepPendingNames() {
-	table := func(d *node) map[string]*node { return c.node(d).durableEntries }
-	dirs := []*node{c.from.root}
-	for len(dirs) > 0 {
-		d := dirs[0]
-		dirs = dirs[1:]
-		clear(table(d))
-		for _, name := range slices.Sorted(maps.Keys(d.durableEntries)) {
-			child := d.durableEntries[name]
-			table(d)[name] = c.node(child)
-			if child.dir {
-				dirs = append(dirs, child)
-			}
-		}
-	}
 	at := func(s slot) slot {
 		if s.dir == nil {
 			return s

@@ -4,10 +4,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
-	"syscall"
 )
-
-const errNotDirSim = syscall.ENOTDIR
 
 // slot is a name in a directory.
 type slot struct {
@@ -113,7 +110,7 @@ func (s *Sim) lookup(name string) (*node, error) {
 	n := s.root
 	for _, part := range split(name) {
 		if !n.dir {
-			return nil, errNotDirSim
+			return nil, errNotDir
 		}
 		if n = n.entries[part]; n == nil {
 			return nil, fs.ErrNotExist
@@ -125,7 +122,7 @@ func (s *Sim) lookup(name string) (*node, error) {
 func (s *Sim) lookupDir(name string) (*node, error) {
 	n, err := s.lookup(name)
 	if err == nil && !n.dir {
-		err = errNotDirSim
+		err = errNotDir
 	}
 	return n, err
 }
@@ -142,7 +139,7 @@ func (s *Sim) parent(name string) (dir *node, base string, err error) {
 			return nil, "", fs.ErrNotExist
 		}
 		if !dir.dir {
-			return nil, "", errNotDirSim
+			return nil, "", errNotDir
 		}
 	}
 	return dir, parts[len(parts)-1], nil

@@ -11,6 +11,16 @@ package vfs
 import (
 	"errors"
 	"io"
+	"syscall"
+)
+
+// Causes inside the fs.PathError that both file systems return.
+const (
+	errNotDir   = syscall.ENOTDIR
+	errNotEmpty = syscall.ENOTEMPTY
+	errIsDir    = syscall.EISDIR
+	errBadFile  = syscall.EBADF
+	errNoSpace  = syscall.ENOSPC
 )
 
 // ErrLocked is returned by Lock when another process holds the lock.
