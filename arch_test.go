@@ -1,0 +1,295 @@
+package beaver_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// These tests hold the shape of the tree: who may import whom, how a package introduces itself, how long a file may be.
+// They read the source as text, so they need no network and no build. arch_docs_test.go does the same for documents.
+
+const (
+	modulePath       = "github.com/beaver-raft/beaver"
+	fileLinesMax     = 600
+	functionLinesMax = 80
+)
+
+// layer is what one package may import besides the standard library. Own packages are named from the module's root,
+// outside modules by the prefix of their import path.
+type layer struct {
+	own     []string
+	outside []string
+	// withoutStd are the packages of the standard library that would break the package's promise.
+	withoutStd []string
+}
+
+const (
+	btree      = "github.com/tidwall/btree"
+	roaring    = "github.com/RoaringBitmap/roaring/v2"
+	connect    = "connectrpc.com/connect"
+	protobuf   = "google.golang.org/protobuf"
+	etcdRaft   = "go.etcd.io/raft/v3"
+	prometheus = "github.com/prometheus/"
+	cobra      = "github.com/spf13/"
+	sys        = "golang.org/x/sys"
+)
+
+// impure is what a deterministic machine must not see: clocks, chance, the outside and other goroutines.
+var impure = []string{
+	"context", "crypto/rand", "log", "log/slog", "math/rand", "math/rand/v2", "net", "net/http", "os", "os/exec",
+	"os/signal", "runtime", "sync", "sync/atomic", "syscall", "time", "unsafe",
+}
+
+// layers is the table of ARCHITECTURE.md. An arrow that is not here is a decision: argue for it where the table is.
+var layers = map[string]layer{
+	"":                              {own: []string{"api/beaver/v1", "api/beaver/v1/beaverv1connect"}, outside: []string{connect, protobuf}},
+	"api/beaver/v1":                 {outside: []string{protobuf}},
+	"api/beaver/v1/beaverv1connect": {own: []string{"api/beaver/v1"}, outside: []string{connect}},
+
+	"internal/invariant": {},
+	"internal/queue":     {own: []string{"internal/invariant"}, outside: []string{btree, roaring}, withoutStd: impure},
+	"internal/vfs":       {outside: []string{sys}},
+	"internal/wal":       {own: []string{"internal/vfs", "internal/invariant"}, outside: []string{roaring}},
+	"internal/snapshot":  {own: []string{"internal/vfs", "internal/invariant"}},
+	"internal/shard": {
+		own:     []string{"internal/wal", "internal/vfs", "internal/snapshot", "internal/invariant"},
+		outside: []string{etcdRaft, protobuf, roaring},
+	},
+	"internal/host": {
+		own:     []string{"internal/shard", "internal/wal", "internal/vfs", "internal/snapshot", "internal/invariant"},
+		outside: []string{etcdRaft},
+	},
+	// cluster holds the catalog machine: it is replicated like a queue, and names queues as the queue machine does.
+	"internal/cluster": {
+		own:     []string{"internal/host", "internal/shard", "internal/queue", "internal/invariant"},
+		outside: []string{btree, roaring},
+	},
+	// engine turns the log's errors into codes for callers, and passes the disk through its options.
+	"internal/engine": {
+		own: []string{
+			"internal/cluster", "internal/host", "internal/shard", "internal/queue", "internal/wal", "internal/vfs",
+			"internal/invariant",
+		},
+		outside: []string{roaring},
+	},
+	// The front doors know the engine and the vocabulary of jobs, never each other.
+	"internal/rpc": {
+		own:     []string{"internal/engine", "internal/queue", "api/beaver/v1", "api/beaver/v1/beaverv1connect"},
+		outside: []string{connect, protobuf},
+	},
+	"internal/metrics": {own: []string{"internal/engine", "internal/queue", "internal/host", "internal/wal"}, outside: []string{prometheus}},
+
+	// server is the only place that wires.
+	"server": {own: []string{
+		"", "internal/engine", "internal/rpc", "internal/metrics", "internal/host", "internal/shard", "internal/vfs",
+		"internal/wal", "internal/queue", "internal/snapshot", "api/beaver/v1", "api/beaver/v1/beaverv1connect",
+	}, outside: []string{connect}},
+	// The binary uses the client like any user. inspect reads the files of a stopped node, so it knows the formats.
+	"cmd/beaver": {
+		own: []string{
+			"", "server", "api/beaver/v1", "internal/vfs", "internal/wal", "internal/snapshot", "internal/shard",
+			"internal/queue",
+		},
+		outside: []string{cobra, protobuf, connect},
+	},
+
+	"internal/chaos": {own: []string{"", "internal/queue"}},
+}
+
+// testOutside may be imported by any test: scripts, properties, histories. There is no assertion library.
+var testOutside = []string{"github.com/cockroachdb/datadriven", "pgregory.net/rapid", "github.com/anishathalye/porcupine"}
+
+func TestImports(t *testing.T) {
+	for _, file := range sourceFiles(t) {
+		allowed, ok := layers[file.dir]
+		if !ok {
+			t.Errorf("%s: package %q is not in the table; add it to layers in arch_test.go with the imports it may have, and to the tree in ARCHITECTURE.md", file.name, file.dir)
+			continue
+		}
+		for _, spec := range file.syntax.Imports {
+			imported := strings.Trim(spec.Path.Value, `"`)
+			if reason := forbidden(file, allowed, imported); reason != "" {
+				t.Errorf("%s imports %s: %s", file.name, imported, reason)
+			}
+		}
+	}
+}
+
+// forbidden returns why the file must not import the package, or nothing.
+func forbidden(file sourceFile, allowed layer, imported string) string {
+	first, _, _ := strings.Cut(imported, "/")
+	switch {
+	case imported == modulePath || strings.HasPrefix(imported, modulePath+"/"):
+		own := strings.TrimPrefix(strings.TrimPrefix(imported, modulePath), "/")
+		if file.test || own == file.dir || slices.Contains(allowed.own, own) {
+			return ""
+		}
+		return "the arrow is not in the table (layers in arch_test.go); declare an interface where it is used, or move the code to the package that may know both"
+	case !strings.Contains(first, "."):
+		if !file.test && slices.Contains(allowed.withoutStd, imported) {
+			return "this package is deterministic: pass the value in from above instead"
+		}
+		return ""
+	}
+	outside := allowed.outside
+	if file.test {
+		outside = slices.Concat(outside, testOutside, []string{connect, protobuf, etcdRaft, roaring, prometheus, cobra, sys})
+	}
+	for _, prefix := range outside {
+		if strings.HasPrefix(imported, prefix) {
+			return ""
+		}
+	}
+	return "a new dependency here is a decision: do without, or add it to layers in arch_test.go and say why in ARCHITECTURE.md"
+}
+
+func TestPackageDocs(t *testing.T) {
+	type found struct {
+		files, docs []string
+		text, name  string
+	}
+	packages := map[string]*found{}
+	for _, file := range sourceFiles(t) {
+		if file.generated {
+			continue
+		}
+		p := packages[file.dir]
+		if p == nil {
+			p = &found{}
+			packages[file.dir] = p
+		}
+		p.files = append(p.files, file.name)
+		if !strings.HasSuffix(file.syntax.Name.Name, "_test") {
+			p.name = file.syntax.Name.Name
+		}
+		if doc := file.syntax.Doc; doc != nil {
+			p.docs = append(p.docs, file.name)
+			p.text = doc.Text()
+		}
+	}
+	for dir, p := range packages {
+		if len(p.docs) != 1 {
+			t.Errorf("%q has %d package docs %v, want exactly one: keep it in doc.go or in the file of the package's name", dir, len(p.docs), p.docs)
+			continue
+		}
+		opening := "Package " + p.name + " "
+		if p.name == "main" {
+			opening = "Command " + path.Base(dir) + " "
+		}
+		if !strings.HasPrefix(p.text, opening) {
+			t.Errorf("%s: the package doc must begin %q and say what the package does in one sentence", p.docs[0], opening)
+		}
+		if strings.HasPrefix(dir, "internal/") && !strings.Contains(strings.ToLower(p.text), "invariant") {
+			t.Errorf("%s: the package doc must name the invariant that the package owns", p.docs[0])
+		}
+	}
+}
+
+func TestFilesFitTheEye(t *testing.T) {
+	for _, file := range sourceFiles(t) {
+		if file.generated {
+			continue
+		}
+		if lines := file.set.File(file.syntax.Pos()).LineCount(); lines > fileLinesMax {
+			t.Errorf("%s has %d lines, at most %d fit: split it by noun", file.name, lines, fileLinesMax)
+		}
+		if file.test {
+			continue
+		}
+		for _, declaration := range file.syntax.Decls {
+			function, ok := declaration.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			from, to := file.set.Position(function.Pos()).Line, file.set.Position(function.End()).Line
+			if lines := to - from + 1; lines > functionLinesMax {
+				t.Errorf("%s:%d: %s has %d lines, at most %d fit a screen: name its parts", file.name, from, function.Name.Name, lines, functionLinesMax)
+			}
+		}
+	}
+}
+
+func TestModule(t *testing.T) {
+	for _, name := range []string{"go.mod", "tools/go.mod"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if regexp.MustCompile(`(?m)^\s*replace\b`).Match(text) {
+			t.Errorf("%s has a replace directive: users of the module would not get it; require a released version", name)
+		}
+		if !regexp.MustCompile(`(?m)^toolchain go`).Match(text) {
+			t.Errorf("%s pins no toolchain: add a toolchain line", name)
+		}
+	}
+}
+
+// sourceFile is one parsed Go file of the module.
+type sourceFile struct {
+	name      string // slash-separated, from the root
+	dir       string // "" is the root
+	test      bool
+	generated bool
+	set       *token.FileSet
+	syntax    *ast.File
+}
+
+// sourceFiles parses every Go file of the module, whatever its build constraints.
+func sourceFiles(t *testing.T) []sourceFile {
+	t.Helper()
+	var files []sourceFile
+	walk(t, func(name string) {
+		if !strings.HasSuffix(name, ".go") || strings.HasPrefix(name, "tools/") || strings.Contains(name, "testdata/") {
+			return
+		}
+		set := token.NewFileSet()
+		syntax, err := parser.ParseFile(set, filepath.FromSlash(name), nil, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, sourceFile{
+			name:      name,
+			dir:       strings.TrimPrefix(path.Dir(name), "."),
+			test:      strings.HasSuffix(name, "_test.go"),
+			generated: ast.IsGenerated(syntax),
+			set:       set,
+			syntax:    syntax,
+		})
+	})
+	if len(files) == 0 {
+		t.Fatal("no Go files found")
+	}
+	return files
+}
+
+// walk calls visit with every file that belongs to the repository, slash-separated and relative to the root.
+func walk(t *testing.T, visit func(name string)) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name = filepath.ToSlash(name)
+		if d.IsDir() {
+			switch name {
+			case ".git", "bin", "beaver-data", "bench":
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		visit(name)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
