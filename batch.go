@@ -1,0 +1,98 @@
+package beaver
+
+import (
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
+)
+
+// batch is the jobs of one message to the server. It is filled and sealed under the enqueuer's mutex, and read-only once done
+// is closed.
+type batch struct {
+	jobs     []byte // encoded: field jobs of EnqueueStreamRequest, repeated
+	ends     []uint32
+	removed  []int // sorted places in ends whose callers left before the message was sent
+	atomic   bool
+	since    time.Time // of the first job
+	sequence uint64    // 0 until the message is sent for the first time
+
+	done chan struct{} // closed when the answer, or err, is there
+	ids  []byte        // jobIDWireBytes a job
+	errs []jobRefusal
+	err  error // of the whole message
+}
+
+// jobRefusal is why one job of a batch was refused.
+type jobRefusal struct {
+	index int
+	err   *Error
+}
+
+// place is where a job stands: in a batch, at an index.
+type place struct {
+	batch *batch
+	index int
+}
+
+// count is how many jobs the message has.
+func (b *batch) count() int { return len(b.ends) - len(b.removed) }
+
+// fits says whether a job of so many bytes may join.
+func (b *batch) fits(size int) bool {
+	return b.sequence == 0 && !b.atomic && len(b.ends) < messageJobsMax &&
+		(len(b.ends) == 0 || len(b.jobs)+size <= messageBytesMax)
+}
+
+// append encodes a job. The size is what proto.Size returned for it just before.
+func (b *batch) append(job *beaverv1.NewJob, size int) (place, error) {
+	start := len(b.jobs)
+	b.jobs = protowire.AppendTag(b.jobs, enqueueJobsField, protowire.BytesType)
+	b.jobs = protowire.AppendVarint(b.jobs, uint64(size))
+	jobs, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(b.jobs, job)
+	if err != nil {
+		b.jobs = b.jobs[:start]
+		return place{}, invalid("", "the job cannot be encoded: %v", err)
+	}
+	b.jobs = jobs
+	b.ends = append(b.ends, uint32(len(b.jobs)))
+	return place{b, len(b.ends) - 1}, nil
+}
+
+// remove takes a job out. What waits behind it keeps its place.
+//
+// REQUIRES: the message was not sent yet.
+func (b *batch) remove(index int) {
+	at, _ := slices.BinarySearch(b.removed, index)
+	b.removed = slices.Insert(b.removed, at, index)
+	start := uint32(0)
+	if index > 0 {
+		start = b.ends[index-1]
+	}
+	size := b.ends[index] - start
+	b.jobs = slices.Delete(b.jobs, int(start), int(b.ends[index]))
+	for i := index; i < len(b.ends); i++ {
+		b.ends[i] -= size
+	}
+}
+
+// answer returns what became of the job at index.
+//
+// REQUIRES: done is closed.
+func (b *batch) answer(index int) (JobID, error) {
+	if b.err != nil {
+		return "", b.err
+	}
+	before, _ := slices.BinarySearch(b.removed, index)
+	index -= before
+	if at, found := slices.BinarySearchFunc(b.errs, index, func(r jobRefusal, i int) int { return r.index - i }); found {
+		return "", b.errs[at].err
+	}
+	if id := jobIDFromWire(b.ids[index*jobIDWireBytes:]); id != "" {
+		return id, nil
+	}
+	return "", &Error{Code: CodeInternal, Message: "the server refused the job without saying why"}
+}

@@ -1,0 +1,280 @@
+package beaver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"time"
+
+	"connectrpc.com/connect"
+
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
+)
+
+// closeWaitMax is how long the server may take to end a stream that is done.
+const closeWaitMax = time.Second
+
+// run sends batches until the enqueuer is closed and nothing is left, connecting again whenever the stream breaks.
+func (e *enqueuer) run() {
+	defer close(e.exited)
+	var wait backoff
+	for e.idle() {
+		if e.connect() {
+			wait.reset()
+		}
+		if e.ctx.Err() == nil && e.pending() && wait.wait(e.ctx) == nil {
+			continue
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closed = true
+	e.giveUpLocked(time.Now(), ErrClosed)
+}
+
+// idle waits until there is something to send. It returns false when the enqueuer is closed and nothing is left.
+func (e *enqueuer) idle() bool {
+	for e.ctx.Err() == nil {
+		if e.pending() {
+			return true
+		}
+		e.mu.Lock()
+		closed := e.closed
+		e.mu.Unlock()
+		if closed {
+			return false
+		}
+		select {
+		case <-e.wake:
+		case <-e.ctx.Done():
+		}
+	}
+	return false
+}
+
+func (e *enqueuer) pending() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.inFlight) > 0 || len(e.waiting) > 0
+}
+
+// connect opens a stream and sends on it until it breaks or the enqueuer is closed. It reports whether the server answered
+// anything.
+func (e *enqueuer) connect() bool {
+	ctx, cancel := context.WithCancel(e.ctx)
+	defer cancel()
+	stream := e.dial(ctx)
+	e.mu.Lock()
+	e.broken, e.answered = nil, false
+	resend := slices.Clone(e.inFlight)
+	e.mu.Unlock()
+
+	received := make(chan struct{})
+	go func() {
+		defer close(received)
+		e.receive(stream)
+	}()
+	finished := e.send(stream, resend)
+	_ = stream.CloseRequest() // The stream is over either way.
+	if finished {
+		select { // Let the server end it.
+		case <-received:
+		case <-time.After(closeWaitMax):
+		}
+	}
+	cancel()
+	<-received
+	_ = stream.CloseResponse()
+
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !finished {
+		e.lostLocked(asEnqueueError(e.broken))
+	}
+	return e.answered
+}
+
+// send sends first the batches of the last stream that were not answered, then what comes. It returns true when the
+// enqueuer is closed and nothing is left, and false when the stream is broken.
+func (e *enqueuer) send(stream enqueueStream, resend []*batch) bool {
+	message := &enqueueMessage{session: e.session[:]}
+	for {
+		var b *batch
+		if len(resend) > 0 {
+			b, resend = resend[0], resend[1:]
+		} else {
+			var finished bool
+			if b, finished = e.take(); b == nil {
+				return finished
+			}
+		}
+		message.sequence, message.atomic, message.jobs = b.sequence, b.atomic, b.jobs
+		if err := stream.Send(message); err != nil {
+			// Receive returns what the server said; Send only that it is over.
+			return false
+		}
+		message.session = nil
+	}
+}
+
+// take waits for the next batch to send and gives it its sequence number. It returns no batch when the stream is broken, or,
+// finished, when the enqueuer is closed and nothing is left.
+func (e *enqueuer) take() (b *batch, finished bool) {
+	gathered := false
+	for {
+		e.mu.Lock()
+		switch {
+		case e.broken != nil || e.ctx.Err() != nil:
+			e.mu.Unlock()
+			return nil, false
+		case len(e.waiting) > 0 && e.waiting[0].count() == 0: // All its callers left.
+			e.popLocked()
+			e.mu.Unlock()
+			continue
+		case len(e.waiting) > 0 && len(e.inFlight) < messagesInFlight:
+			if gathered {
+				b = e.popLocked()
+				e.sequence++
+				b.sequence = e.sequence
+				e.inFlight = append(e.inFlight, b)
+				e.mu.Unlock()
+				return b, false
+			}
+			// Callers that an answer just woke are about to come back: let those that can run join this message.
+			gathered = true
+			e.mu.Unlock()
+			runtime.Gosched()
+			continue
+		case e.closed && len(e.waiting) == 0 && len(e.inFlight) == 0:
+			e.mu.Unlock()
+			return nil, true
+		}
+		e.mu.Unlock()
+		select {
+		case <-e.wake:
+		case <-e.ctx.Done():
+		}
+	}
+}
+
+// popLocked takes the first waiting batch, which makes room.
+//
+// REQUIRES: e.mu.
+func (e *enqueuer) popLocked() *batch {
+	b := e.waiting[0]
+	e.waiting = slices.Delete(e.waiting, 0, 1)
+	if e.room != nil {
+		close(e.room)
+		e.room = nil
+	}
+	return b
+}
+
+// receive completes batches until the stream ends, and then wakes run.
+func (e *enqueuer) receive(stream enqueueStream) {
+	for {
+		answer, err := stream.Receive()
+		if err == nil {
+			err = e.complete(answer)
+		}
+		if err != nil {
+			e.mu.Lock()
+			e.broken = err
+			e.mu.Unlock()
+			e.signal()
+			return
+		}
+		e.signal()
+	}
+}
+
+// complete gives the batches that the message answers their answers.
+func (e *enqueuer) complete(answer *beaverv1.EnqueueStreamResponse) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.answered = true
+	ids, errs := answer.GetIds(), answer.GetErrors()
+	first := 0 // of the batch's jobs among those answered
+	for len(e.inFlight) > 0 && e.inFlight[0].sequence <= answer.GetThrough() {
+		b := e.inFlight[0]
+		size := b.count() * jobIDWireBytes
+		if len(ids) < size {
+			return fmt.Errorf("the answer through message %d has too few ids", answer.GetThrough())
+		}
+		b.ids, ids = ids[:size:size], ids[size:]
+		for len(errs) > 0 && int(errs[0].GetIndex()) < first+b.count() {
+			b.errs = append(b.errs, jobRefusal{int(errs[0].GetIndex()) - first, fromJobError(errs[0])})
+			errs = errs[1:]
+		}
+		first += b.count()
+		e.inFlight = slices.Delete(e.inFlight, 0, 1)
+		e.doneLocked(b)
+	}
+	return nil
+}
+
+// doneLocked wakes the callers of b, whose answer is set, and keeps its buffer for another.
+//
+// REQUIRES: e.mu.
+func (e *enqueuer) doneLocked(b *batch) {
+	if len(e.spare) < waitingMax+messagesInFlight {
+		e.spare = append(e.spare, b.jobs[:0])
+	}
+	b.jobs = nil
+	close(b.done)
+}
+
+// lostLocked decides what becomes of the batches when the stream ended with err: a refusal concerns the first one that was
+// not answered, since answers come in order; otherwise they are sent again, unless that was tried for too long.
+//
+// REQUIRES: e.mu.
+func (e *enqueuer) lostLocked(err *Error) {
+	if err.refusal && len(e.inFlight) > 0 {
+		b := e.inFlight[0]
+		e.inFlight = slices.Delete(e.inFlight, 0, 1)
+		b.err = err
+		e.doneLocked(b)
+		return
+	}
+	e.logger.Warn("enqueue stream lost", "error", err, "in_flight", len(e.inFlight))
+	e.giveUpLocked(time.Now().Add(-e.retryFor), err)
+}
+
+// giveUpLocked fails the batches begun before the given time: those sent may have been stored.
+//
+// REQUIRES: e.mu.
+func (e *enqueuer) giveUpLocked(before time.Time, err *Error) {
+	e.inFlight = slices.DeleteFunc(e.inFlight, func(b *batch) bool {
+		if b.since.After(before) {
+			return false
+		}
+		b.err = &Error{
+			Code: err.Code, Reason: reasonOutcomeUnknown, cause: err,
+			Message: "the job was sent but not answered, and may be stored: " + err.Message,
+		}
+		e.doneLocked(b)
+		return true
+	})
+	for len(e.waiting) > 0 && !e.waiting[0].since.After(before) {
+		b := e.popLocked()
+		b.err = err
+		e.doneLocked(b)
+	}
+}
+
+// asEnqueueError classifies what the stream ended with.
+func asEnqueueError(err error) *Error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return &Error{Code: CodeUnavailable, Message: "the server ended the enqueue stream"}
+	}
+	e := *asError(err)
+	e.refusal = connect.IsWireError(err)
+	switch e.Code {
+	case CodeUnavailable, CodeAborted, CodeCanceled, CodeDeadlineExceeded, CodeUnknown, CodeInternal:
+		e.refusal = false
+	}
+	return &e
+}

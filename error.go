@@ -1,0 +1,151 @@
+package beaver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"connectrpc.com/connect"
+
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
+)
+
+// Code is the class of an error, named as in Connect and gRPC.
+type Code string
+
+// The codes.
+const (
+	CodeCanceled           Code = "canceled"
+	CodeUnknown            Code = "unknown"
+	CodeInvalidArgument    Code = "invalid_argument"
+	CodeDeadlineExceeded   Code = "deadline_exceeded"
+	CodeNotFound           Code = "not_found"
+	CodeAlreadyExists      Code = "already_exists"
+	CodePermissionDenied   Code = "permission_denied"
+	CodeResourceExhausted  Code = "resource_exhausted"
+	CodeFailedPrecondition Code = "failed_precondition"
+	CodeAborted            Code = "aborted"
+	CodeOutOfRange         Code = "out_of_range"
+	CodeUnimplemented      Code = "unimplemented"
+	CodeInternal           Code = "internal"
+	CodeUnavailable        Code = "unavailable"
+	CodeDataLoss           Code = "data_loss"
+	CodeUnauthenticated    Code = "unauthenticated"
+)
+
+// Error is what the server, or the client on its behalf, refused an operation with.
+type Error struct {
+	Code    Code
+	Reason  string // one word in capitals, stable, e.g. LEASE_LOST; may be empty
+	Field   string // of the request, if one is at fault
+	Message string // for a person: what is wrong and what to do
+	cause   error
+	refusal bool // of a stream's message: sending it again would not help
+}
+
+// The sentinels, for errors.Is. One with a Reason matches errors of that reason, one without matches errors of its Code.
+var (
+	ErrNotFound           = &Error{Code: CodeNotFound, Message: "not found"}
+	ErrInvalidArgument    = &Error{Code: CodeInvalidArgument, Message: "invalid argument"}
+	ErrResourceExhausted  = &Error{Code: CodeResourceExhausted, Message: "a limit is reached"}
+	ErrFailedPrecondition = &Error{Code: CodeFailedPrecondition, Message: "the state does not allow it"}
+	ErrUnavailable        = &Error{Code: CodeUnavailable, Message: "the server cannot be reached or is not ready"}
+
+	// ErrQueueFull says that a queue holds as many jobs as its settings allow.
+	ErrQueueFull = &Error{Code: CodeResourceExhausted, Reason: reasonQueueFull, Message: "the queue is full"}
+	// ErrLeaseLost says that a job is no longer the caller's: it timed out, its worker was taken for lost, or it has ended.
+	ErrLeaseLost = &Error{Code: CodeFailedPrecondition, Reason: reasonLeaseLost, Message: "the lease on the job is lost"}
+	// ErrWorkerLost says that the server has forgotten the worker, since it was silent for too long.
+	ErrWorkerLost = &Error{Code: CodeNotFound, Reason: reasonWorkerLost, Message: "the worker was silent for too long and is forgotten"}
+	// ErrOutcomeUnknown says that the operation was sent and no answer came: it may have happened, or may still happen.
+	ErrOutcomeUnknown = &Error{Code: CodeUnknown, Reason: reasonOutcomeUnknown, Message: "the outcome is unknown"}
+	// ErrClosed says that the client was closed before the operation was sent.
+	ErrClosed = &Error{Code: CodeCanceled, Reason: reasonClosed, Message: "the client is closed"}
+)
+
+const (
+	reasonQueueFull      = "QUEUE_FULL"
+	reasonLeaseLost      = "LEASE_LOST"
+	reasonWorkerLost     = "WORKER_LOST"
+	reasonOutcomeUnknown = "UNKNOWN_OUTCOME"
+	reasonClosed         = "CLIENT_CLOSED"
+)
+
+func (e *Error) Error() string {
+	if e.Message == "" {
+		return string(e.Code)
+	}
+	return e.Message
+}
+
+// Unwrap returns the error underneath, such as the context's.
+func (e *Error) Unwrap() error { return e.cause }
+
+// Is matches the sentinels: by Reason if the target has one, else by Code.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error) //nolint:errorlint // Is compares with the target itself, not with what it wraps.
+	if !ok {
+		return false
+	}
+	if t.Reason != "" {
+		return e.Reason == t.Reason
+	}
+	return e.Code == t.Code
+}
+
+// retryable says whether the same request may succeed later as it is, at this server or the next.
+func (e *Error) retryable() bool {
+	return e.Code == CodeUnavailable || e.Code == CodeAborted
+}
+
+// invalid is a refusal made before anything was sent.
+func invalid(field, format string, args ...any) *Error {
+	return &Error{Code: CodeInvalidArgument, Field: field, Message: fmt.Sprintf(format, args...)}
+}
+
+// fromJobError turns the refusal of one item of a batch into an Error.
+func fromJobError(e *beaverv1.JobError) *Error {
+	if e == nil {
+		return nil
+	}
+	return &Error{Code: Code(e.GetCode()), Reason: e.GetReason(), Field: e.GetField(), Message: e.GetMessage()}
+}
+
+// fromConnect turns what a call failed with into an *Error. The ErrorInfo detail carries reason and field.
+func fromConnect(err error) error {
+	if err == nil {
+		return nil
+	}
+	if e := asError(err); e != nil {
+		return e
+	}
+	return nil
+}
+
+func asError(err error) *Error {
+	var own *Error
+	if errors.As(err, &own) {
+		return own
+	}
+	var ce *connect.Error
+	if !errors.As(err, &ce) {
+		switch {
+		case errors.Is(err, context.Canceled):
+			return &Error{Code: CodeCanceled, Message: err.Error(), cause: err}
+		case errors.Is(err, context.DeadlineExceeded):
+			return &Error{Code: CodeDeadlineExceeded, Message: err.Error(), cause: err}
+		}
+		return &Error{Code: CodeUnavailable, Message: err.Error(), cause: err}
+	}
+	e := &Error{Code: Code(ce.Code().String()), Message: ce.Message(), cause: err}
+	for _, d := range ce.Details() {
+		v, err := d.Value()
+		if err != nil {
+			continue // A detail of a newer server: the code and the message still stand.
+		}
+		if info, ok := v.(*beaverv1.ErrorInfo); ok {
+			e.Reason, e.Field = info.GetReason(), info.GetField()
+		}
+	}
+	return e
+}

@@ -1,0 +1,176 @@
+package beaver
+
+import (
+	"context"
+	"iter"
+
+	"connectrpc.com/connect"
+
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
+)
+
+// call makes one unary call, and makes it again while the server cannot be reached.
+func call[Req, Res any](
+	ctx context.Context, c *Client, method func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), req *Req,
+) (*Res, error) {
+	var wait backoff
+	retry, cancel := context.WithTimeout(ctx, c.cfg.RetryFor)
+	defer cancel()
+	for {
+		res, err := method(ctx, connect.NewRequest(req))
+		if err == nil {
+			return res.Msg, nil
+		}
+		e := asError(err)
+		if !e.retryable() || ctx.Err() != nil {
+			return nil, e
+		}
+		if wait.wait(retry) != nil {
+			return nil, e
+		}
+	}
+}
+
+// Job returns a stored job with its payload, result and errors, or ErrNotFound.
+func (c *Client) Job(ctx context.Context, id JobID) (*JobInfo, error) {
+	res, err := call(ctx, c, c.jobs.GetJob, &beaverv1.GetJobRequest{Id: string(id)})
+	if err != nil {
+		return nil, err
+	}
+	return jobInfoOf(res.GetJob()), nil
+}
+
+// JobFilter chooses jobs of one queue in one state.
+type JobFilter struct {
+	Queue string
+	State JobState
+	// Full asks for payloads, results and errors too.
+	Full bool
+	// PageSize is how many jobs a page holds: 1 to 1000. Default 50; 1000 for Jobs.
+	PageSize int
+}
+
+// JobPage is a page of jobs. Next is empty on the last page.
+type JobPage struct {
+	Jobs []*JobInfo
+	Next string
+}
+
+// ListJobs returns one page of jobs, by priority and age. The page token is empty for the first page, and Next of the page
+// before for the others.
+func (c *Client) ListJobs(ctx context.Context, f JobFilter, pageToken string) (*JobPage, error) {
+	state, err := f.State.proto()
+	if err != nil {
+		return nil, err
+	}
+	if f.PageSize < 0 || f.PageSize > pageSizeMax {
+		return nil, invalid("page_size", "the page size is %d; use 1 to %d", f.PageSize, pageSizeMax)
+	}
+	res, err := call(ctx, c, c.jobs.ListJobs, &beaverv1.ListJobsRequest{
+		Queue: f.Queue, State: state, PageSize: uint32(f.PageSize), PageToken: pageToken, Full: f.Full,
+	})
+	if err != nil {
+		return nil, err
+	}
+	page := &JobPage{Jobs: make([]*JobInfo, len(res.GetJobs())), Next: res.GetNextPageToken()}
+	for i, j := range res.GetJobs() {
+		page.Jobs[i] = jobInfoOf(j)
+	}
+	return page, nil
+}
+
+// Jobs iterates over all jobs that f chooses, a page at a time. It stops at the first error.
+func (c *Client) Jobs(ctx context.Context, f JobFilter) iter.Seq2[*JobInfo, error] {
+	if f.PageSize == 0 {
+		f.PageSize = pageSizeMax
+	}
+	return func(yield func(*JobInfo, error) bool) {
+		token := ""
+		for {
+			page, err := c.ListJobs(ctx, f, token)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, j := range page.Jobs {
+				if !yield(j, nil) {
+					return
+				}
+			}
+			if page.Next == "" {
+				return
+			}
+			token = page.Next
+		}
+	}
+}
+
+// Cancel cancels a waiting job at once, and asks the worker of a running one to stop: then the state returned is
+// StateRunning.
+func (c *Client) Cancel(ctx context.Context, id JobID) (JobState, error) {
+	res, err := call(ctx, c, c.jobs.CancelJob, &beaverv1.CancelJobRequest{Id: string(id)})
+	if err != nil {
+		return "", err
+	}
+	return jobStateOf(res.GetState()), nil
+}
+
+// RetryDead makes the dead jobs ready again, and says why it did not for some: one error, or nil, an ID.
+func (c *Client) RetryDead(ctx context.Context, ids ...JobID) ([]*Error, error) {
+	return c.eachDead(ctx, c.jobs.RetryDead, ids)
+}
+
+// DiscardDead throws the dead jobs away, and says why it did not for some: one error, or nil, an ID.
+func (c *Client) DiscardDead(ctx context.Context, ids ...JobID) ([]*Error, error) {
+	return c.eachDead(ctx, c.jobs.DiscardDead, ids)
+}
+
+// RetryAllDead makes all dead jobs of a queue ready again, and returns how many.
+func (c *Client) RetryAllDead(ctx context.Context, queue string) (int, error) {
+	return c.allDead(ctx, c.jobs.RetryDead, queue)
+}
+
+// DiscardAllDead throws all dead jobs of a queue away, and returns how many.
+func (c *Client) DiscardAllDead(ctx context.Context, queue string) (int, error) {
+	return c.allDead(ctx, c.jobs.DiscardDead, queue)
+}
+
+type deadMethod = func(context.Context, *connect.Request[beaverv1.DeadRequest]) (*connect.Response[beaverv1.DeadResponse], error)
+
+func (c *Client) eachDead(ctx context.Context, method deadMethod, ids []JobID) ([]*Error, error) {
+	errs := make([]*Error, len(ids))
+	for lo := 0; lo < len(ids); lo += deadIDsMax {
+		part := ids[lo:min(lo+deadIDsMax, len(ids))]
+		req := &beaverv1.DeadRequest{Ids: make([]string, len(part))}
+		for i, id := range part {
+			req.Ids[i] = string(id)
+		}
+		res, err := call(ctx, c, method, req)
+		if err != nil {
+			return errs, err
+		}
+		for _, e := range res.GetErrors() {
+			if i := int(e.GetIndex()); i < len(part) {
+				errs[lo+i] = fromJobError(e)
+			}
+		}
+	}
+	return errs, nil
+}
+
+func (c *Client) allDead(ctx context.Context, method deadMethod, queue string) (int, error) {
+	if queue == "" {
+		return 0, invalid("queue", "name the queue whose dead jobs are meant")
+	}
+	count := 0
+	for {
+		res, err := call(ctx, c, method, &beaverv1.DeadRequest{Queue: queue})
+		if err != nil {
+			return count, err
+		}
+		count += int(res.GetCount())
+		if !res.GetMore() {
+			return count, nil
+		}
+	}
+}

@@ -1,0 +1,114 @@
+package beaver
+
+import (
+	"encoding/json"
+	"unicode/utf8"
+)
+
+// prepare checks a job and turns its JSON into its payload. The job is the caller's copy.
+func (j *Job) prepare() error {
+	if j.JSON != nil {
+		if j.Payload != nil {
+			return invalid("payload", "the job has both JSON and Payload; set one of them")
+		}
+		b, err := json.Marshal(j.JSON)
+		if err != nil {
+			return &Error{Code: CodeInvalidArgument, Field: "payload", Message: "the JSON payload cannot be marshalled: " + err.Error(), cause: err}
+		}
+		j.Payload, j.JSON = b, nil
+		if j.ContentType == "" {
+			j.ContentType = ContentTypeJSON
+		}
+	}
+	if j.ContentType == "" {
+		j.ContentType = "application/octet-stream"
+	}
+	return j.validate()
+}
+
+func (j *Job) validate() error {
+	if err := validateQueue(j.Queue); err != nil {
+		return err
+	}
+	switch {
+	case len(j.Kind) > kindBytesMax:
+		return invalid("kind", "the kind has %d bytes; use at most %d", len(j.Kind), kindBytesMax)
+	case !utf8.ValidString(j.Kind):
+		return invalid("kind", "the kind is not valid UTF-8")
+	case len(j.Payload) > payloadBytesMax:
+		return invalid("payload", "the payload has %d bytes; use at most %d, and keep larger data elsewhere", len(j.Payload), payloadBytesMax)
+	case len(j.ContentType) > contentTypeBytesMax:
+		return invalid("content_type", "the content type has %d bytes; use at most %d", len(j.ContentType), contentTypeBytesMax)
+	case !utf8.ValidString(j.ContentType):
+		return invalid("content_type", "the content type is not valid UTF-8")
+	case j.Priority != nil && (*j.Priority < 0 || *j.Priority > priorityMax):
+		return invalid("priority", "the priority is %d; use 0 (first) to %d (last)", *j.Priority, priorityMax)
+	case j.MaxAttempts < 0 || j.MaxAttempts > maxAttemptsMax:
+		return invalid("max_attempts", "the job has %d attempts; use 1 to %d, or 0 for the queue's", j.MaxAttempts, maxAttemptsMax)
+	case j.Delay < 0 || j.Delay > delayMax:
+		return invalid("delay", "the delay is %v; use 0 to %v", j.Delay, delayMax)
+	case j.Delay != 0 && !j.RunAt.IsZero():
+		return invalid("delay", "the job has both Delay and RunAt; set one of them")
+	case j.Timeout < 0:
+		return invalid("timeout", "the timeout is %v; use a positive duration, or 0 for the queue's", j.Timeout)
+	}
+	return validateMetadata(j.Metadata)
+}
+
+func validateQueue(name string) error {
+	if name == "" || len(name) > queueNameBytesMax {
+		return invalid("queue", "the queue's name has %d bytes; use 1 to %d of A-Z a-z 0-9 . _ : / -", len(name), queueNameBytesMax)
+	}
+	for i := range len(name) {
+		if !isQueueNameByte(name[i]) {
+			return invalid("queue", "the queue's name %q has %q at %d; use A-Z a-z 0-9 . _ : / -", name, name[i], i)
+		}
+	}
+	return nil
+}
+
+func isQueueNameByte(b byte) bool {
+	return b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9' ||
+		b == '.' || b == '_' || b == ':' || b == '/' || b == '-'
+}
+
+func validateMetadata(m map[string]string) error {
+	if len(m) > metadataCountMax {
+		return invalid("metadata", "the metadata has %d pairs; use at most %d", len(m), metadataCountMax)
+	}
+	bytes := 0
+	for k, v := range m {
+		if k == "" || !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return invalid("metadata", "the metadata's pair %q=%q is not valid: keys must not be empty, and both must be UTF-8", k, v)
+		}
+		bytes += len(k) + len(v)
+	}
+	if bytes > metadataBytesMax {
+		return invalid("metadata", "the metadata has %d bytes; use at most %d", bytes, metadataBytesMax)
+	}
+	return nil
+}
+
+func validateResult(contentType string, b []byte) error {
+	switch {
+	case len(b) > resultBytesMax:
+		return invalid("result", "the result has %d bytes; use at most %d, and keep larger data elsewhere", len(b), resultBytesMax)
+	case len(contentType) > contentTypeBytesMax || !utf8.ValidString(contentType):
+		return invalid("content_type", "the result's content type is not valid: use at most %d bytes of UTF-8", contentTypeBytesMax)
+	}
+	return nil
+}
+
+// cut returns at most max bytes of s, whole characters of valid UTF-8.
+func cut(s string, max int) string {
+	if len(s) > max {
+		for max > 0 && !utf8.RuneStart(s[max]) {
+			max--
+		}
+		s = s[:max]
+	}
+	if utf8.ValidString(s) {
+		return s
+	}
+	return string([]rune(s)) // Replaces what is not UTF-8, which protobuf refuses.
+}
