@@ -71,7 +71,7 @@ func tool(name string, args ...string) []string {
 func checks() []step {
 	steps := []step{
 		{name: "generated code", dir: ".", args: []string{"go", "run", "./protogen", "-check"}, advice: "make gen"},
-		{name: "format", dir: "..", args: tool("golangci-lint", "fmt", "--diff"), mustBeSilent: true, advice: "make fmt"},
+		{name: "format", dir: "..", args: tool("golangci-lint", "fmt", "--diff"), advice: "make fmt"},
 		{name: "vet", dir: "..", args: []string{"go", "vet", "./..."}},
 		{name: "vet tools", dir: ".", args: []string{"go", "vet", "./..."}},
 		{name: "lint", dir: "..", args: tool("golangci-lint", "run", "./..."), advice: "make lint"},
