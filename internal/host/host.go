@@ -2,45 +2,271 @@ package host
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"path"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
 
 	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/wal"
 )
+
+// nodeLog is what the host needs of *wal.Log.
+type nodeLog interface {
+	shard.Log
+	Shards() []wal.ShardID
+	Append(shard wal.ShardID, hs *wal.HardState, entries []wal.Entry) (wal.Position, error)
+	Flush() (wal.Position, error)
+	Read(shard wal.ShardID, index uint64) (wal.Entry, error)
+	ReadPart(shard wal.ShardID, index uint64, buf []byte, off int64) (int, error)
+	InstallSnapshot(shard wal.ShardID, index, term uint64) error
+	Retain(shard wal.ShardID, r wal.Retention)
+	NeedsSnapshot() []wal.ShardID
+	Maintain() (more bool, err error)
+	Full() bool
+	Stats() wal.Stats
+	Close() error
+}
+
+var _ nodeLog = (*wal.Log)(nil)
 
 // Host runs the shards of one node. Its methods may be called from any goroutine.
 type Host struct {
-	opts Options
+	opts     Options
+	identity Identity
+	log      nodeLog
+	unlock   func() error
+	recovery wal.Recovery
+	opened   time.Duration // how long Open took
+
+	replicas []*replica
+	byID     map[shard.ID]*replica
+
+	closing atomic.Bool   // gather no more; finish what is in flight
+	aborted chan struct{} // closed: stop at once
+	abort   sync.Once
+	failed  atomic.Bool
+	fatal   sync.Once
+	loops   sync.WaitGroup // shard loops
+	others  sync.WaitGroup // writer, maintainer, snapshotter
+	stop    chan struct{}  // closed when the loops are done: the others stop
+	closed  sync.Once
+	closeMu sync.Mutex
+
+	flushMu     sync.Mutex    // held by who flushes the log
+	durable     atomic.Uint64 // wal.Position that is durable
+	flushKick   chan struct{}
+	flushMicros histogram
+	batchBytes  histogram
+	batchItems  histogram
+
+	sinceMaintain atomic.Int64 // bytes appended since the maintainer was kicked
+	maintainKick  chan struct{}
+	snapshots     chan snapshotJob
+}
+
+// LogDir is where the log of a data directory lies.
+func LogDir(dir string) string { return path.Join(dir, logDirName) }
+
+// SnapshotDir is where the snapshots of a shard lie.
+func SnapshotDir(dir string, id shard.ID) string {
+	return path.Join(dir, snapshotDirName, fmt.Sprintf("%05d", id))
 }
 
 // Open locks the data directory, opens the log, restores every shard from its newest good snapshot, replays the log
-// behind it and starts serving. A lone voter leads its shards when Open returns.
+// behind it and starts serving. When it returns, every shard leads and has applied all of its log. On an error nothing
+// runs and nothing is locked. Errors: vfs.ErrLocked when another process has the directory, *IdentityError,
+// *wal.CorruptError, *shard.StateError, *shard.EntryError, ctx's.
 func Open(ctx context.Context, opts Options) (*Host, error) {
+	return openWith(ctx, opts, func(o wal.Options) (nodeLog, wal.Recovery, error) { return wal.Open(o) })
+}
+
+type logOpener func(wal.Options) (nodeLog, wal.Recovery, error)
+
+func openWith(ctx context.Context, opts Options, openLog logOpener) (*Host, error) {
+	started := time.Now()
 	opts, err := opts.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	return &Host{opts: opts}, ctx.Err()
+	h := &Host{
+		opts:         opts,
+		byID:         make(map[shard.ID]*replica, len(opts.Shards)),
+		aborted:      make(chan struct{}),
+		stop:         make(chan struct{}),
+		flushKick:    make(chan struct{}, 1),
+		maintainKick: make(chan struct{}, 1),
+		snapshots:    make(chan snapshotJob, 2*len(opts.Shards)),
+	}
+	if err := h.openFiles(openLog); err != nil {
+		return nil, errors.Join(err, h.release())
+	}
+	if err := h.recover(ctx); err != nil {
+		return nil, errors.Join(err, h.release())
+	}
+	h.start()
+	if err := h.awaitLead(ctx); err != nil {
+		h.halt()
+		return nil, errors.Join(err, h.shutdown())
+	}
+	h.opened = time.Since(started)
+	return h, nil
+}
+
+// openFiles takes the lock, checks the identity and opens the log.
+func (h *Host) openFiles(openLog logOpener) error {
+	o := &h.opts
+	if err := o.FS.MkdirAll(o.Dir); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	lock, err := o.FS.Lock(path.Join(o.Dir, lockName))
+	if err != nil {
+		return fmt.Errorf("lock data directory %s: %w", o.Dir, err)
+	}
+	h.unlock = lock.Close
+	if h.identity, err = claim(o.FS, o.Dir, o.Cluster, o.Node); err != nil {
+		return err
+	}
+	o.WAL.FS, o.WAL.Dir = o.FS, LogDir(o.Dir)
+	h.log, h.recovery, err = openLog(o.WAL)
+	if err != nil {
+		h.log = nil
+		return fmt.Errorf("open log: %w", err)
+	}
+	for _, id := range h.log.Shards() {
+		if !containsShard(o.Shards, id) {
+			return fmt.Errorf("the log has data of shard %d, which this node is not configured for: start it with all its shards", id)
+		}
+	}
+	return nil
+}
+
+func containsShard(ids []shard.ID, id shard.ID) bool {
+	for _, have := range ids {
+		if have == id {
+			return true
+		}
+	}
+	return false
+}
+
+// start starts the goroutines that doc.go names.
+func (h *Host) start() {
+	h.others.Go(h.writeLog)
+	h.others.Go(h.maintain)
+	h.others.Go(h.storeSnapshots)
+	for _, r := range h.replicas {
+		h.loops.Go(r.run)
+	}
+}
+
+// awaitLead waits until every shard leads.
+func (h *Host) awaitLead(ctx context.Context) error {
+	for _, r := range h.replicas {
+		select {
+		case <-r.led:
+		case <-h.aborted:
+			return fmt.Errorf("shard %d: %w", r.id, ErrStopped)
+		case <-ctx.Done():
+			return fmt.Errorf("shard %d: %w", r.id, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// fail is told of an error after which nothing more may be answered.
+func (h *Host) fail(err error) {
+	h.failed.Store(true)
+	h.fatal.Do(func() { h.opts.Fatal(err) })
+	h.halt()
+}
+
+// halt makes every goroutine stop at once.
+func (h *Host) halt() { h.abort.Do(func() { close(h.aborted) }) }
+
+// Close stops gathering, lets what is in flight commit, snapshots every shard, and stops all goroutines. When ctx ends
+// first, it leaves the rest to the next Open and returns ctx's error: everything answered is durable anyway. Batches
+// that were not applied are told to their drivers as dropped, with an unknown outcome.
+func (h *Host) Close(ctx context.Context) error {
+	h.closeMu.Lock()
+	defer h.closeMu.Unlock()
+	h.closing.Store(true)
+	for _, r := range h.replicas {
+		r.poke()
+	}
+	finished := make(chan struct{})
+	go func() { h.loops.Wait(); close(finished) }()
+	var err error
+	select {
+	case <-finished:
+	case <-ctx.Done():
+		err = fmt.Errorf("close: %w", ctx.Err())
+		h.halt()
+		<-finished
+	}
+	return errors.Join(err, h.shutdown())
+}
+
+// shutdown stops what is left when the loops are done or halted, and lets go of the files.
+func (h *Host) shutdown() (err error) {
+	h.closed.Do(func() {
+		h.loops.Wait()
+		close(h.stop)
+		h.others.Wait()
+		if !h.failed.Load() {
+			_, err = h.log.Flush()
+		}
+		h.halt()
+		err = errors.Join(err, h.release())
+	})
+	return err
+}
+
+// release closes the log and unlocks the directory.
+func (h *Host) release() (err error) {
+	if h.log != nil {
+		err = h.log.Close()
+	}
+	if h.unlock != nil {
+		err = errors.Join(err, h.unlock())
+	}
+	return err
 }
 
 // Wake says that a shard's driver has new commands. It never blocks.
-func (h *Host) Wake(id shard.ID) {}
-
-// Read implements Reader.
-func (h *Host) Read(ctx context.Context, id shard.ID, fn func()) error { return ErrStopped }
-
-// StaleRead runs fn on the shard's goroutine between applies, without asking a quorum: it may miss the newest
-// operations when this replica lags or was deposed.
-func (h *Host) StaleRead(ctx context.Context, id shard.ID, fn func()) error { return ErrStopped }
-
-// Payload implements Payloads.
-func (h *Host) Payload(id shard.ID, index uint64, ordinal int) (shard.Header, []byte, error) {
-	return shard.Header{}, nil, ErrStopped
+func (h *Host) Wake(id shard.ID) {
+	if r := h.byID[id]; r != nil {
+		r.poke()
+	}
 }
 
 // Full says that the disk is nearly full: new jobs should be refused, while acks and snapshots still fit.
-func (h *Host) Full() bool { return false }
+func (h *Host) Full() bool { return h.log.Full() }
+
+// Cluster is the id of the cluster that the data directory belongs to.
+func (h *Host) Cluster() uint64 { return h.identity.Cluster }
 
 // Stats describes the host.
-func (h *Host) Stats() Stats { return Stats{Node: h.opts.Node} }
+func (h *Host) Stats() Stats {
+	s := Stats{
+		Node:            h.opts.Node,
+		Cluster:         h.identity.Cluster,
+		Shards:          make([]ShardStats, 0, len(h.replicas)),
+		Log:             h.log.Stats(),
+		Recovery:        h.recovery,
+		RecoverySeconds: h.opened.Seconds(),
+		FlushMicros:     h.flushMicros.read(),
+		BatchBytes:      h.batchBytes.read(),
+		BatchItems:      h.batchItems.read(),
+	}
+	for _, r := range h.replicas {
+		s.Shards = append(s.Shards, r.stats())
+	}
+	return s
+}
 
-// Close stops gathering, lets what is in flight commit, snapshots every shard, and stops all goroutines.
-func (h *Host) Close(ctx context.Context) error { return nil }
+// noSpace reports whether an error only says that the disk is full: then the log is intact and another try may do.
+func noSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) }

@@ -1,0 +1,128 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+const (
+	// maintainBytes is how much is appended before the maintainer looks for work.
+	maintainBytes = 4 << 20
+	// maintainRetry is how long the maintainer waits when the disk is full.
+	maintainRetry = time.Second
+)
+
+// writeLog is the log writer: group commit that clocks itself. While one sync is in flight the shards append behind it,
+// and all of that is the next one.
+func (h *Host) writeLog() {
+	for {
+		select {
+		case <-h.flushKick:
+		case <-h.aborted:
+			return
+		case <-h.stop:
+			return
+		}
+		h.flushMu.Lock()
+		ok := h.flush(nil)
+		h.flushMu.Unlock()
+		if !ok {
+			return
+		}
+	}
+}
+
+// kickWriter asks the log writer to make durable what was appended.
+func (h *Host) kickWriter() {
+	select {
+	case h.flushKick <- struct{}{}:
+	default: // It was asked already and has not begun.
+	}
+}
+
+// flush makes everything appended before it durable and wakes the shards that wait for it, but for self. It reports
+// whether it worked: after a failure nothing is answered any more. REQUIRES: h.flushMu.
+func (h *Host) flush(self *replica) bool {
+	if h.failed.Load() {
+		return false
+	}
+	started := time.Now()
+	position, err := h.log.Flush()
+	if err != nil {
+		h.fail(fmt.Errorf("write log: %w", err))
+		return false
+	}
+	h.flushMicros.add(micros(time.Since(started)))
+	h.durable.Store(uint64(position))
+	for _, r := range h.replicas {
+		if awaits := r.awaits.Load(); r != self && awaits != 0 && awaits <= uint64(position) {
+			r.poke()
+		}
+	}
+	return true
+}
+
+// isDurable reports whether a position is durable.
+func (h *Host) isDurable(p wal.Position) bool { return uint64(p) <= h.durable.Load() }
+
+// appendedBytes counts what went to the log, and wakes the maintainer every so often.
+func (h *Host) appendedBytes(n int) {
+	if h.sinceMaintain.Add(int64(n)) >= maintainBytes {
+		h.sinceMaintain.Store(0)
+		h.kickMaintainer()
+	}
+}
+
+func (h *Host) kickMaintainer() {
+	select {
+	case h.maintainKick <- struct{}{}:
+	default:
+	}
+}
+
+// maintain is the maintainer: it takes the log's background work in steps, and asks for the snapshots without which
+// sealed files cannot go.
+func (h *Host) maintain() {
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	for {
+		select {
+		case <-h.maintainKick:
+		case <-retry.C:
+		case <-h.aborted:
+			return
+		case <-h.stop:
+			return
+		}
+		for more := true; more; {
+			var err error
+			more, err = h.log.Maintain()
+			switch {
+			case err != nil && noSpace(err):
+				h.opts.Logger.Warn("log maintenance waits for disk space", "error", err)
+				retry.Reset(maintainRetry)
+				more = false
+			case errors.Is(err, wal.ErrClosed):
+				return // The writer has told of the failure.
+			case err != nil:
+				h.fail(fmt.Errorf("maintain log: %w", err))
+				return
+			}
+			select {
+			case <-h.aborted:
+				return
+			case <-h.stop:
+				return
+			default:
+			}
+		}
+		for _, id := range h.log.NeedsSnapshot() {
+			if r := h.byID[id]; r != nil && !r.wanted.Swap(true) {
+				r.poke()
+			}
+		}
+	}
+}

@@ -1,0 +1,190 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/beaver-raft/beaver/internal/shard"
+)
+
+// readCall is a read that waits for its shard.
+type readCall struct {
+	fn    func()
+	stale bool
+	taken atomic.Bool // by the shard that runs fn, or by the caller that gives up
+	done  chan error
+}
+
+// finish runs fn, unless the caller has given up, or err says why it cannot run.
+func (c *readCall) finish(err error) {
+	if c.taken.Swap(true) {
+		return
+	}
+	if err == nil {
+		c.fn()
+	}
+	c.done <- err
+}
+
+// readGroup is all reads that asked for an index at once.
+type readGroup struct {
+	id    uint64
+	index uint64 // to be applied first; 0 while unknown
+	calls []*readCall
+}
+
+var (
+	_ Reader   = (*Host)(nil)
+	_ Payloads = (*Host)(nil)
+)
+
+// Read runs fn on the shard's goroutine between applies, after making sure that the state includes every operation
+// acknowledged before the call. fn has not run when Read returns an error: ctx's, ErrNotLeader, ErrNoShard,
+// ErrOverloaded or ErrStopped.
+func (h *Host) Read(ctx context.Context, id shard.ID, fn func()) error {
+	return h.read(ctx, id, &readCall{fn: fn, done: make(chan error, 1)})
+}
+
+// StaleRead is Read without asking who leads: it may miss the newest operations when this replica lags or was deposed.
+func (h *Host) StaleRead(ctx context.Context, id shard.ID, fn func()) error {
+	return h.read(ctx, id, &readCall{fn: fn, stale: true, done: make(chan error, 1)})
+}
+
+func (h *Host) read(ctx context.Context, id shard.ID, call *readCall) error {
+	r := h.byID[id]
+	if r == nil {
+		return ErrNoShard
+	}
+	if err := r.submit(call); err != nil {
+		return err
+	}
+	select {
+	case err := <-call.done:
+		return err
+	case <-ctx.Done():
+		if !call.taken.Swap(true) {
+			return ctx.Err()
+		}
+		return <-call.done // It is running, or has run.
+	}
+}
+
+// submit puts a read into the shard's inbox.
+func (r *replica) submit(call *readCall) error {
+	r.mu.Lock()
+	switch {
+	case r.quitted:
+		r.mu.Unlock()
+		return ErrStopped
+	case len(r.inbox) >= ReadsWaitingMax:
+		r.mu.Unlock()
+		return ErrOverloaded
+	}
+	r.inbox = append(r.inbox, call)
+	r.mu.Unlock()
+	r.poke()
+	return nil
+}
+
+// takeReads moves the inbox into the shard: stale reads run now, the others ask for an index together.
+func (r *replica) takeReads() error {
+	r.mu.Lock()
+	calls := r.inbox
+	r.inbox = nil
+	r.mu.Unlock()
+	if len(calls) == 0 {
+		return nil
+	}
+	leading, _ := r.sh.Leading()
+	group := readGroup{id: r.nextRead}
+	for _, c := range calls {
+		switch {
+		case c.stale:
+			c.finish(nil)
+		case !leading:
+			c.finish(ErrNotLeader)
+		default:
+			group.calls = append(group.calls, c)
+		}
+	}
+	if len(group.calls) == 0 {
+		return nil
+	}
+	r.nextRead++
+	r.reads = append(r.reads, group)
+	return r.sh.ReadIndex(group.id)
+}
+
+// readAt records the index that a group has to wait for.
+func (r *replica) readAt(state shard.ReadState) {
+	for i := range r.reads {
+		if r.reads[i].id == state.ID {
+			r.reads[i].index = state.Index
+		}
+	}
+}
+
+// serveReads runs the reads whose index is applied.
+func (r *replica) serveReads() {
+	applied, _, _ := r.sh.Applied()
+	left := r.reads[:0]
+	for _, g := range r.reads {
+		if g.index == 0 || g.index > applied {
+			left = append(left, g)
+			continue
+		}
+		for _, c := range g.calls {
+			c.finish(nil)
+		}
+	}
+	clear(r.reads[len(left):])
+	r.reads = left
+}
+
+// refuseReads answers all waiting reads with err.
+func (r *replica) refuseReads(err error) {
+	for _, g := range r.reads {
+		for _, c := range g.calls {
+			c.finish(err)
+		}
+	}
+	r.reads = nil
+}
+
+// Payload implements Payloads.
+func (h *Host) Payload(id shard.ID, index uint64, ordinal int) (shard.Header, []byte, error) {
+	r := h.byID[id]
+	if r == nil {
+		return shard.Header{}, nil, ErrNoShard
+	}
+	if header, item, ok, err := r.sh.CachedItem(index, ordinal); ok {
+		return header, item, err
+	}
+	header, item, err := shard.ReadItem(entryReader{h.log, id, index}, ordinal)
+	var damaged *shard.DamagedItemError
+	if !errors.As(err, &damaged) {
+		return header, item, err
+	}
+	// The log knows file and offset, and whether the damage is in this item or was only in what was read this time.
+	entry, whole := h.log.Read(id, index)
+	if whole != nil {
+		return shard.Header{}, nil, fmt.Errorf("shard %d, entry %d: %w: %w", id, index, err, whole)
+	}
+	if header, item, err = shard.ItemAt(entry.Data, ordinal); err != nil {
+		err = fmt.Errorf("shard %d, entry %d: %w", id, index, err)
+	}
+	return header, item, err
+}
+
+// entryReader reads the data of one entry of the log.
+type entryReader struct {
+	log   nodeLog
+	id    shard.ID
+	index uint64
+}
+
+func (e entryReader) ReadAt(p []byte, off int64) (int, error) {
+	return e.log.ReadPart(e.id, e.index, p, off)
+}

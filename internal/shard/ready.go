@@ -1,0 +1,196 @@
+package shard
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/beaver-raft/beaver/internal/invariant"
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+// Effects is what the owner must carry out, in this order:
+//
+//  1. Append the entries and the hard state to the log, before any append of a later Ready. Nothing need be durable yet.
+//  2. Send Messages; they depend on nothing that is not durable.
+//  3. Hand Committed to Apply.
+//  4. When everything appended so far is durable, call AppendDone with Append.Done, in the order of the appends. An
+//     append without Done need not be made durable for its own sake.
+//
+// Steps 2 and 3 may happen before or after 4. The slices of Append are valid until the next Ready.
+type Effects struct {
+	Append    Append
+	Messages  []*raftpb.Message
+	Committed Committed
+	Reads     []ReadState
+}
+
+// Append is what goes to the log.
+type Append struct {
+	HardState *wal.HardState // nil when unchanged
+	Entries   []wal.Entry    // an entry at or below the log's last index replaces it and all behind it
+	Done      Done
+}
+
+// Empty reports whether there is nothing to write. Done may still wait for earlier appends.
+func (a *Append) Empty() bool { return a.HardState == nil && len(a.Entries) == 0 }
+
+// Done is the part of an append that may be told only when it is durable: votes and acknowledgements.
+type Done struct{ responses []*raftpb.Message }
+
+// Waits reports whether anything waits for the append to be durable.
+func (d Done) Waits() bool { return len(d.responses) > 0 }
+
+// Committed holds entries to apply.
+type Committed struct {
+	entries   []*raftpb.Entry
+	responses []*raftpb.Message
+}
+
+// Len is the number of entries.
+func (c Committed) Len() int { return len(c.entries) }
+
+// ReadState answers ReadIndex: the read named ID may be served once Index is applied.
+type ReadState struct {
+	ID, Index uint64
+}
+
+// HasReady reports whether Ready has effects.
+func (s *Shard) HasReady() bool {
+	return s.err == nil && (len(s.outbox) > 0 || s.node.HasReady())
+}
+
+// Ready returns what is to be done now. The owner must carry it out.
+func (s *Shard) Ready() (eff Effects, err error) {
+	if s.err != nil {
+		return Effects{}, s.err
+	}
+	defer s.caught(&err)
+	rd := s.node.Ready()
+	if rd.SoftState != nil {
+		s.leader = rd.Lead
+		s.leads = rd.RaftState == raft.StateLeader
+	}
+	if !raft.IsEmptyHardState(rd.HardState) {
+		s.term = rd.GetTerm()
+	}
+	for _, r := range rd.ReadStates {
+		eff.Reads = append(eff.Reads, ReadState{ID: binary.LittleEndian.Uint64(r.RequestCtx), Index: r.Index})
+	}
+	eff.Messages = s.outbox
+	s.outbox = nil
+	for _, m := range rd.Messages {
+		switch m.GetTo() {
+		case raft.LocalAppendThread:
+			eff.Append = s.appendEffect(m)
+		case raft.LocalApplyThread:
+			eff.Committed = Committed{entries: m.GetEntries(), responses: m.GetResponses()}
+		default:
+			eff.Messages = append(eff.Messages, m)
+		}
+	}
+	return eff, nil
+}
+
+// appendEffect turns the library's order to its storage into an Append.
+func (s *Shard) appendEffect(m *raftpb.Message) Append {
+	// A snapshot to install arrives by its own stream, never inside a message; see storage.Snapshot.
+	invariant.Check(m.GetSnapshot() == nil, "shard %d: raft installs a snapshot by message", s.cfg.ID)
+	a := Append{Done: Done{m.GetResponses()}}
+	if m.Term != nil {
+		s.hard = wal.HardState{Term: m.GetTerm(), Vote: m.GetVote(), Commit: m.GetCommit()}
+		a.HardState = &s.hard
+	}
+	clear(s.entries)
+	s.entries = s.entries[:0]
+	if entries := m.GetEntries(); len(entries) > 0 {
+		s.store.appended(entries)
+		s.entries = toLog(s.entries, entries)
+		a.Entries = s.entries
+	}
+	return a
+}
+
+// AppendDone says that an append, and all appends before it, are durable.
+func (s *Shard) AppendDone(d Done) (err error) {
+	if s.err != nil {
+		return s.err
+	}
+	defer s.caught(&err)
+	s.respond(d.responses)
+	return nil
+}
+
+// respond delivers what waited: to this replica at once, to others with the next Ready.
+func (s *Shard) respond(responses []*raftpb.Message) {
+	for _, m := range responses {
+		if m.GetTo() == s.cfg.Replica {
+			s.stepped(s.node.Step(m))
+		} else {
+			s.outbox = append(s.outbox, m)
+		}
+	}
+}
+
+// Apply applies committed entries to the machine. An entry that cannot be read is an *EntryError; what came before it
+// was applied.
+func (s *Shard) Apply(c Committed) (err error) {
+	if s.err != nil {
+		return s.err
+	}
+	defer s.caught(&err)
+	for _, e := range c.entries {
+		if err := s.applyEntry(e); err != nil {
+			s.err = &EntryError{Shard: s.cfg.ID, Index: e.GetIndex(), Err: err}
+			return s.err
+		}
+	}
+	s.respond(c.responses)
+	return nil
+}
+
+func (s *Shard) applyEntry(e *raftpb.Entry) error {
+	index := e.GetIndex()
+	invariant.Check(index == s.applied+1, "shard %d: entry %d follows %d", s.cfg.ID, index, s.applied)
+	switch e.GetType() {
+	case raftpb.EntryNormal:
+		if err := s.applyBatch(index, e.GetData()); err != nil {
+			return err
+		}
+	case raftpb.EntryConfChange:
+		var cc raftpb.ConfChange
+		if err := proto.Unmarshal(e.GetData(), &cc); err != nil {
+			return fmt.Errorf("configuration change: %w", err)
+		}
+		s.conf = raftpb.EnsureConfState(s.node.ApplyConfChange(&cc))
+	case raftpb.EntryConfChangeV2:
+		var cc raftpb.ConfChangeV2
+		if err := proto.Unmarshal(e.GetData(), &cc); err != nil {
+			return fmt.Errorf("configuration change: %w", err)
+		}
+		s.conf = raftpb.EnsureConfState(s.node.ApplyConfChange(&cc))
+	default:
+		return fmt.Errorf("unknown entry type %d: written by a newer version", e.GetType())
+	}
+	s.applied, s.appliedTerm = index, e.GetTerm()
+	s.appliedBytes += uint64(len(e.GetData()))
+	return nil
+}
+
+// applyBatch applies a normal entry. One without data is the library's own, or a proposal to move the index.
+func (s *Shard) applyBatch(index uint64, data []byte) error {
+	if len(data) == 0 {
+		return nil
+	}
+	h, items, err := DecodeBatch(data, s.items[:0])
+	if err != nil {
+		return err
+	}
+	s.items = items
+	s.cfg.Machine.Apply(index, h, items)
+	clear(s.items) // The memory of the slice is kept, the entries it pointed into are not.
+	return nil
+}

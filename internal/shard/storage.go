@@ -1,0 +1,174 @@
+package shard
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/beaver-raft/beaver/internal/invariant"
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+// storage is the library's view of the shard's log: the contiguous tail, and the newest entries out of memory.
+// Entries below first live only as sparse payloads in the log; the library never looks there.
+//
+// The library panics on any error but the few it knows, so an error of the log is also kept in err: the Shard turns
+// that panic back into the error.
+type storage struct {
+	id    ID
+	log   Log
+	cache entryCache
+
+	first     uint64 // first index of the tail
+	firstTerm uint64 // term of the entry before first
+	last      uint64 // last index handed out for writing
+	hard      wal.HardState
+	conf      *raftpb.ConfState // at the restored snapshot
+	err       error
+}
+
+var _ raft.Storage = (*storage)(nil)
+
+// openStorage checks that log and snapshot belong together.
+func openStorage(cfg Config, snap Restored, conf *raftpb.ConfState) (*storage, error) {
+	state := cfg.Log.State(cfg.ID)
+	s := &storage{id: cfg.ID, log: cfg.Log, hard: state.HardState, conf: conf}
+	s.cache.bytesMax = cfg.CacheBytes
+	s.first, s.firstTerm, s.last = state.First, snap.Term, state.Last
+	switch {
+	case snap.Index < GenesisIndex || snap.Term < GenesisTerm:
+		return nil, &StateError{cfg.ID, fmt.Sprintf("the snapshot names index %d, term %d", snap.Index, snap.Term)}
+	case state.Last < snap.Index:
+		return nil, &StateError{cfg.ID, fmt.Sprintf("the log ends at index %d, the snapshot is of index %d", state.Last, snap.Index)}
+	case state.First > snap.Index+1:
+		return nil, &StateError{cfg.ID, fmt.Sprintf("the log begins at index %d, the snapshot is of index %d", state.First, snap.Index)}
+	case state.HardState.Commit > state.Last:
+		return nil, &StateError{cfg.ID, fmt.Sprintf("the log ends at index %d, index %d was committed", state.Last, state.HardState.Commit)}
+	}
+	if s.first <= snap.Index {
+		term, err := cfg.Log.Term(cfg.ID, s.first-1)
+		if err == nil {
+			s.firstTerm = term
+		} else {
+			// Without the term before it, an entry is of no use to the library.
+			s.first = snap.Index + 1
+		}
+	}
+	// A commit index is written lazily. What a snapshot holds was committed, whether or not that was recorded in time.
+	s.hard.Commit = max(s.hard.Commit, snap.Index)
+	s.hard.Term = max(s.hard.Term, snap.Term)
+	return s, nil
+}
+
+// InitialState implements raft.Storage.
+func (s *storage) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
+	return &raftpb.HardState{Term: new(s.hard.Term), Vote: new(s.hard.Vote), Commit: new(s.hard.Commit)}, s.conf, nil
+}
+
+// FirstIndex implements raft.Storage.
+func (s *storage) FirstIndex() (uint64, error) { return s.first, nil }
+
+// LastIndex implements raft.Storage.
+func (s *storage) LastIndex() (uint64, error) { return s.last, nil }
+
+// Term implements raft.Storage.
+func (s *storage) Term(index uint64) (uint64, error) {
+	switch {
+	case index+1 == s.first:
+		return s.firstTerm, nil
+	case index < s.first:
+		return 0, raft.ErrCompacted
+	case index > s.last:
+		return 0, raft.ErrUnavailable
+	}
+	if e, ok := s.cache.get(index); ok {
+		return e.GetTerm(), nil
+	}
+	term, err := s.log.Term(s.id, index)
+	return term, s.failed(index, err)
+}
+
+// Entries implements raft.Storage.
+func (s *storage) Entries(lo, hi, bytesMax uint64) ([]*raftpb.Entry, error) {
+	if lo < s.first {
+		return nil, raft.ErrCompacted
+	}
+	if hi > s.last+1 {
+		return nil, raft.ErrUnavailable
+	}
+	if cached := s.cache.slice(lo, hi, bytesMax); cached != nil {
+		return cached, nil
+	}
+	read, err := s.log.ReadRange(s.id, lo, hi, int(min(bytesMax, ApplyBytesDefault)))
+	if err != nil {
+		return nil, s.failed(lo, err)
+	}
+	return fromLog(read), nil
+}
+
+// Snapshot implements raft.Storage. A follower whose entries are gone asks for one; its owner streams it outside the
+// library, which therefore always hears that there is none yet.
+func (s *storage) Snapshot() (*raftpb.Snapshot, error) {
+	return nil, raft.ErrSnapshotTemporarilyUnavailable
+}
+
+// failed keeps an error of the log and names the entry.
+func (s *storage) failed(index uint64, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, wal.ErrCompacted) {
+		return raft.ErrCompacted
+	}
+	s.err = fmt.Errorf("shard %d: read log entry %d: %w", s.id, index, err)
+	return s.err
+}
+
+// appended records entries that were handed out for writing.
+func (s *storage) appended(entries []*raftpb.Entry) {
+	first := entries[0].GetIndex()
+	invariant.Check(first >= s.first && first <= s.last+1, "shard %d: entry %d appended to [%d, %d]", s.id, first, s.first, s.last)
+	s.last = entries[len(entries)-1].GetIndex()
+	s.cache.append(entries)
+}
+
+// compact forgets the entries below first for the library's purposes.
+func (s *storage) compact(first uint64) {
+	if first <= s.first {
+		return
+	}
+	term, err := s.Term(first - 1)
+	if err != nil {
+		return // Keep what there is: the log may have compacted further by itself.
+	}
+	s.first, s.firstTerm = first, term
+}
+
+// fromLog converts entries of the log. The pointers of all entries share three allocations.
+func fromLog(read []wal.Entry) []*raftpb.Entry {
+	type fields struct {
+		term, index uint64
+		kind        raftpb.EntryType
+	}
+	values := make([]fields, len(read))
+	structs := make([]raftpb.Entry, len(read))
+	entries := make([]*raftpb.Entry, len(read))
+	for i := range read {
+		v := &values[i]
+		v.term, v.index, v.kind = read[i].Term, read[i].Index, raftpb.EntryType(read[i].Type)
+		e := &structs[i]
+		e.Term, e.Index, e.Type, e.Data = &v.term, &v.index, &v.kind, read[i].Data
+		entries[i] = e
+	}
+	return entries
+}
+
+// toLog appends the log's form of entries to dst; the data is shared.
+func toLog(dst []wal.Entry, entries []*raftpb.Entry) []wal.Entry {
+	for _, e := range entries {
+		dst = append(dst, wal.Entry{Index: e.GetIndex(), Term: e.GetTerm(), Type: uint8(e.GetType()), Data: e.GetData()})
+	}
+	return dst
+}
