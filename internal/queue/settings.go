@@ -130,7 +130,7 @@ func (r *Retry) delay(p Pos, failures uint32) int64 {
 			d = min(2*d, limit)
 		}
 	}
-	if span := d / 100 * int64(r.JitterPercent); span > 0 {
+	if span := d * int64(r.JitterPercent) / 100; span > 0 {
 		d -= int64(hash3(hashSeedJitter, uint64(p), uint64(failures)) % uint64(span+1))
 	}
 	return d

@@ -54,6 +54,16 @@ func (r *reader) uvarint() uint64 {
 	return v
 }
 
+func (r *reader) varint() int64 {
+	v, n := binary.Varint(r.b)
+	if n <= 0 {
+		r.fail()
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
 // upTo reads a uvarint that is at most limit.
 func (r *reader) upTo(limit uint64) uint64 {
 	v := r.uvarint()

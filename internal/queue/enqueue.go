@@ -1,0 +1,153 @@
+package queue
+
+// applyEnqueue applies an enqueue header and the jobs under it, and returns how many items that were.
+func (m *Machine) applyEnqueue(index uint64, i int, items [][]byte) int {
+	r := reader{b: items[i][itemHeaderBytes:]}
+	e, ok := r.enqueue()
+	if !ok {
+		// How many jobs are under it is unknown; applied alone they could be applied twice, without the session.
+		n := 1
+		for i+n < len(items) && len(items[i+n]) > 0 && itemType(items[i+n][0]) == itemJob {
+			n++
+		}
+		m.refuse(n, CodeMalformed)
+		return n
+	}
+	jobs := items[i+1:]
+	if len(jobs) < e.jobs {
+		m.refuse(1+len(jobs), CodeMalformed)
+		return 1 + len(jobs)
+	}
+	jobs = jobs[:e.jobs]
+	first := MakePos(index, i+1)
+	if i+e.jobs >= ItemsPerEntryMax {
+		m.refuse(1+e.jobs, CodeMalformed)
+		return 1 + e.jobs
+	}
+	if e.session == (SessionID{}) {
+		m.enqueueJobs(first, jobs, e.atomic)
+		return 1 + e.jobs
+	}
+	switch s, known, verdict := m.admitSession(&e); verdict {
+	case CodeOK:
+		from := len(m.out.Items)
+		m.enqueueJobs(first, jobs, e.atomic)
+		m.remember(s, &e, first, m.out.Items[from+1:])
+	case CodeDuplicate:
+		m.repeat(&known, jobs)
+	default:
+		m.refuse(1+e.jobs, verdict)
+	}
+	return 1 + e.jobs
+}
+
+// enqueueJobs answers a header and its jobs. The first job has position first, the others follow.
+func (m *Machine) enqueueJobs(first Pos, items [][]byte, atomic bool) {
+	if atomic && !m.admitAll(first, items) {
+		return
+	}
+	m.answer(CodeOK)
+	for k, item := range items {
+		m.applyJob(first+Pos(k), item)
+	}
+}
+
+// admitAll reports whether every job would be accepted. If not it answers the command: the culprits by their own code.
+func (m *Machine) admitAll(first Pos, items [][]byte) bool {
+	clear(m.pending)
+	header := len(m.out.Items)
+	m.answer(CodeAborted)
+	admitted := true
+	for _, item := range items {
+		code := m.admit(item, true)
+		if code == CodeOK {
+			code = CodeAborted
+			m.pending[m.job.queue]++
+		} else {
+			admitted = false
+		}
+		m.answer(code)
+	}
+	if admitted {
+		m.out.Items = m.out.Items[:header]
+	}
+	return admitted
+}
+
+// admit decodes a job item into m.job and says whether it may be enqueued; atomic: beside those pending.
+func (m *Machine) admit(item []byte, atomic bool) Code {
+	if !decodeJob(item, &m.job) {
+		return CodeMalformed
+	}
+	if m.job.expiresAt != 0 && (m.job.expiresAt <= m.now || m.job.expiresAt <= m.job.runAt) {
+		return CodeMalformed
+	}
+	q := m.peek(m.job.queue)
+	if q == nil {
+		return CodeNoQueue
+	}
+	depth := q.live
+	if atomic {
+		depth += m.pending[m.job.queue]
+	}
+	if depth >= q.settings.DepthMax {
+		return CodeQueueFull
+	}
+	return CodeOK
+}
+
+// applyJob enqueues one job at p.
+func (m *Machine) applyJob(p Pos, item []byte) {
+	if code := m.admit(item, false); code != CodeOK {
+		m.answer(code)
+		return
+	}
+	j := &m.job
+	q := m.mutate(m.peek(j.queue))
+	q.totals.enqueued++
+	if j.runAt <= m.now && !j.overrides() {
+		m.count(q, StateUnknown, StateReady)
+		m.enterReady(q, p, j.priority, true)
+		m.answerJob(CodeOK, StateReady, p)
+		return
+	}
+	rec := record{queue: q.id, priority: j.priority}
+	if j.overrides() {
+		rec.flags = flagExtra
+		m.putExtra(p, extra{
+			maxAttempts: j.maxAttempts, timeoutMillis: j.timeoutMillis, expiresAt: j.expiresAt, retry: j.retry,
+		})
+	}
+	to := StateReady
+	if j.runAt > m.now {
+		to = StateScheduled
+	}
+	m.wait(q, p, &rec, to, j.runAt, true)
+	m.answerJob(CodeOK, rec.state, p)
+}
+
+func (m *Machine) applyConfigure(r *reader) {
+	c, ok := r.configure()
+	if !ok || c.settings.Validate() != nil {
+		m.answer(CodeMalformed)
+		return
+	}
+	q := m.peek(c.queue)
+	if q == nil {
+		if m.queues.Len() >= QueuesMax {
+			m.answer(CodeLimit)
+			return
+		}
+		q = &queueState{id: c.queue, epoch: m.epoch}
+		m.queues.Set(c.queue, q)
+		m.byID[c.queue] = q
+	} else if c.version <= q.version {
+		m.answer(CodeOK)
+		return
+	}
+	q = m.mutate(q)
+	q.version, q.settings = c.version, c.settings.WithDefaults()
+	q.becameReady = true // a queue that is no longer paused offers its jobs
+	m.trimEnded(q, endedSlack)
+	m.answer(CodeOK)
+}

@@ -1,0 +1,133 @@
+package queue
+
+// A session remembers the answers to a client's last SessionWindow sequence numbers, so that a repeated enqueue is
+// told from a new one.
+type session struct {
+	id       SessionID
+	high     uint64 // the greatest sequence number seen; those at most high-SessionWindow are forgotten
+	lastUsed Millis
+	timerAt  Millis // when to look whether it is idle: moved only when that fires
+}
+
+func (s *session) hash(serial uint64) uint64 {
+	h := hashBytes(step(hashSeedSession, serial), s.id[:])
+	return finish(step(step(step(h, s.high), uint64(s.lastUsed)), uint64(s.timerAt)))
+}
+
+// An answer is what an enqueue command got.
+type answer struct {
+	seq     uint64
+	first   Pos // of its jobs
+	jobs    uint32
+	refused string // a code for each job; empty: all were accepted
+}
+
+func (a *answer) hash(key uint64) uint64 {
+	h := step(step(step(step(hashSeedAnswer, key), a.seq), uint64(a.first)), uint64(a.jobs))
+	return finish(hashBytes(h, a.refused))
+}
+
+func answerKey(serial, seq uint64) uint64 { return serial*SessionWindow + seq%SessionWindow }
+
+// admitSession finds or makes the session of an enqueue. CodeOK: the sequence number is new; CodeDuplicate: known is
+// its answer.
+func (m *Machine) admitSession(e *enqueueItem) (serial uint64, known answer, code Code) {
+	serial, ok := m.sessionByID[e.session]
+	if !ok {
+		if m.sessions.Len() >= SessionsMax {
+			return 0, answer{}, CodeLimit
+		}
+		m.sessionSerial++
+		serial = m.sessionSerial
+		s := session{id: e.session, high: e.seq, lastUsed: m.now, timerAt: m.now + SessionIdleMillis}
+		m.sessionByID[e.session] = serial
+		m.sessions.Set(serial, s)
+		m.sum += s.hash(serial)
+		m.arm(s.timerAt, Pos(serial), timerSession)
+		return serial, answer{}, CodeOK
+	}
+	s, _ := m.sessions.Get(serial)
+	if s.high >= SessionWindow && e.seq <= s.high-SessionWindow {
+		return serial, answer{}, CodeSessionTooOld
+	}
+	m.sum -= s.hash(serial)
+	s.lastUsed = m.now
+	s.high = max(s.high, e.seq)
+	m.sessions.Set(serial, s)
+	m.sum += s.hash(serial)
+	if a, found := m.answers.Get(answerKey(serial, e.seq)); found && a.seq == e.seq {
+		return serial, a, CodeDuplicate
+	}
+	return serial, answer{}, CodeOK
+}
+
+// remember keeps the answer to a command for its repeats.
+func (m *Machine) remember(serial uint64, e *enqueueItem, first Pos, results []Result) {
+	a := answer{seq: e.seq, first: first, jobs: uint32(e.jobs)}
+	for i := range results {
+		if results[i].Code == CodeOK {
+			continue
+		}
+		codes := make([]byte, len(results))
+		for k := range results {
+			codes[k] = byte(results[k].Code)
+		}
+		a.refused = string(codes)
+		break
+	}
+	key := answerKey(serial, e.seq)
+	if prev, replaced := m.answers.Set(key, a); replaced {
+		m.sum -= prev.hash(key)
+	}
+	m.sum += a.hash(key)
+}
+
+// repeat gives the answer of the first time. A job that was refused then gets its refusal again.
+func (m *Machine) repeat(a *answer, items [][]byte) {
+	m.answer(CodeDuplicate)
+	for k, item := range items {
+		switch {
+		case k >= int(a.jobs):
+			m.answer(CodeMalformed)
+		case a.refused != "" && Code(a.refused[k]) != CodeOK:
+			m.answer(Code(a.refused[k]))
+		default:
+			p := a.first + Pos(k)
+			m.answerJob(CodeDuplicate, m.stateOf(p, item), p)
+		}
+	}
+}
+
+// stateOf is the state of the job at p, whose item it is; StateUnknown when it ended and is no longer kept.
+func (m *Machine) stateOf(p Pos, item []byte) State {
+	queue, priority, err := SpecQueue(item)
+	if err != nil {
+		return StateUnknown
+	}
+	info, _ := m.Job(p, queue, priority)
+	return info.State
+}
+
+// expireSession forgets a session that was idle for SessionIdleMillis, or looks again when it may be.
+func (m *Machine) expireSession(serial uint64) {
+	s, ok := m.sessions.Get(serial)
+	if !ok {
+		return
+	}
+	m.sum -= s.hash(serial)
+	if idleAt := s.lastUsed + SessionIdleMillis; idleAt > m.now {
+		s.timerAt = idleAt
+		m.sessions.Set(serial, s)
+		m.sum += s.hash(serial)
+		m.arm(idleAt, Pos(serial), timerSession)
+		return
+	}
+	m.sessions.Delete(serial)
+	delete(m.sessionByID, s.id)
+	for slot := range uint64(SessionWindow) {
+		key := answerKey(serial, slot)
+		if a, had := m.answers.Delete(key); had {
+			m.sum -= a.hash(key)
+		}
+	}
+}
