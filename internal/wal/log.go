@@ -1,65 +1,316 @@
 package wal
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
 
-// Log is a node's log. See the package documentation for who may call what.
-type Log struct{ opts Options }
+	"github.com/beaver-raft/beaver/internal/invariant"
+	"github.com/beaver-raft/beaver/internal/vfs"
+)
 
-var errNotReady = errors.New("wal: not written yet")
+// ErrDiskFull: a file could not be made for want of room. Nothing was changed.
+var ErrDiskFull = errors.New("disk full: free some space, or finish jobs so that the log can shrink")
 
-// Open opens or creates the log in opts.Dir and recovers it.
-func Open(opts Options) (*Log, Recovery, error) { return nil, Recovery{}, errNotReady }
+// Log is a node's log. Append, Retain and all reads may be called from any goroutine; Flush from one at a time, and
+// Maintain from one at a time. The two may run at once.
+type Log struct {
+	opts Options
+	fs   vfs.FS
 
-// Close releases the files. It flushes nothing and is safe after a failure.
-func (l *Log) Close() error { return nil }
+	mu     sync.RWMutex
+	failed error // set once: why nothing is written any more
+	closed bool
+	opened bool // Open is over
+	shards map[ShardID]*shardLog
+
+	// The stream of appends is cut in three: what is in files, what Flush is writing, what waits for the next Flush.
+	flushing, pending buffer
+	free              []byte   // the buffer that is neither
+	durable           Position // end of what is in files
+	files             []*tailFile
+	spares            []spareFile
+	reserveHeld       bool
+	stats             Stats
+
+	writer  writer     // the flusher's own
+	keeper  keeper     // Maintain's own
+	handles handlePool // of segments
+	headers sync.Pool  // of frame header buffers, for ReadPart
+
+	diskFree, diskTotal atomic.Uint64
+}
+
+// buffer is a piece of the stream in memory.
+type buffer struct {
+	base  Position // stream position of data[0]
+	data  []byte
+	count int // entries in it
+}
+
+func (b *buffer) end() Position { return b.base + Position(len(b.data)) }
+
+// holds reports whether the byte at the position is in the buffer.
+func (b *buffer) holds(p Position) bool { return p >= b.base && p < b.end() }
+
+// withDefaults fills in defaults and refuses what cannot work.
+func (o Options) withDefaults() (Options, error) {
+	def := func(v *int64, d int64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&o.FileBytes, defaultFileBytes)
+	def(&o.BufferBytes, defaultBufferBytes)
+	def(&o.ReserveBytes, defaultReserveBytes)
+	if o.CompactBelow == 0 {
+		o.CompactBelow = defaultCompactBelow
+	}
+	if o.SpareFilesMax == 0 {
+		o.SpareFilesMax = defaultSpareFiles
+	}
+	switch {
+	case o.FS == nil || o.Dir == "":
+		return o, errors.New("open log: FS and Dir must be set")
+	case o.FileBytes < fileBytesMin || o.FileBytes > fileBytesMax:
+		return o, fmt.Errorf("open log: FileBytes is %d, must be %d to %d", o.FileBytes, fileBytesMin, fileBytesMax)
+	case o.BufferBytes < bufferBytesMin:
+		return o, fmt.Errorf("open log: BufferBytes is %d, must be at least %d", o.BufferBytes, bufferBytesMin)
+	case o.ReserveBytes < 0 || o.SpareFilesMax < 1:
+		return o, errors.New("open log: ReserveBytes must not be negative, SpareFilesMax at least 1")
+	case o.CompactBelow < 1 || o.CompactBelow > 90:
+		return o, fmt.Errorf("open log: CompactBelow is %d percent, must be 1 to 90", o.CompactBelow)
+	}
+	o.FileBytes = (o.FileBytes + 4095) &^ 4095
+	return o, nil
+}
+
+// usable returns why nothing may be appended. REQUIRES: l.mu.
+func (l *Log) usable() error {
+	switch {
+	case l.failed != nil:
+		return fmt.Errorf("%w: %w", ErrClosed, l.failed)
+	case l.closed:
+		return ErrClosed
+	}
+	return nil
+}
+
+// fail closes the log to writes for good and returns the first failure.
+func (l *Log) fail(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failed == nil {
+		l.failed = err
+	}
+	return l.failed
+}
+
+// shardFor returns a shard's index, made when new. REQUIRES: l.mu.
+func (l *Log) shardFor(shard ShardID) *shardLog {
+	s := l.shards[shard]
+	if s == nil {
+		s = newShardLog()
+		l.shards[shard] = s
+	}
+	return s
+}
 
 // Shards returns the shards that have any state, sorted.
-func (l *Log) Shards() []ShardID { return nil }
+func (l *Log) Shards() []ShardID {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.sortedShards()
+}
 
-// State returns a shard's part of the log; the zero ShardState with First 1 when the shard is new.
-func (l *Log) State(shard ShardID) ShardState { return ShardState{First: 1} }
+// sortedShards returns the shards' ids. REQUIRES: l.mu.
+func (l *Log) sortedShards() []ShardID {
+	ids := make([]ShardID, 0, len(l.shards))
+	for id := range l.shards {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
 
-// Append buffers a hard state and entries of one shard.
+// State returns a shard's part of the log as appended, flushed or not; First is 1 and all else zero when the shard is new.
+func (l *Log) State(shard ShardID) ShardState {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	s := l.shards[shard]
+	if s == nil {
+		return ShardState{First: 1}
+	}
+	return ShardState{HardState: s.hard, First: s.first, Last: s.last}
+}
+
+// Append buffers entries and then a hard state (nil: unchanged) of one shard. It returns the position that Flush must
+// reach for them to be durable, and copies Data before it returns.
+//
+// Indexes must be consecutive and begin at most one past the shard's last; what was there at and above the first of them
+// is replaced. Nothing below the shard's first index can be replaced: ErrCompacted. Errors: ErrTooLarge, ErrBacklogged
+// (Flush, then try again), ErrClosed. After an error nothing was appended.
 func (l *Log) Append(shard ShardID, hs *HardState, entries []Entry) (Position, error) {
-	return 0, errNotReady
+	var onStack [32]uint32
+	crcs := onStack[:0]
+	var size int64
+	for i := range entries {
+		e := &entries[i]
+		if len(e.Data) > EntryBytesMax {
+			return 0, fmt.Errorf("%w: entry %d of shard %d has %d bytes, the limit is %d",
+				ErrTooLarge, e.Index, shard, len(e.Data), EntryBytesMax)
+		}
+		if e.Index != entries[0].Index+uint64(i) {
+			return 0, fmt.Errorf("append to shard %d: index %d follows %d", shard, e.Index, entries[i-1].Index)
+		}
+		crcs = append(crcs, checksum(e.Data)) // outside the lock
+		size += frameBytes(len(e.Data))
+	}
+	if hs != nil {
+		size += frameBytes(shardStateBytes)
+	}
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.usable(); err != nil {
+		return 0, err
+	}
+	if buffered := int64(len(l.pending.data) + len(l.flushing.data)); buffered > 0 && buffered+size > l.opts.BufferBytes {
+		return 0, ErrBacklogged
+	}
+	if err := l.admits(shard, entries); err != nil {
+		return 0, err
+	}
+	l.append(shard, hs, entries, crcs)
+	return l.pending.end(), nil
 }
 
-// Flush makes everything appended before the call durable.
-func (l *Log) Flush() (Position, error) { return 0, errNotReady }
-
-// Read returns one entry, its checksum verified.
-func (l *Log) Read(shard ShardID, index uint64) (Entry, error) { return Entry{}, errNotReady }
-
-// ReadRange returns entries [lo, hi) of the contiguous tail.
-func (l *Log) ReadRange(shard ShardID, lo, hi uint64, maxBytes int) ([]Entry, error) {
-	return nil, errNotReady
+// admits checks the place of entries in a shard's tail. REQUIRES: l.mu.
+func (l *Log) admits(shard ShardID, entries []Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	first, last := uint64(1), uint64(0)
+	if s := l.shards[shard]; s != nil {
+		first, last = s.first, s.last
+	}
+	switch index := entries[0].Index; {
+	case index < first:
+		return fmt.Errorf("append to shard %d at %d, below its first index %d: %w", shard, index, first, ErrCompacted)
+	case index > last+1:
+		return fmt.Errorf("append to shard %d at %d would leave a gap behind %d", shard, index, last)
+	}
+	return nil
 }
 
-// ReadPart reads part of an entry's data.
-func (l *Log) ReadPart(shard ShardID, index uint64, buf []byte, off int64) (int, error) {
-	return 0, errNotReady
+// append puts checked entries and a hard state into the pending buffer. REQUIRES: l.mu.
+func (l *Log) append(shard ShardID, hs *HardState, entries []Entry, crcs []uint32) {
+	s := l.shardFor(shard)
+	if len(entries) > 0 && entries[0].Index <= s.last {
+		s.truncate(entries[0].Index - 1)
+	}
+	for i := range entries {
+		e := &entries[i]
+		h := frameHeader{
+			kind: kindEntry, entryType: e.Type, shard: shard,
+			index: e.Index, term: e.Term, dataCRC: crcs[i],
+		}
+		s.push(tailEntry{pos: l.pending.end(), term: e.Term, size: packSize(len(e.Data), e.Type), crc: crcs[i]})
+		l.pending.data = appendFrame(l.pending.data, &h, e.Data)
+	}
+	l.pending.count += len(entries)
+	if hs != nil {
+		s.hard = *hs
+		l.appendShardState(shard, s)
+	}
 }
 
-// Term returns the term of an entry.
-func (l *Log) Term(shard ShardID, index uint64) (uint64, error) { return 0, errNotReady }
+// appendShardState appends a shard's state as it is now. REQUIRES: l.mu.
+func (l *Log) appendShardState(shard ShardID, s *shardLog) {
+	l.pending.data = appendState(l.pending.data, shard, &s.shardState)
+}
 
-// InstallSnapshot discards the tail: the next entry is index+1.
-func (l *Log) InstallSnapshot(shard ShardID, index, term uint64) error { return errNotReady }
+// InstallSnapshot makes a durable snapshot of a shard, received from a peer, the base of its tail: entries above index
+// are void, the next entry is index+1. Entries at and below index stay readable until Retain says that they are dead.
+// Durable with the next Flush. ErrCompacted when the tail already begins behind index+1.
+func (l *Log) InstallSnapshot(shard ShardID, index, term uint64) error {
+	if index == 0 || index == ^uint64(0) {
+		return fmt.Errorf("install a snapshot of shard %d at index %d: no such index", shard, index)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	s := l.shardFor(shard)
+	if index+1 < s.first {
+		return fmt.Errorf("install a snapshot of shard %d at index %d, before %d: %w", shard, index, s.first, ErrCompacted)
+	}
+	s.become(shardState{hard: s.hard, first: index + 1, prevTerm: term, known: true, last: index})
+	l.appendShardState(shard, s)
+	return nil
+}
 
-// Retain tells what a shard still needs.
-func (l *Log) Retain(shard ShardID, r Retention) {}
+// Retain tells what a shard still needs; call it after each durable snapshot, and once after Open with the snapshot that
+// was loaded: a log that does not know the live set drops nothing. First moves to KeepFrom at once; files can be
+// recycled when a later Flush has made that durable too. A Retention older than one already given changes nothing.
+func (l *Log) Retain(shard ShardID, r Retention) {
+	invariant.Check(r.KeepFrom <= r.Snapshot+1, "retain from %d, but the snapshot is at %d", r.KeepFrom, r.Snapshot)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.shardFor(shard)
+	if r.Live != nil && (s.live == nil || r.Snapshot >= s.snapshot) {
+		s.live, s.snapshot = r.Live, r.Snapshot
+	}
+	keepFrom := min(r.KeepFrom, s.last+1)
+	if keepFrom <= s.first {
+		return
+	}
+	term, known := s.termOf(keepFrom - 1)
+	s.first, s.prevTerm, s.known = keepFrom, term, known
+	if l.usable() == nil {
+		l.appendShardState(shard, s)
+	}
+}
 
-// Sealed returns the tail files that wait for snapshots.
-func (l *Log) Sealed() (files int, bytes int64) { return 0, 0 }
+// Close releases the files and refuses everything from then on; entries not flushed are lost, as after a crash. When
+// nothing has failed it marks the end of what is durable, so that the next Open knows it was closed on purpose.
+// Flush and Maintain must have returned. Closing twice does nothing.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil
+	}
+	l.closed = true
+	var errs []error
+	if l.failed == nil && len(l.files) > 0 {
+		errs = append(errs, l.writeMark(l.files[len(l.files)-1], kindMark))
+	}
+	l.keeper.abandon()
+	for _, f := range l.files {
+		f.mu.Lock()
+		errs = append(errs, f.file.Close())
+		f.mu.Unlock()
+	}
+	for _, s := range l.spares {
+		errs = append(errs, s.file.Close())
+	}
+	errs = append(errs, l.handles.close())
+	return errors.Join(errs...)
+}
 
-// NeedsSnapshot returns the shards whose snapshot would free a sealed file.
-func (l *Log) NeedsSnapshot() []ShardID { return nil }
+func isFull(err error) bool {
+	return err != nil && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT))
+}
 
-// Maintain does one bounded step of background work.
-func (l *Log) Maintain() (more bool, err error) { return false, errNotReady }
-
-// Full reports that the disk is below its reserve.
-func (l *Log) Full() bool { return false }
-
-// Stats counts what the log has done.
-func (l *Log) Stats() Stats { return Stats{} }
+// fullError wraps an error with what was tried, marked as ErrDiskFull when that is what it is.
+func fullError(op string, err error) error {
+	if isFull(err) {
+		return fmt.Errorf("%s: %w: %w", op, ErrDiskFull, err)
+	}
+	return fmt.Errorf("%s: %w", op, err)
+}

@@ -1,0 +1,199 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
+)
+
+// Compaction copies the live entries of neighbouring segments of a shard into one, named by the whole range, and removes
+// the others. Crash points: before the rename there is a temporary, removed at Open. After it the wider file covers the
+// others, which Open removes. A lone segment is replaced by the rename itself. With nothing live, files are just removed.
+type mergeJob struct {
+	shard ShardID
+	group []*segment
+	live  *roaring64.Bitmap
+	w     *segmentWriter
+	at    int // entry of group[from]
+	from  int
+}
+
+// nextMerge returns the next job: a dead segment, then a group that starts with a sparse segment, then many small ones.
+func (l *Log) nextMerge(deadOnly bool) *mergeJob {
+	for _, id := range l.Shards() {
+		l.mu.RLock()
+		s := l.shards[id]
+		l.mu.RUnlock()
+		if s.accounted == nil {
+			continue // what is live is not known
+		}
+		if group := l.pickGroup(s.segments, deadOnly); group != nil {
+			l.keeper.window.reset(nil)
+			return &mergeJob{shard: id, group: group, live: s.accounted}
+		}
+	}
+	return nil
+}
+
+func (l *Log) sparse(g *segment) bool {
+	return !g.damaged && g.liveBytes*100 < g.bytes*int64(l.opts.CompactBelow)
+}
+
+func (l *Log) pickGroup(segments []*segment, deadOnly bool) []*segment {
+	for i, g := range segments {
+		if g.live == 0 {
+			return segments[i : i+1]
+		}
+	}
+	if deadOnly {
+		return nil
+	}
+	for i, g := range segments {
+		if l.sparse(g) {
+			return segments[i:l.extent(segments, i, true)]
+		}
+	}
+	for i := 0; i < len(segments); {
+		j := l.extent(segments, i, false)
+		if j-i >= segmentMergeFanIn {
+			return segments[i:j]
+		}
+		i = max(j, i+1)
+	}
+	return nil
+}
+
+// extent returns the end of the group from i: neighbours that are sparse or small, up to the target size. The first is
+// taken in any case when it is sparse.
+func (l *Log) extent(segments []*segment, i int, first bool) int {
+	bytes, entries := int64(0), 0
+	for j := i; j < len(segments); j++ {
+		g := segments[j]
+		fits := !g.damaged && (l.sparse(g) || g.bytes < segmentSmallBytes) &&
+			bytes+g.liveBytes <= segmentTargetBytes && entries+g.live <= segmentEntriesMax &&
+			g.first+uint64(g.entries[len(g.entries)-1].delta)-segments[i].first < 1<<32
+		if !fits && !(first && j == i) {
+			return j
+		}
+		bytes += g.liveBytes
+		entries += g.live
+	}
+	return len(segments)
+}
+
+func (l *Log) stepMerge() error {
+	job := l.keeper.merge
+	for budget := int64(maintainStepBytes); budget > 0; {
+		if job.from == len(job.group) {
+			return l.finishMerge(job)
+		}
+		g := job.group[job.from]
+		if g.live == 0 || job.at == len(g.entries) {
+			job.from, job.at = job.from+1, 0
+			continue
+		}
+		n, err := l.copySegment(job, g, budget)
+		if err != nil {
+			var damage *CorruptError
+			if errors.As(err, &damage) {
+				g.damaged = true
+			}
+			return err
+		}
+		budget -= n
+	}
+	return nil
+}
+
+// copySegment copies live entries of one segment until its end, or about so many bytes.
+func (l *Log) copySegment(job *mergeJob, g *segment, budget int64) (copied int64, err error) {
+	if job.w == nil {
+		job.w, err = l.newSegmentWriter(job.shard, job.group[0].firstSeq, job.group[len(job.group)-1].lastSeq)
+		if err != nil {
+			return 0, err
+		}
+	}
+	if err = l.handles.hold(l.fs, g); err != nil {
+		return 0, fmt.Errorf("%w: %w", errRead, err)
+	}
+	defer g.mu.RUnlock()
+	l.keeper.window.reset(g.file)
+	for ; job.at < len(g.entries) && copied < budget; job.at++ {
+		x, index := g.entries[job.at], g.index(job.at)
+		if !job.live.Contains(index) {
+			continue
+		}
+		p := place{segment: g, offset: x.offset(), fileID: g.fileID(), size: x.size, dataCRC: x.crc}
+		e, err := l.keeper.window.entry(&p, job.shard, index)
+		if err != nil {
+			return copied, err
+		}
+		if err = job.w.add(&e, x.crc); err != nil {
+			return copied, err
+		}
+		copied += x.size.frame()
+	}
+	return copied, nil
+}
+
+func (l *Log) finishMerge(job *mergeJob) error {
+	dir := l.liveDir(job.shard)
+	var merged []*segment
+	var err error
+	if job.w != nil {
+		if err = job.w.seal(); err != nil {
+			return err
+		}
+		merged = []*segment{job.w.g}
+	}
+
+	// Rename and index change together: a reader must not open the new file by the old segment's place in it.
+	l.mu.Lock()
+	if job.w != nil {
+		if err = job.w.publish(); err != nil {
+			l.mu.Unlock()
+			return err
+		}
+	}
+	s := l.shards[job.shard]
+	kept := make([]*segment, 0, len(s.segments))
+	for _, g := range s.segments {
+		switch {
+		case g == job.group[0]:
+			kept = append(kept, merged...)
+		case g.firstSeq > job.group[0].firstSeq && g.lastSeq <= job.group[len(job.group)-1].lastSeq:
+		default:
+			kept = append(kept, g)
+		}
+	}
+	s.segments = kept
+	l.stats.Compactions++
+	for _, g := range merged {
+		l.stats.CompactedBytes += uint64(g.bytes)
+	}
+	l.mu.Unlock()
+	l.keeper.merge = nil
+
+	for _, g := range job.group {
+		l.handles.drop(g)
+	}
+	if job.w != nil {
+		if err = l.fs.SyncDir(dir); err != nil {
+			return err
+		}
+	}
+	removed := false
+	for _, g := range job.group {
+		if job.w == nil || g.name != job.w.g.name {
+			if err = l.fs.Remove(g.name); err != nil {
+				return fmt.Errorf("remove segment: %w", err)
+			}
+			removed = true
+		}
+	}
+	if removed {
+		return l.fs.SyncDir(dir)
+	}
+	return nil
+}

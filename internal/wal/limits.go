@@ -1,0 +1,33 @@
+package wal
+
+const (
+	// EntryBytesMax is the largest Data of one entry.
+	EntryBytesMax = 8 << 20
+
+	defaultFileBytes    = 64 << 20
+	fileBytesMin        = 4 << 10 // small files are for tests and for tiny disks
+	fileBytesMax        = 1 << 30
+	defaultBufferBytes  = 64 << 20
+	bufferBytesMin      = 64 << 10
+	defaultReserveBytes = 256 << 20
+	reserveFileBytesMax = 64 << 20
+	defaultCompactBelow = 50
+	defaultSpareFiles   = 2
+
+	// firstFileBytesMax bounds the file that Open creates when no spare is left, so that a start does not wait for a
+	// whole file of zeros. Maintain prepares the full-size spare soon after.
+	firstFileBytesMax = 4 << 20
+
+	// bufferKeepBytes is the largest write buffer kept for reuse between flushes.
+	bufferKeepBytes = 16 << 20
+
+	scanBytes          = 1 << 20   // one read of the recovery scan, unless one frame is larger
+	copyReadBytes      = 256 << 10 // one read when live entries are copied, unless one frame is larger
+	copyWriteBytes     = 256 << 10 // one write to a segment
+	maintainStepBytes  = 4 << 20   // most bytes one Maintain step copies or zeroes (one frame may exceed it)
+	segmentTargetBytes = 64 << 20  // compaction merges neighbours up to about this size
+	segmentSmallBytes  = segmentTargetBytes / 8
+	segmentMergeFanIn  = 8 // this many small neighbours are merged even when all is live
+	segmentHandlesMax  = 256
+	segmentEntriesMax  = 4 << 20 // entries of one segment: its index block stays below 128 MiB
+)

@@ -1,0 +1,252 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"path"
+
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
+
+	"github.com/beaver-raft/beaver/internal/vfs"
+)
+
+// keeper is Maintain's own state: at most one job of each kind is under way.
+type keeper struct {
+	retire *retireJob
+	merge  *mergeJob
+	zero   *zeroJob
+	window window
+	spare  uint64 // number of the last spare file
+
+	starved bool // the disk was full at the last try: merge, which frees room, before preparing files
+}
+
+// abandon gives up jobs under way; they begin again from the start.
+func (k *keeper) abandon() {
+	if k.retire != nil && k.retire.w != nil {
+		k.retire.w.abandon()
+	}
+	if k.merge != nil && k.merge.w != nil {
+		k.merge.w.abandon()
+	}
+	if k.zero != nil {
+		_ = k.zero.file.Close() // a temporary: nothing is lost
+	}
+	k.retire, k.merge, k.zero = nil, nil, nil
+}
+
+// Maintain does one bounded step of background work and says whether there is more to do at once: it follows new live
+// sets, moves live entries of retired tail files to segments and recycles the files, prepares a spare and the reserve,
+// merges segments. It must be called by one goroutine at a time, and now and then also when the log is idle.
+//
+// ErrDiskFull means that nothing was changed and it is worth trying again when there is room; *CorruptError, that an
+// entry to be copied is damaged: nothing was dropped. Any other error is final, as for Flush.
+func (l *Log) Maintain() (more bool, err error) {
+	l.mu.RLock()
+	err = l.usable()
+	l.mu.RUnlock()
+	if err != nil {
+		return false, err
+	}
+	l.measureDisk()
+	more, err = l.step()
+	if err == nil {
+		return more, nil
+	}
+	l.keeper.abandon()
+	var damage *CorruptError
+	switch {
+	case errors.As(err, &damage), errors.Is(err, errRead):
+		return false, err
+	case isFull(err):
+		l.keeper.starved = true
+		l.dropReserve()
+		l.measureDisk()
+		return false, fullError("maintain log", err)
+	}
+	return false, l.fail(fmt.Errorf("maintain log: %w", err))
+}
+
+// step does the first thing that is to be done. The order is fixed: the same calls do the same work.
+func (l *Log) step() (more bool, err error) {
+	k := &l.keeper
+	switch {
+	case k.zero != nil:
+		return true, l.stepZero()
+	case k.retire != nil:
+		return true, l.stepRetire()
+	case k.merge != nil:
+		return true, l.stepMerge()
+	case l.account():
+		return true, nil
+	}
+	if k.merge = l.nextMerge(true); k.merge != nil {
+		return true, nil
+	}
+	if k.retire = l.nextRetire(); k.retire != nil {
+		return true, nil
+	}
+	if k.starved {
+		k.starved = false
+		if k.merge = l.nextMerge(false); k.merge != nil {
+			return true, nil
+		}
+	}
+	if k.zero, err = l.nextZero(); k.zero != nil || err != nil {
+		return err == nil, err
+	}
+	if k.merge = l.nextMerge(false); k.merge != nil {
+		return true, nil
+	}
+	return false, nil
+}
+
+// account brings the segments' live bytes of one shard up to its newest live set, by the deaths since the last one.
+// Jobs under way rely on the accounted set, so it runs only between them.
+func (l *Log) account() bool {
+	for _, id := range l.Shards() {
+		l.mu.RLock()
+		s := l.shards[id]
+		live := s.live
+		l.mu.RUnlock()
+		if live == s.accounted {
+			continue
+		}
+		if s.accounted == nil {
+			l.recount(s, live)
+		} else {
+			l.countDead(s, roaring64.AndNot(s.accounted, live))
+		}
+		s.accounted = live
+		return true
+	}
+	return false
+}
+
+// recount counts the live entries of all segments.
+func (l *Log) recount(s *shardLog, live *roaring64.Bitmap) {
+	for _, g := range s.segments {
+		count, bytes := 0, int64(0)
+		it := live.Iterator()
+		it.AdvanceIfNeeded(g.first)
+		for i := range g.entries {
+			index := g.index(i)
+			it.AdvanceIfNeeded(index)
+			if !it.HasNext() {
+				break
+			}
+			if it.PeekNext() == index {
+				count++
+				bytes += g.entries[i].size.frame()
+			}
+		}
+		l.mu.Lock()
+		g.live, g.liveBytes = count, bytes
+		l.mu.Unlock()
+	}
+}
+
+// countDead subtracts the dead from the segments that hold them.
+func (l *Log) countDead(s *shardLog, dead *roaring64.Bitmap) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for it := dead.Iterator(); it.HasNext(); {
+		if g, i, ok := s.segmentOf(it.Next()); ok {
+			g.live--
+			g.liveBytes -= g.entries[i].size.frame()
+		}
+	}
+}
+
+// zeroJob prepares a file of zeros, a piece each step: a spare tail file, or the reserve.
+type zeroJob struct {
+	file       vfs.File
+	temp, name string
+	size, done int64
+	reserve    bool
+}
+
+func (l *Log) reserveName() string { return path.Join(l.opts.Dir, "reserve") }
+
+func (l *Log) reserveFileBytes() int64 { return min(reserveFileBytesMax, l.opts.FileBytes) }
+
+// nextZero begins to prepare a spare when there is none, or the reserve when there is room for it again.
+func (l *Log) nextZero() (*zeroJob, error) {
+	l.mu.RLock()
+	spares, reserve := len(l.spares), l.reserveHeld
+	l.mu.RUnlock()
+	job := &zeroJob{}
+	switch {
+	case spares == 0:
+		l.keeper.spare++
+		job.size, job.temp, job.name = l.opts.FileBytes, path.Join(l.tailDir(), "spare"+tempSuffix), l.spareName(l.keeper.spare)
+	case !reserve && l.diskFree.Load() > l.reserveLimit()+2*uint64(l.reserveFileBytes()):
+		job.size, job.temp, job.name = l.reserveFileBytes(), l.reserveName()+tempSuffix, l.reserveName()
+		job.reserve = true
+	default:
+		return nil, nil
+	}
+	f, err := createReplacing(l.fs, job.temp)
+	if err != nil {
+		return nil, fmt.Errorf("prepare a file: %w", err)
+	}
+	job.file = f
+	return job, nil
+}
+
+func (l *Log) stepZero() error {
+	job := l.keeper.zero
+	if job.done < job.size {
+		next := min(job.size, job.done+maintainStepBytes)
+		if err := job.file.Preallocate(next); err != nil {
+			_ = l.fs.Remove(job.temp) // make room at once; Open removes it too
+			return fmt.Errorf("prepare %s: %w", job.name, err)
+		}
+		job.done = next
+		return nil
+	}
+	if err := job.file.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", job.name, err)
+	}
+	if err := l.fs.Rename(job.temp, job.name); err != nil {
+		return fmt.Errorf("name %s: %w", job.name, err)
+	}
+	if err := l.fs.SyncDir(path.Dir(job.name)); err != nil {
+		return err
+	}
+	l.keeper.zero = nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if job.reserve {
+		l.reserveHeld = true
+		return job.file.Close()
+	}
+	l.spares = append(l.spares, spareFile{name: job.name, size: job.size, file: job.file})
+	return nil
+}
+
+// dropReserve gives the reserve's room back to the disk, so that acknowledgements and snapshots still fit.
+func (l *Log) dropReserve() bool {
+	l.mu.Lock()
+	held := l.reserveHeld
+	l.reserveHeld = false
+	l.mu.Unlock()
+	return held && l.fs.Remove(l.reserveName()) == nil
+}
+
+// measureDisk looks at the free space. A failure leaves the last measure.
+func (l *Log) measureDisk() {
+	if u, err := l.fs.Usage(l.opts.Dir); err == nil {
+		l.diskFree.Store(u.Free)
+		l.diskTotal.Store(u.Total)
+	}
+}
+
+// reserveLimit is the free space below which the disk counts as full: ReserveBytes, but at most a twentieth of the disk.
+func (l *Log) reserveLimit() uint64 {
+	return min(uint64(l.opts.ReserveBytes), l.diskTotal.Load()/20)
+}
+
+// Full reports that free disk, as Maintain and new files last saw it, is below the reserve: new jobs should be refused,
+// acknowledgements and snapshots may go on.
+func (l *Log) Full() bool { return l.diskFree.Load() < l.reserveLimit() }

@@ -1,0 +1,424 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// Open opens the log in opts.Dir, making it when there is none, and recovers it; the caller has locked the directory.
+//
+// Order: tail files are read whole and verified, in the order of their ids; then segments' index blocks. What was read
+// from the unsealed file but cannot be proven durable is written again to a new file and synced before Open returns,
+// since bytes read back after a crash may be only in the page cache. Errors: *CorruptError, *VersionError, ErrDiskFull,
+// and those of the disk. After an error nothing was removed but temporary files.
+func Open(opts Options) (*Log, Recovery, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, Recovery{}, err
+	}
+	l := &Log{opts: opts, fs: opts.FS, shards: make(map[ShardID]*shardLog)}
+	l.writer.states = make(map[ShardID]shardState)
+	l.headers.New = func() any { return new([frameHeaderBytes]byte) }
+	r := recovery{log: l}
+	if err := r.run(); err != nil {
+		for _, f := range l.files {
+			_ = f.file.Close()
+		}
+		for _, s := range l.spares {
+			_ = s.file.Close()
+		}
+		return nil, r.found, fmt.Errorf("open log: %w", err)
+	}
+	return l, r.found, nil
+}
+
+// recovery is one Open under way.
+type recovery struct {
+	log     *Log
+	found   Recovery
+	headers []tailHeader // of log.files
+	spares  []string
+}
+
+func (r *recovery) run() error {
+	l := r.log
+	for _, dir := range []string{l.opts.Dir, l.tailDir(), l.liveRoot()} {
+		if err := l.fs.MkdirAll(dir); err != nil {
+			return fmt.Errorf("make %s: %w", dir, err)
+		}
+	}
+	if _, err := l.fs.Stat(l.reserveName()); err == nil {
+		l.reserveHeld = true
+	}
+	if err := r.removeTemporary(l.opts.Dir); err != nil {
+		return err
+	}
+	l.measureDisk()
+	if err := r.openFiles(); err != nil {
+		return err
+	}
+	end, err := r.replay()
+	if err != nil {
+		return err
+	}
+	if err = r.checkShards(); err != nil {
+		return err
+	}
+	if err = r.openSegments(); err != nil {
+		return err
+	}
+	if err = r.openSpares(); err != nil {
+		return err
+	}
+	if err = r.begin(end); err != nil {
+		return err
+	}
+	for _, s := range l.shards {
+		s.durableFirst = s.first
+		r.found.EntriesReplayed += len(s.tail().entries)
+	}
+	r.found.TailFiles = len(l.files)
+	l.opened = true
+	return nil
+}
+
+// removeTemporary removes files that a crash left half made.
+func (r *recovery) removeTemporary(dir string) error {
+	names, err := r.log.fs.List(dir)
+	if err != nil {
+		return fmt.Errorf("list %s: %w", dir, err)
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, tempSuffix) {
+			if err = r.log.fs.Remove(path.Join(dir, name)); err != nil {
+				return fmt.Errorf("remove temporary file: %w", err)
+			}
+			r.found.RemovedTemporaryFiles++
+		}
+	}
+	return nil
+}
+
+// openFiles finds the tail files and checks their headers and their chain.
+func (r *recovery) openFiles() error {
+	l := r.log
+	if err := r.removeTemporary(l.tailDir()); err != nil {
+		return err
+	}
+	names, err := l.fs.List(l.tailDir())
+	if err != nil {
+		return fmt.Errorf("list %s: %w", l.tailDir(), err)
+	}
+	var ids []uint64
+	for _, name := range names {
+		if id, ok := parseTailName(name); ok {
+			ids = append(ids, id)
+		} else if strings.HasPrefix(name, sparePrefix) {
+			r.spares = append(r.spares, name)
+		}
+	}
+	sort.Slice(ids, func(i, j int) bool { return ids[i] < ids[j] })
+	for i, id := range ids {
+		if i > 0 && id != ids[i-1]+1 {
+			return &CorruptError{File: l.tailName(ids[i-1] + 1), Reason: "the file is missing, though later ones exist"}
+		}
+		if err := r.openFile(id); err != nil {
+			return err
+		}
+	}
+	if len(ids) == 0 && len(r.spares) > 0 {
+		return &CorruptError{File: l.tailDir(), Reason: "all log files are missing, though spare ones exist"}
+	}
+	return nil
+}
+
+func (r *recovery) openFile(id uint64) error {
+	l := r.log
+	f := &tailFile{id: id, name: l.tailName(id), dataStart: fileHeaderBytes, highest: make(map[ShardID]uint64)}
+	file, err := l.fs.OpenReadWrite(f.name)
+	if err != nil {
+		return fmt.Errorf("open log file: %w", err)
+	}
+	f.file = file
+	l.files = append(l.files, f)
+	if f.size, err = file.Size(); err != nil {
+		return fmt.Errorf("open log file %s: %w", f.name, err)
+	}
+	b := make([]byte, fileHeaderBytes)
+	err = readFull(file, b, 0)
+	var h tailHeader
+	if err == nil {
+		h, err = decodeTailHeader(b, f.name)
+	}
+	if err == nil && h.id != id {
+		err = errFileName
+	}
+	if err == nil && h.begun > f.size {
+		err = errFileHeader
+	}
+	if isDamage(err) {
+		return &CorruptError{File: f.name, Reason: err.Error()}
+	}
+	if err != nil {
+		return fmt.Errorf("open log file %s: %w", f.name, err)
+	}
+	r.headers = append(r.headers, h)
+	return nil
+}
+
+// replay reads all tail files into the index. It returns the end of the last one.
+func (r *recovery) replay() (tailEnd, error) {
+	l := r.log
+	pos := Position(0)
+	for i, f := range l.files {
+		f.firstPos = pos
+		if i == len(l.files)-1 {
+			end, err := findEnd(f.file, f.name, f.id, r.headers[i].begun, f.size)
+			r.found.BytesRead += end.read
+			if err != nil {
+				return end, err
+			}
+			if end.sealed {
+				return end, &CorruptError{File: l.tailName(f.id + 1), Reason: "the file is missing, though the one before was sealed"}
+			}
+			f.used = end.proven
+			l.durable = f.endPos()
+			return end, r.replayFile(f, end.end, end.proven, i == 0)
+		}
+		f.used = r.headers[i+1].prevUsed
+		if f.used > f.size {
+			return tailEnd{}, &CorruptError{File: f.name, Offset: f.size, Reason: "the file is too short"}
+		}
+		if err := r.replayFile(f, f.used, f.used, i == 0); err != nil {
+			return tailEnd{}, err
+		}
+		pos = f.endPos()
+	}
+	return tailEnd{}, nil
+}
+
+// replayFile reads a file up to end into the index; the writer's states follow up to proven.
+func (r *recovery) replayFile(f *tailFile, end, proven int64, oldest bool) error {
+	l := r.log
+	scan := tailScan{file: f.file, id: f.id, offset: fileHeaderBytes, end: end}
+	for scan.offset < end {
+		at := scan.offset
+		h, data, err := scan.next()
+		if err == nil {
+			err = r.apply(f, &h, data, at, oldest)
+		}
+		if errors.Is(err, errScan) {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+		if err != nil {
+			return &CorruptError{File: f.name, Offset: at, Shard: h.shard, Index: h.index, Reason: err.Error()}
+		}
+		if scan.offset <= proven {
+			l.writer.states[h.shard] = l.shards[h.shard].shardState
+			f.noteHighest(&h)
+		}
+	}
+	if proven == end {
+		r.found.BytesRead += scan.read
+	}
+	return nil
+}
+
+// noteHighest keeps the highest index of each shard in the file.
+func (f *tailFile) noteHighest(h *frameHeader) {
+	if h.kind == kindEntry && h.index > f.highest[h.shard] {
+		f.highest[h.shard] = h.index
+	}
+}
+
+// apply puts one frame into the index.
+func (r *recovery) apply(f *tailFile, h *frameHeader, data []byte, at int64, oldest bool) error {
+	s := r.log.shardFor(h.shard)
+	switch h.kind {
+	case kindEntry:
+		if h.index < s.first || h.index > s.last+1 {
+			return fmt.Errorf("entry %d does not follow %d to %d", h.index, s.first, s.last)
+		}
+		if h.index <= s.last {
+			s.truncate(h.index - 1)
+		}
+		pos := f.firstPos + Position(at-f.dataStart)
+		s.push(tailEntry{pos: pos, term: h.term, size: packSize(len(data), h.entryType), crc: h.dataCRC})
+		return nil
+	case kindState:
+		st, err := decodeState(data)
+		if err != nil {
+			return err
+		}
+		// Only a snapshot makes a tail jump, and then it is empty; or this is where the recycled files ended.
+		if st.last > s.last && st.first <= st.last && !oldest {
+			return fmt.Errorf("entries %d to %d are missing before this frame", s.last+1, st.last)
+		}
+		s.become(st)
+		return nil
+	case kindMark, kindSeal:
+	}
+	return fmt.Errorf("a %s is where frames should go on", h.kind)
+}
+
+// checkShards checks that each shard's tail is whole.
+func (r *recovery) checkShards() error {
+	for _, id := range r.log.Shards() {
+		s := r.log.shards[id]
+		if s.tail().first > s.first {
+			return &CorruptError{
+				File: r.log.tailDir(), Shard: id, Index: s.first,
+				Reason: fmt.Sprintf("entries %d to %d are missing: an older log file was removed", s.first, s.tail().first-1),
+			}
+		}
+	}
+	return nil
+}
+
+// begin makes the log writable: it goes on in a file that was closed on purpose, else begins a new one, with what was
+// read from the last one but cannot be proven durable.
+func (r *recovery) begin(end tailEnd) error {
+	l := r.log
+	if end.clean {
+		l.writer.synced = end.end
+		l.pending.base, l.flushing.base = l.durable, l.durable
+		return nil
+	}
+	l.flushing.base = l.durable
+	if len(l.files) > 0 {
+		f := l.files[len(l.files)-1]
+		if end.torn > 0 {
+			r.found.TornBytes, r.found.TornFile, r.found.TornOffset = end.torn, f.name, end.end
+		}
+		again := make([]byte, end.end-end.proven)
+		if err := readFull(f.file, again, end.proven); err != nil {
+			return fmt.Errorf("read %s: %w", f.name, err)
+		}
+		r.found.RewrittenBytes = int64(len(again))
+		l.flushing.data = again
+	}
+	if _, err := l.beginFile(l.flushing.data); err != nil {
+		return err
+	}
+	l.durable = l.flushing.end()
+	l.flushing = buffer{base: l.durable}
+	l.pending.base = l.durable
+	return nil
+}
+
+// openSpares keeps spare files that fit and removes the others.
+func (r *recovery) openSpares() error {
+	l := r.log
+	for _, base := range r.spares {
+		name := path.Join(l.tailDir(), base)
+		if n, err := strconv.ParseUint(base[len(sparePrefix):], 10, 64); err == nil {
+			l.keeper.spare = max(l.keeper.spare, n)
+		}
+		info, err := l.fs.Stat(name)
+		if err != nil {
+			return fmt.Errorf("look at spare file: %w", err)
+		}
+		if info.Size != l.opts.FileBytes || len(l.spares) >= l.opts.SpareFilesMax {
+			if err := l.fs.Remove(name); err != nil {
+				return fmt.Errorf("remove spare file: %w", err)
+			}
+			continue
+		}
+		f, err := l.fs.OpenReadWrite(name)
+		if err != nil {
+			return fmt.Errorf("open spare file: %w", err)
+		}
+		l.spares = append(l.spares, spareFile{name: name, size: info.Size, file: f})
+	}
+	return nil
+}
+
+// openSegments reads the index blocks of all shards' segments.
+func (r *recovery) openSegments() error {
+	l := r.log
+	dirs, err := l.fs.List(l.liveRoot())
+	if err != nil {
+		return fmt.Errorf("list %s: %w", l.liveRoot(), err)
+	}
+	for _, dir := range dirs {
+		id, err := strconv.ParseUint(dir, 10, 16)
+		if err != nil || l.liveDir(ShardID(id)) != path.Join(l.liveRoot(), dir) {
+			continue // not ours
+		}
+		if err = r.openShardSegments(ShardID(id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *recovery) openShardSegments(shard ShardID) error {
+	l := r.log
+	dir := l.liveDir(shard)
+	if err := r.removeTemporary(dir); err != nil {
+		return err
+	}
+	names, err := l.fs.List(dir)
+	if err != nil {
+		return fmt.Errorf("list %s: %w", dir, err)
+	}
+	var segments []*segment
+	for _, name := range names {
+		from, to, ok := parseSegmentName(name)
+		if !ok {
+			continue
+		}
+		if len(l.files) == 0 {
+			return &CorruptError{File: l.tailDir(), Shard: shard, Reason: "all log files are missing, though segments exist"}
+		}
+		if to >= l.files[0].id {
+			// Its tail file was not retired, and has been replayed whole.
+			if err = l.fs.Remove(path.Join(dir, name)); err != nil {
+				return fmt.Errorf("remove unfinished segment: %w", err)
+			}
+			r.found.RemovedTemporaryFiles++
+			continue
+		}
+		g, err := openSegment(l.fs, path.Join(dir, name), shard, from, to)
+		if err != nil {
+			return err
+		}
+		segments = append(segments, g)
+	}
+	return r.adopt(shard, segments)
+}
+
+// adopt orders a shard's segments and removes those that a wider one covers.
+func (r *recovery) adopt(shard ShardID, segments []*segment) error {
+	l := r.log
+	sort.Slice(segments, func(i, j int) bool {
+		a, b := segments[i], segments[j]
+		return a.firstSeq < b.firstSeq || a.firstSeq == b.firstSeq && a.lastSeq > b.lastSeq
+	})
+	var kept []*segment
+	for _, g := range segments {
+		if len(kept) > 0 {
+			last := kept[len(kept)-1]
+			if g.lastSeq <= last.lastSeq {
+				if err := l.fs.Remove(g.name); err != nil {
+					return fmt.Errorf("remove merged segment: %w", err)
+				}
+				r.found.RemovedTemporaryFiles++
+				continue
+			}
+			if g.firstSeq <= last.lastSeq || g.first <= last.index(len(last.entries)-1) {
+				return &CorruptError{File: g.name, Shard: shard, Index: g.first, Reason: "the segment overlaps " + last.name}
+			}
+		}
+		kept = append(kept, g)
+	}
+	if len(kept) > 0 {
+		l.shardFor(shard).segments = kept
+		r.found.Segments += len(kept)
+	}
+	return nil
+}

@@ -1,0 +1,190 @@
+package wal
+
+import (
+	"fmt"
+
+	"github.com/beaver-raft/beaver/internal/invariant"
+)
+
+// Retiring a tail file. Only the oldest sealed file is considered, when for every shard with entries in it the highest
+// index there is below the shard's durable first index. Then
+//
+//  1. for each such shard with live entries in the file a segment is written, synced, named, its directory synced;
+//  2. the file is renamed to a spare (or removed), and the directory synced;
+//  3. the index forgets the file and learns the segments.
+//
+// Crash points: before 2 is durable the file is still there and is replayed; segments whose sequence numbers reach it are
+// leftovers, which Open removes once the file has proven whole. After 2 the segments are durable and complete.
+type retireJob struct {
+	file   *tailFile
+	shards []ShardID // not begun yet
+	todo   []copyItem
+	w      *segmentWriter
+	done   []*segment
+	copied uint64
+	total  uint64
+}
+
+// copyItem is one live entry to copy.
+type copyItem struct {
+	index uint64
+	entry tailEntry
+}
+
+// nextRetire returns a job for the oldest sealed file if nothing needs it any more.
+func (l *Log) nextRetire() *retireJob {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if len(l.files) < 2 {
+		return nil
+	}
+	f := l.files[0]
+	job := &retireJob{file: f}
+	for _, id := range l.sortedShards() {
+		highest, ok := f.highest[id]
+		if !ok {
+			continue
+		}
+		s := l.shards[id]
+		if s.live == nil || highest >= s.durableFirst {
+			return nil
+		}
+		job.shards = append(job.shards, id)
+	}
+	l.keeper.window.reset(f.file)
+	return job
+}
+
+// liveIn lists a shard's live entries in a sealed file, and counts all that are there.
+func (l *Log) liveIn(f *tailFile, shard ShardID) (live []copyItem, total int) {
+	l.mu.RLock()
+	s := l.shards[shard]
+	type stretch struct {
+		first   uint64
+		entries []tailEntry
+	}
+	var all []stretch
+	for i := range s.runs {
+		first, entries := s.runs[i].between(f.firstPos, f.endPos())
+		if len(entries) > 0 {
+			all = append(all, stretch{first, append([]tailEntry(nil), entries...)})
+		}
+	}
+	l.mu.RUnlock()
+	for _, st := range all {
+		total += len(st.entries)
+		for i, e := range st.entries {
+			if index := st.first + uint64(i); s.accounted.Contains(index) {
+				live = append(live, copyItem{index, e})
+			}
+		}
+	}
+	return live, total
+}
+
+func (l *Log) stepRetire() error {
+	job := l.keeper.retire
+	for budget := int64(maintainStepBytes); budget > 0; {
+		if len(job.todo) == 0 {
+			if job.w != nil {
+				return l.finishCopy(job)
+			}
+			if len(job.shards) == 0 {
+				return l.finishRetire(job)
+			}
+			if err := l.beginCopy(job); err != nil {
+				return err
+			}
+			continue
+		}
+		item := job.todo[0]
+		p := place{tail: job.file, offset: job.file.offset(item.entry.pos), fileID: job.file.id, size: item.entry.size, dataCRC: item.entry.crc}
+		e, err := l.keeper.window.entry(&p, job.w.g.shard, item.index)
+		if err != nil {
+			return err
+		}
+		if err = job.w.add(&e, item.entry.crc); err != nil {
+			return err
+		}
+		job.todo = job.todo[1:]
+		job.copied++
+		budget -= item.entry.size.frame()
+	}
+	return nil
+}
+
+func (l *Log) beginCopy(job *retireJob) error {
+	shard := job.shards[0]
+	job.shards = job.shards[1:]
+	live, total := l.liveIn(job.file, shard)
+	job.total += uint64(total)
+	if len(live) == 0 {
+		return nil
+	}
+	w, err := l.newSegmentWriter(shard, job.file.id, job.file.id)
+	if err != nil {
+		return err
+	}
+	job.w, job.todo = w, live
+	return nil
+}
+
+func (l *Log) finishCopy(job *retireJob) error {
+	if err := job.w.seal(); err != nil {
+		return err
+	}
+	if err := job.w.publish(); err != nil {
+		return err
+	}
+	if err := l.fs.SyncDir(l.liveDir(job.w.g.shard)); err != nil {
+		return err
+	}
+	job.done = append(job.done, job.w.g)
+	job.w = nil
+	return nil
+}
+
+func (l *Log) finishRetire(job *retireJob) error {
+	f := job.file
+	l.mu.RLock()
+	recycle := f.size == l.opts.FileBytes && len(l.spares) < l.opts.SpareFilesMax
+	l.mu.RUnlock()
+	l.keeper.spare++
+	spare := spareFile{name: l.spareName(l.keeper.spare), size: f.size, file: f.file}
+	var err error
+	if recycle {
+		err = l.fs.Rename(f.name, spare.name)
+	} else {
+		err = l.fs.Remove(f.name)
+	}
+	if err != nil {
+		return fmt.Errorf("retire log file: %w", err)
+	}
+	if err = l.fs.SyncDir(l.tailDir()); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	invariant.Check(l.files[0] == f, "file %d retired out of order", f.id)
+	l.files = append([]*tailFile(nil), l.files[1:]...)
+	for id := range f.highest {
+		l.shards[id].forget(f.endPos())
+	}
+	for _, g := range job.done {
+		s := l.shards[g.shard]
+		s.segments = append(s.segments[:len(s.segments):len(s.segments)], g)
+	}
+	l.stats.SealedEntriesCopied += job.copied
+	l.stats.SealedEntriesDropped += job.total - job.copied
+	l.mu.Unlock()
+	l.keeper.retire = nil
+
+	f.mu.Lock() // until its last reader is done
+	defer f.mu.Unlock()
+	if !recycle {
+		return f.file.Close()
+	}
+	l.mu.Lock()
+	l.spares = append(l.spares, spare)
+	l.mu.Unlock()
+	return nil
+}

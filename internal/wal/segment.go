@@ -1,0 +1,267 @@
+package wal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/beaver-raft/beaver/internal/vfs"
+)
+
+// A live segment holds entries of one shard that were still needed when their tail files were retired. It is immutable,
+// and has its final name only when it is whole and synced:
+//
+//	┌──────────┬─────────┬───────┬─────┬───────────┬──────────┬──────┬────────┐
+//	│"BEAVERSG"│ version │ shard │ 0   │ first seq │ last seq │ 0    │ crc32c │  header, 64 bytes
+//	│ 8 bytes  │ u32     │ u16   │ u16 │ u64       │ u64      │ 28 B │ u32    │
+//	├──────────┴─────────┴───────┴─────┴───────────┴──────────┴──────┴────────┤
+//	│ entry frames, ascending in index; their file id is fileID, syncOffset 0 │
+//	├─────────────────────────────────────────────────────────────────────────┤
+//	│ index u64, term u64, offset u64, size<<8|type u32, data crc u32  × count│  index block
+//	├──────────┬─────────┬───────┬─────┬───────────┬──────────┬───────┬───────┤
+//	│"BEAVERSF"│ version │ shard │ 0   │ first seq │ last seq │ count │       │  footer, 64 bytes
+//	│ 8 bytes  │ u32     │ u16   │ u16 │ u64       │ u64      │ u64   │       │
+//	│          │         │       │     │ index block at i64, its crc32c u32, 0│
+//	│          │         │       │     │ u64, crc32c u32                      │
+//	└──────────┴─────────┴───────┴─────┴──────────────────────────────────────┘
+//
+// A sequence number is the id of the tail file that entries came from; the name says which of them the segment covers:
+// live/<shard>/<first seq>-<last seq>.seg. Ranges of one shard's segments do not overlap, but for the files of a merge
+// that a crash interrupted: then the wider one is whole, and those it covers are removed.
+const (
+	segmentMagic      = "BEAVERSG"
+	footerMagic       = "BEAVERSF"
+	segmentSuffix     = ".seg"
+	segmentIndexBytes = 32 // one entry of the index block
+)
+
+// segEntry locates one entry of a segment: 16 bytes each, since there may be ten million.
+type segEntry struct {
+	delta   uint32 // index - segment.first
+	offset8 uint32 // offset of the frame / 8
+	size    sizeAndType
+	crc     uint32
+}
+
+func (e segEntry) offset() int64 { return int64(e.offset8) * 8 }
+
+// segment is an open live segment. All is immutable but the handle and what is noted.
+type segment struct {
+	shard             ShardID
+	firstSeq, lastSeq uint64
+	name              string
+	first             uint64 // index of entries[0]
+	entries           []segEntry
+	bytes             int64 // of frames
+
+	live      int   // entries in the live set; Maintain's, changed under Log.mu
+	liveBytes int64 // likewise
+	damaged   bool  // Maintain's: an entry did not read back; not compacted any more
+
+	mu     sync.RWMutex // held shared while file is read; exclusively to open or close it
+	file   vfs.File
+	recent atomic.Bool // read since the handle pool last looked
+}
+
+// segmentHeader is what header and footer say.
+type segmentHeader struct {
+	shard             ShardID
+	firstSeq, lastSeq uint64
+	count             uint64 // footer only, as all below
+	indexAt           int64
+	indexCRC          uint32
+}
+
+func (h *segmentHeader) encode(magic string) []byte {
+	b := make([]byte, fileHeaderBytes)
+	copy(b, magic)
+	binary.LittleEndian.PutUint32(b[8:], FormatVersion)
+	binary.LittleEndian.PutUint16(b[12:], uint16(h.shard))
+	binary.LittleEndian.PutUint64(b[16:], h.firstSeq)
+	binary.LittleEndian.PutUint64(b[24:], h.lastSeq)
+	binary.LittleEndian.PutUint64(b[32:], h.count)
+	binary.LittleEndian.PutUint64(b[40:], uint64(h.indexAt))
+	binary.LittleEndian.PutUint32(b[48:], h.indexCRC)
+	binary.LittleEndian.PutUint32(b[60:], checksum(b[:60]))
+	return b
+}
+
+func decodeSegmentHeader(b []byte, magic, name string) (segmentHeader, error) {
+	if err := checkPreamble(b, magic, name); err != nil {
+		return segmentHeader{}, err
+	}
+	return segmentHeader{
+		shard:    ShardID(binary.LittleEndian.Uint16(b[12:])),
+		firstSeq: binary.LittleEndian.Uint64(b[16:]),
+		lastSeq:  binary.LittleEndian.Uint64(b[24:]),
+		count:    binary.LittleEndian.Uint64(b[32:]),
+		indexAt:  int64(binary.LittleEndian.Uint64(b[40:])),
+		indexCRC: binary.LittleEndian.Uint32(b[48:]),
+	}, nil
+}
+
+// segmentFileID is the file id in the frames of a segment.
+func segmentFileID(firstSeq, lastSeq uint64) uint64 { return firstSeq<<32 ^ lastSeq }
+
+func (g *segment) fileID() uint64 { return segmentFileID(g.firstSeq, g.lastSeq) }
+
+func (l *Log) liveRoot() string { return path.Join(l.opts.Dir, "live") }
+
+func (l *Log) liveDir(shard ShardID) string {
+	return path.Join(l.liveRoot(), fmt.Sprintf("%05d", shard))
+}
+
+func segmentBase(firstSeq, lastSeq uint64) string {
+	return fmt.Sprintf("%010d-%010d%s", firstSeq, lastSeq, segmentSuffix)
+}
+
+// parseSegmentName reads the sequence range from a file name.
+func parseSegmentName(name string) (firstSeq, lastSeq uint64, ok bool) {
+	base, ok := strings.CutSuffix(name, segmentSuffix)
+	if !ok {
+		return 0, 0, false
+	}
+	from, to, ok := strings.Cut(base, "-")
+	if !ok {
+		return 0, 0, false
+	}
+	firstSeq, err1 := strconv.ParseUint(from, 10, 64)
+	lastSeq, err2 := strconv.ParseUint(to, 10, 64)
+	ok = err1 == nil && err2 == nil && firstSeq > 0 && firstSeq <= lastSeq && name == segmentBase(firstSeq, lastSeq)
+	return firstSeq, lastSeq, ok
+}
+
+// find returns the place of index in entries.
+func (g *segment) find(index uint64) (int, bool) {
+	if index < g.first || index-g.first > 1<<32-1 {
+		return 0, false
+	}
+	delta := uint32(index - g.first)
+	i := sort.Search(len(g.entries), func(i int) bool { return g.entries[i].delta >= delta })
+	return i, i < len(g.entries) && g.entries[i].delta == delta
+}
+
+func (g *segment) index(i int) uint64 { return g.first + uint64(g.entries[i].delta) }
+
+var errIndexBlock = errors.New("the index block is damaged")
+
+// openSegment reads header, footer and index block, never a payload, and keeps the file closed.
+func openSegment(fsys vfs.FS, name string, shard ShardID, firstSeq, lastSeq uint64) (*segment, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("open segment: %w", err)
+	}
+	defer func() { _ = f.Close() }() // only read
+	size, err := f.Size()
+	if err != nil {
+		return nil, fmt.Errorf("open segment %s: %w", name, err)
+	}
+	g, err := loadSegment(f, size, name, shard, firstSeq, lastSeq)
+	var version *VersionError
+	switch {
+	case err == nil:
+		return g, nil
+	case errors.As(err, &version), !isDamage(err):
+		return nil, fmt.Errorf("open segment %s: %w", name, err)
+	}
+	return nil, &CorruptError{File: name, Offset: damageOffset(err, size), Shard: shard, Reason: err.Error()}
+}
+
+// isDamage tells errors of content from errors of reading it.
+func isDamage(err error) bool {
+	return errors.Is(err, errFileHeader) || errors.Is(err, errFileName) || errors.Is(err, errIndexBlock) ||
+		errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// damageOffset names the part of a segment that is damaged.
+func damageOffset(err error, size int64) int64 {
+	if errors.Is(err, errIndexBlock) {
+		return max(size-fileHeaderBytes, 0)
+	}
+	return 0
+}
+
+// loadSegment decodes a segment of the given size.
+func loadSegment(r io.ReaderAt, size int64, name string, shard ShardID, firstSeq, lastSeq uint64) (*segment, error) {
+	if size < 2*fileHeaderBytes {
+		return nil, fmt.Errorf("%w: it is too short", errFileHeader)
+	}
+	b := make([]byte, 2*fileHeaderBytes)
+	if err := readFull(r, b[:fileHeaderBytes], 0); err != nil {
+		return nil, err
+	}
+	if err := readFull(r, b[fileHeaderBytes:], size-fileHeaderBytes); err != nil {
+		return nil, err
+	}
+	h, err := decodeSegmentHeader(b[:fileHeaderBytes], segmentMagic, name)
+	if err != nil {
+		return nil, err
+	}
+	foot, err := decodeSegmentHeader(b[fileHeaderBytes:], footerMagic, name)
+	if err != nil {
+		return nil, fmt.Errorf("footer: %w", err)
+	}
+	for _, x := range []segmentHeader{h, foot} {
+		if x.shard != shard || x.firstSeq != firstSeq || x.lastSeq != lastSeq {
+			return nil, errFileName
+		}
+	}
+	if foot.indexAt < fileHeaderBytes || foot.indexAt%8 != 0 || foot.count == 0 || foot.count > segmentEntriesMax ||
+		foot.indexAt+int64(foot.count)*segmentIndexBytes+fileHeaderBytes != size {
+		return nil, fmt.Errorf("%w: the footer's numbers do not fit the file", errIndexBlock)
+	}
+	g := &segment{
+		shard: shard, firstSeq: firstSeq, lastSeq: lastSeq, name: name,
+		bytes: foot.indexAt - fileHeaderBytes,
+	}
+	return g, g.loadIndex(r, &foot)
+}
+
+// loadIndex reads the index block in pieces.
+func (g *segment) loadIndex(r io.ReaderAt, foot *segmentHeader) error {
+	g.entries = make([]segEntry, 0, foot.count)
+	piece := make([]byte, min(int64(foot.count)*segmentIndexBytes, scanBytes))
+	crc := uint32(0)
+	end := int64(fileHeaderBytes) // of the frame before
+	left := int64(foot.count) * segmentIndexBytes
+	for at := foot.indexAt; left > 0; {
+		b := piece[:min(left, int64(len(piece)))]
+		if err := readFull(r, b, at); err != nil {
+			return err
+		}
+		crc = updateChecksum(crc, b)
+		at += int64(len(b))
+		left -= int64(len(b))
+		for ; len(b) > 0; b = b[segmentIndexBytes:] {
+			index := binary.LittleEndian.Uint64(b)
+			offset := int64(binary.LittleEndian.Uint64(b[16:]))
+			e := segEntry{
+				size: sizeAndType(binary.LittleEndian.Uint32(b[24:])),
+				crc:  binary.LittleEndian.Uint32(b[28:]),
+			}
+			if len(g.entries) == 0 {
+				g.first = index
+			} else if index <= g.index(len(g.entries)-1) || index-g.first > 1<<32-1 {
+				return fmt.Errorf("%w: its indexes do not ascend", errIndexBlock)
+			}
+			if offset != end || e.size.bytes() > EntryBytesMax {
+				return fmt.Errorf("%w: its frames do not follow each other", errIndexBlock)
+			}
+			end += e.size.frame()
+			e.delta, e.offset8 = uint32(index-g.first), uint32(offset/8)
+			g.entries = append(g.entries, e)
+		}
+	}
+	if crc != foot.indexCRC || end != foot.indexAt {
+		return fmt.Errorf("%w: its checksum does not match", errIndexBlock)
+	}
+	g.live, g.liveBytes = len(g.entries), g.bytes
+	return nil
+}

@@ -1,0 +1,164 @@
+package wal
+
+import (
+	"sort"
+
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
+
+	"github.com/beaver-raft/beaver/internal/invariant"
+)
+
+// tailEntry locates one entry of the contiguous tail. A million small entries may be here: 24 bytes each.
+type tailEntry struct {
+	pos  Position // of its frame's header in the stream of appends
+	term uint64
+	size sizeAndType
+	crc  uint32 // of the data
+}
+
+// sizeAndType packs the data's length (24 bits) and the entry type (8 bits).
+type sizeAndType uint32
+
+func packSize(dataBytes int, entryType uint8) sizeAndType {
+	invariant.Check(dataBytes <= EntryBytesMax, "entry of %d bytes passed the limit", dataBytes)
+	return sizeAndType(dataBytes)<<8 | sizeAndType(entryType)
+}
+
+func (s sizeAndType) bytes() int       { return int(s >> 8) }
+func (s sizeAndType) entryType() uint8 { return uint8(s) }
+func (s sizeAndType) frame() int64     { return frameBytes(s.bytes()) }
+
+// tailRun is a run of consecutive indexes.
+type tailRun struct {
+	first   uint64
+	entries []tailEntry
+}
+
+func (r *tailRun) next() uint64 { return r.first + uint64(len(r.entries)) }
+
+// shardLog is the index of one shard's part of the log. All fields are guarded by Log.mu; those marked M are changed
+// only by Maintain's goroutine, which may therefore read them without the lock.
+type shardLog struct {
+	shardState
+
+	// runs holds what is in tail files and buffers. The last run ends at last; the others were cut off by an installed
+	// snapshot and wait for their files to retire. Entries below first may still be here.
+	runs []tailRun
+
+	segments []*segment // M: ascending in sequence and index
+
+	snapshot     uint64            // newest durable snapshot that Retain told of
+	live         *roaring64.Bitmap // its live set; nil when not yet told
+	accounted    *roaring64.Bitmap // M: the live set that the segments' live bytes reflect
+	durableFirst uint64            // first as durable in the tail: only what is below it may be retired
+}
+
+func newShardLog() *shardLog {
+	return &shardLog{shardState: shardState{first: 1, known: true}, runs: []tailRun{{first: 1}}, durableFirst: 1}
+}
+
+func (s *shardLog) tail() *tailRun { return &s.runs[len(s.runs)-1] }
+
+// find returns the tail's entry at index.
+func (s *shardLog) find(index uint64) (tailEntry, bool) {
+	for i := len(s.runs) - 1; i >= 0; i-- {
+		if r := &s.runs[i]; index >= r.first {
+			if index < r.next() {
+				return r.entries[index-r.first], true
+			}
+			return tailEntry{}, false
+		}
+	}
+	return tailEntry{}, false
+}
+
+// term of an entry, if known.
+func (s *shardLog) termOf(index uint64) (uint64, bool) {
+	if e, ok := s.find(index); ok && index <= s.last {
+		return e.term, true
+	}
+	if index+1 == s.first {
+		return s.prevTerm, s.known
+	}
+	return 0, false
+}
+
+// truncate voids everything above last.
+func (s *shardLog) truncate(last uint64) {
+	for len(s.runs) > 1 && s.tail().first > last+1 {
+		s.runs = s.runs[:len(s.runs)-1]
+	}
+	r := s.tail()
+	if last+1 < r.first {
+		*r = tailRun{first: last + 1}
+	} else if n := last + 1 - r.first; n < uint64(len(r.entries)) {
+		r.entries = r.entries[:n]
+	}
+	s.last = last
+}
+
+// push adds the entry after last.
+func (s *shardLog) push(e tailEntry) {
+	r := s.tail()
+	invariant.Check(r.next() == s.last+1, "tail ends at %d, its run before %d", s.last, r.next())
+	r.entries = append(r.entries, e)
+	s.last++
+}
+
+// jump makes last the last index although the entries up to it are not here.
+func (s *shardLog) jump(last uint64) {
+	invariant.Check(last > s.last, "jump back from %d to %d", s.last, last)
+	if r := s.tail(); len(r.entries) == 0 {
+		r.first = last + 1
+	} else {
+		s.runs = append(s.runs, tailRun{first: last + 1})
+	}
+	s.last = last
+}
+
+// become applies a state frame.
+func (s *shardLog) become(st shardState) {
+	switch {
+	case st.last < s.last:
+		s.truncate(st.last)
+	case st.last > s.last:
+		s.jump(st.last)
+	}
+	s.shardState = st
+}
+
+// between returns the runs' entries whose frames are in [from, to), without copying.
+func (r *tailRun) between(from, to Position) (first uint64, entries []tailEntry) {
+	lo := sort.Search(len(r.entries), func(i int) bool { return r.entries[i].pos >= from })
+	hi := sort.Search(len(r.entries), func(i int) bool { return r.entries[i].pos >= to })
+	return r.first + uint64(lo), r.entries[lo:hi]
+}
+
+// forget drops the entries whose frames are before the position.
+func (s *shardLog) forget(before Position) {
+	kept := s.runs[:0]
+	for i := range s.runs {
+		r := s.runs[i]
+		_, gone := r.between(0, before)
+		r.first += uint64(len(gone))
+		r.entries = r.entries[len(gone):]
+		if cap(r.entries) > 64 && len(gone) > 3*len(r.entries) {
+			r.entries = append([]tailEntry(nil), r.entries...) // let the old array go
+		}
+		if len(r.entries) > 0 || i == len(s.runs)-1 {
+			kept = append(kept, r)
+		}
+	}
+	s.runs = kept
+}
+
+// segmentOf returns the segment that may hold index.
+func (s *shardLog) segmentOf(index uint64) (*segment, int, bool) {
+	i := sort.Search(len(s.segments), func(i int) bool { return s.segments[i].first > index })
+	if i == 0 {
+		return nil, 0, false
+	}
+	g := s.segments[i-1]
+	n, ok := g.find(index)
+	return g, n, ok
+}
