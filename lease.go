@@ -33,6 +33,7 @@ type LeasedJob struct {
 	Metadata    map[string]string
 
 	client            *Client
+	run               *run // nil for a job that was fetched
 	result            []byte
 	resultContentType string
 }
@@ -66,10 +67,14 @@ func (j *LeasedJob) Progress(ctx context.Context, percent int, message string) e
 // Extend moves the deadline of the attempt to now plus d.
 func (j *LeasedJob) Extend(ctx context.Context, d time.Duration) error {
 	deadline, err := j.client.Extend(ctx, j.Lease, d)
-	if err == nil {
-		j.Deadline = deadline
+	if err != nil {
+		return err
 	}
-	return err
+	j.Deadline = deadline
+	if j.run != nil {
+		j.run.extend(deadline)
+	}
+	return nil
 }
 
 // FetchRequest asks for jobs without a Worker, for programs that want to do everything themselves.

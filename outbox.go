@@ -1,0 +1,105 @@
+package beaver
+
+import (
+	"slices"
+
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
+)
+
+// outbox keeps the outcomes that the server has not answered. It is guarded by the worker's mutex.
+//
+// Invariant: an outcome leaves it only when answered; after a broken stream those sent are sent again.
+type outbox struct {
+	waiting  []outcome
+	sent     []sentOutcomes // by sequence
+	sequence uint64         // of the last message that had some
+}
+
+type outcome struct {
+	message *beaverv1.Outcome
+	again   bool // was sent on an earlier stream
+}
+
+type sentOutcomes struct {
+	sequence uint64
+	outcomes []outcome
+}
+
+// count is how many outcomes are not answered.
+func (o *outbox) count() int {
+	n := len(o.waiting)
+	for _, s := range o.sent {
+		n += len(s.outcomes)
+	}
+	return n
+}
+
+// held appends the leases whose outcomes are not answered.
+func (o *outbox) held(dst []*beaverv1.LeaseRef) []*beaverv1.LeaseRef {
+	for _, s := range o.sent {
+		for i := range s.outcomes {
+			dst = append(dst, &beaverv1.LeaseRef{Id: s.outcomes[i].message.GetId(), Token: s.outcomes[i].message.GetToken()})
+		}
+	}
+	for i := range o.waiting {
+		dst = append(dst, &beaverv1.LeaseRef{Id: o.waiting[i].message.GetId(), Token: o.waiting[i].message.GetToken()})
+	}
+	return dst
+}
+
+func (o *outbox) add(m *beaverv1.Outcome) { o.waiting = append(o.waiting, outcome{message: m}) }
+
+// ready says whether there is a message to send and not too many are on their way.
+func (o *outbox) ready() bool { return len(o.waiting) > 0 && len(o.sent) < messagesInFlight }
+
+// fill puts outcomes into m, as many as may go together.
+//
+// REQUIRES: ready.
+func (o *outbox) fill(m *beaverv1.WorkRequest) {
+	n, bytes := 0, 0
+	for n < len(o.waiting) && n < outcomesMax {
+		bytes += outcomeBytes(o.waiting[n].message)
+		if n > 0 && bytes > outcomeBytesMax {
+			break
+		}
+		n++
+	}
+	o.sequence++
+	s := sentOutcomes{o.sequence, slices.Clone(o.waiting[:n])}
+	o.waiting = slices.Delete(o.waiting, 0, n)
+	o.sent = append(o.sent, s)
+	m.OutcomesSequence = s.sequence
+	m.Outcomes = make([]*beaverv1.Outcome, n)
+	for i := range s.outcomes {
+		m.Outcomes[i] = s.outcomes[i].message
+	}
+}
+
+// outcomeBytes is about how long an outcome is on the wire.
+func outcomeBytes(m *beaverv1.Outcome) int {
+	f := m.GetFailure()
+	return 64 + len(m.GetResult()) + len(m.GetContentType()) + len(f.GetType()) + len(f.GetMessage()) + len(f.GetStack())
+}
+
+// again puts what was sent and not answered back in front.
+func (o *outbox) again() {
+	var back []outcome
+	for _, s := range o.sent {
+		for _, out := range s.outcomes {
+			out.again = true
+			back = append(back, out)
+		}
+	}
+	o.waiting = append(back, o.waiting...)
+	o.sent = nil
+}
+
+// answered removes the messages through a sequence and returns their outcomes, in order.
+func (o *outbox) answered(through uint64) []outcome {
+	var all []outcome
+	for len(o.sent) > 0 && o.sent[0].sequence <= through {
+		all = append(all, o.sent[0].outcomes...)
+		o.sent = slices.Delete(o.sent, 0, 1)
+	}
+	return all
+}

@@ -1,0 +1,360 @@
+package beaver
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"runtime"
+	"time"
+
+	"connectrpc.com/connect"
+
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
+)
+
+const (
+	// ttlAssumed is a worker's TTL until the server says its own.
+	ttlAssumed = 5 * time.Second
+	// offsetMin is the least difference of clocks that is believed: the header it is read from has whole seconds.
+	offsetMin = 2 * time.Second
+)
+
+// workStream is the stream to the server. Send and Receive may run at once, and fail when the context that the stream was
+// opened with ends.
+type workStream interface {
+	Send(*beaverv1.WorkRequest) error
+	Receive() (*beaverv1.WorkResponse, error)
+	ResponseHeader() http.Header // valid after Receive
+	CloseRequest() error
+	CloseResponse() error
+}
+
+// run keeps the worker connected until it is closing, or the server does not want it.
+func (w *Worker) run() {
+	defer close(w.done)
+	defer w.cancel(ErrStopped)
+	defer w.cancelJobs(ErrStopped)
+	var wait backoff
+	for {
+		welcomed, err := w.connect()
+		if w.ctx.Err() != nil || w.closing() {
+			return
+		}
+		if w.refused(err) {
+			return
+		}
+		if welcomed {
+			wait.reset()
+		}
+		w.logger.Warn("work stream lost", "error", err)
+		if wait.wait(w.ctx) != nil {
+			return
+		}
+	}
+}
+
+func (w *Worker) closing() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.phase == phaseClosing
+}
+
+// refused takes note of what the stream ended with. It returns true when trying again would not help.
+func (w *Worker) refused(err error) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stats.Disconnected++
+	e := asError(err)
+	if errors.Is(e, ErrWorkerLost) || e.Code == CodeNotFound {
+		w.forgetLocked()
+		return false
+	}
+	switch e.Code {
+	case CodeInvalidArgument, CodeUnauthenticated, CodePermissionDenied, CodeUnimplemented, CodeFailedPrecondition:
+	default:
+		return false
+	}
+	if !connect.IsWireError(err) || w.id != 0 {
+		return false // A worker that was taken once keeps its jobs, and tries on until it is stopped.
+	}
+	w.err = e
+	return true
+}
+
+// forgetLocked takes note that the server knows the worker no more: what it held is lost.
+//
+// REQUIRES: w.mu.
+func (w *Worker) forgetLocked() {
+	w.id = 0
+	for _, r := range w.running {
+		r.lose()
+	}
+}
+
+// connect opens a stream and sends on it until it breaks or the worker is closing. It returns what the stream ended with,
+// and whether the server welcomed the worker.
+func (w *Worker) connect() (welcomed bool, err error) {
+	ctx, cancel := context.WithCancel(w.ctx)
+	defer cancel()
+	stream := w.open(ctx)
+	w.mu.Lock()
+	w.broken, w.welcomed, w.told, w.credits = nil, false, false, 0
+	w.outbox.again()
+	w.mu.Unlock()
+
+	received := make(chan struct{})
+	go func() {
+		defer close(received)
+		w.receive(stream)
+	}()
+	finished := w.send(stream)
+	if finished {
+		_ = stream.CloseRequest() // Goodbye. A stream that just breaks leaves the worker its jobs.
+		select {                  // Let the server end it.
+		case <-received:
+		case <-time.After(closeWaitMax):
+		}
+	}
+	cancel()
+	<-received
+	_ = stream.CloseResponse()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.broken == nil || errors.Is(w.broken, io.EOF) {
+		w.broken = &Error{Code: CodeUnavailable, Message: "the server ended the work stream"}
+	}
+	welcomed = w.welcomed
+	w.welcomed = false
+	return welcomed, w.broken
+}
+
+// send sends what there is to say, and a heartbeat when there is nothing. It returns true when the worker is closing, and
+// false when the stream is broken.
+func (w *Worker) send(stream workStream) bool {
+	m := w.hello()
+	beat := time.NewTimer(0)
+	defer beat.Stop()
+	for {
+		if err := stream.Send(m); err != nil {
+			return false // Receive returns what the server said; Send only that it is over.
+		}
+		w.mu.Lock()
+		beat.Reset(w.ttl / 3)
+		w.mu.Unlock()
+		var over, finished bool
+		if m, over, finished = w.await(beat.C); over {
+			return finished
+		}
+	}
+}
+
+// await waits for the next message to send. The stream is over when there is none: finished, or broken.
+func (w *Worker) await(beat <-chan time.Time) (m *beaverv1.WorkRequest, over, finished bool) {
+	yielded := false
+	for {
+		m, over, finished = w.next()
+		if over {
+			return nil, true, finished
+		}
+		if m != nil {
+			if yielded {
+				return w.fill(m), false, false
+			}
+			// Handlers that are about to end can join this message.
+			yielded = true
+			runtime.Gosched()
+			continue
+		}
+		select {
+		case <-w.wake:
+		case <-beat:
+			return w.heartbeat(), false, false
+		case <-w.ctx.Done():
+			return nil, true, false
+		}
+	}
+}
+
+// next returns an empty message if there is something to say.
+func (w *Worker) next() (m *beaverv1.WorkRequest, over, finished bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.phase == phaseClosing:
+		return nil, true, true
+	case w.broken != nil:
+		return nil, true, false
+	case w.outbox.ready(), w.creditsLocked() > 0, w.isQuietLocked() != w.told:
+		return &beaverv1.WorkRequest{}, false, false
+	}
+	return nil, false, false
+}
+
+// hello is the first message of a stream.
+func (w *Worker) hello() *beaverv1.WorkRequest {
+	m := w.heartbeat()
+	w.mu.Lock()
+	m.Hello, m.WorkerId = w.cfg.proto(), w.id
+	w.mu.Unlock()
+	return m
+}
+
+// heartbeat is a message with all that the worker holds, so that the server can tell what is lost.
+func (w *Worker) heartbeat() *beaverv1.WorkRequest {
+	m := &beaverv1.WorkRequest{}
+	w.mu.Lock()
+	for lease := range w.running {
+		m.Held = append(m.Held, &beaverv1.LeaseRef{Id: string(lease.ID), Token: lease.Token})
+	}
+	m.Held = w.outbox.held(m.Held)
+	w.mu.Unlock()
+	return w.fill(m)
+}
+
+// fill puts into m what there is to say.
+func (w *Worker) fill(m *beaverv1.WorkRequest) *beaverv1.WorkRequest {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.outbox.ready() {
+		w.outbox.fill(m)
+	}
+	if n := w.creditsLocked(); n > 0 {
+		m.Credits = uint32(n)
+		w.credits += n
+	}
+	quiet := w.isQuietLocked()
+	if m.Quiet = quiet; quiet {
+		w.credits = 0
+	}
+	w.told = quiet
+	return m
+}
+
+func (w *Worker) isQuietLocked() bool { return w.quiet || w.phase >= phaseDraining }
+
+// creditsLocked is how many more jobs the server may send. With outcomes piling up it is none, so that they are bounded.
+//
+// REQUIRES: w.mu.
+func (w *Worker) creditsLocked() int {
+	if w.isQuietLocked() || w.outbox.count() > w.cfg.Concurrency+outcomesMax {
+		return 0
+	}
+	if len(w.outbox.waiting) > 0 && !w.outbox.ready() {
+		return 0 // They go together with the outcomes, once a message is answered.
+	}
+	return w.cfg.Concurrency - len(w.running) - w.credits
+}
+
+// receive takes what the server says until the stream ends, and then wakes run.
+func (w *Worker) receive(stream workStream) {
+	for {
+		m, err := stream.Receive()
+		if err != nil {
+			w.mu.Lock()
+			w.broken = err
+			w.mu.Unlock()
+			signal(w.wake)
+			return
+		}
+		if m.GetWelcome() != nil {
+			w.welcome(m.GetWelcome(), stream.ResponseHeader())
+		}
+		w.take(m)
+		signal(w.wake)
+	}
+}
+
+func (w *Worker) welcome(m *beaverv1.Welcome, header http.Header) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	first := w.id == 0
+	if !first && w.id != m.GetWorkerId() {
+		w.forgetLocked()
+	}
+	w.id, w.welcomed = m.GetWorkerId(), true
+	if d := m.GetTtl().AsDuration(); d > 0 {
+		w.ttl = d
+	}
+	w.offset = clockOffset(header.Get("Date"), time.Now())
+	w.logger.Info("worker registered", "id", w.id, "ttl", w.ttl, "clock_offset", w.offset)
+	select {
+	case <-w.registered:
+	default:
+		close(w.registered)
+	}
+}
+
+// clockOffset is what the server's clock is ahead of ours, as far as its header shows.
+func clockOffset(date string, now time.Time) time.Duration {
+	t, err := http.ParseTime(date)
+	if err != nil {
+		return 0
+	}
+	if d := t.Sub(now.Truncate(time.Second)); d > offsetMin || d < -offsetMin {
+		return d
+	}
+	return 0
+}
+
+// take does what the server says.
+func (w *Worker) take(m *beaverv1.WorkResponse) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answeredLocked(m)
+	for _, l := range m.GetCancel() {
+		if r := w.running[leaseOf(l)]; r != nil {
+			r.cancel(ErrCancelled)
+		}
+	}
+	for _, l := range m.GetLost() {
+		if r := w.running[leaseOf(l)]; r != nil {
+			r.lose()
+		}
+	}
+	for _, j := range m.GetJobs() {
+		w.startLocked(j)
+	}
+	switch m.GetState() {
+	case beaverv1.WorkerState_WORKER_STATE_RUN:
+		w.quiet = false
+	case beaverv1.WorkerState_WORKER_STATE_QUIET:
+		w.quiet = true
+	case beaverv1.WorkerState_WORKER_STATE_STOP:
+		w.logger.Info("the server asks the worker to stop")
+		w.stopLocked(w.jobsCtx)
+	case beaverv1.WorkerState_WORKER_STATE_UNSPECIFIED:
+	}
+}
+
+// answeredLocked counts the outcomes that the server has answered.
+//
+// REQUIRES: w.mu.
+func (w *Worker) answeredLocked(m *beaverv1.WorkResponse) {
+	refused := make(map[Lease]*Error, len(m.GetRefused()))
+	for _, r := range m.GetRefused() {
+		refused[Lease{JobID(r.GetId()), r.GetToken()}] = fromJobError(r.GetError())
+	}
+	for _, o := range w.outbox.answered(m.GetOutcomesThrough()) {
+		lease := Lease{JobID(o.message.GetId()), o.message.GetToken()}
+		err := refused[lease]
+		switch {
+		case err == nil && o.message.GetRelease():
+			w.stats.Released++
+		case err == nil && o.message.GetFailure() != nil:
+			w.stats.Failed++
+		case err == nil:
+			w.stats.Completed++
+		case o.again:
+			w.stats.Unconfirmed++
+		case errors.Is(err, ErrLeaseLost) || errors.Is(err, ErrNotFound):
+			w.stats.Stale++
+		default:
+			w.stats.Stale++
+			w.logger.Error("outcome refused", "job", lease.ID, "error", err)
+		}
+	}
+	signal(w.changed)
+}
+
+func leaseOf(l *beaverv1.LeaseRef) Lease { return Lease{JobID(l.GetId()), l.GetToken()} }
