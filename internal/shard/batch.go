@@ -100,7 +100,9 @@ func (b *BatchBuilder) Fits(it *Items) bool {
 
 // Add appends a command and returns the ordinal of its first item in the entry. REQUIRES: Fits(it).
 func (b *BatchBuilder) Add(it *Items) (firstItem int) {
-	invariant.Check(b.Fits(it), "a command of %d items and %d bytes does not fit the batch", it.Len(), it.Size())
+	if !b.Fits(it) {
+		invariant.Check(false, "a command of %d items and %d bytes does not fit the batch", it.Len(), it.Size())
+	}
 	if len(b.buf) == 0 {
 		if cap(b.buf) == 0 {
 			b.buf = make([]byte, batchHeadroom, batchHeadroom+max(16<<10, it.Size()))

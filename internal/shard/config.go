@@ -155,14 +155,21 @@ func (c Config) raftConfig(store *storage, applied uint64) *raft.Config {
 // raftLogger gives the library's log lines to slog. They are details of elections: all but warnings are at debug level.
 type raftLogger struct{ to *slog.Logger }
 
-func (l raftLogger) Debug(v ...any)                   { l.to.Debug("raft", "says", fmt.Sprint(v...)) }
-func (l raftLogger) Debugf(format string, v ...any)   { l.debugf(format, v...) }
-func (l raftLogger) Info(v ...any)                    { l.to.Debug("raft", "says", fmt.Sprint(v...)) }
-func (l raftLogger) Infof(format string, v ...any)    { l.debugf(format, v...) }
-func (l raftLogger) Warning(v ...any)                 { l.to.Warn("raft", "says", fmt.Sprint(v...)) }
-func (l raftLogger) Warningf(format string, v ...any) { l.to.Warn("raft", "says", fmt.Sprintf(format, v...)) }
-func (l raftLogger) Error(v ...any)                   { l.to.Error("raft", "says", fmt.Sprint(v...)) }
-func (l raftLogger) Errorf(format string, v ...any)   { l.to.Error("raft", "says", fmt.Sprintf(format, v...)) }
+func (l raftLogger) Debug(v ...any)                 { l.to.Debug("raft", "says", fmt.Sprint(v...)) }
+func (l raftLogger) Debugf(format string, v ...any) { l.debugf(format, v...) }
+func (l raftLogger) Info(v ...any)                  { l.to.Debug("raft", "says", fmt.Sprint(v...)) }
+func (l raftLogger) Infof(format string, v ...any)  { l.debugf(format, v...) }
+func (l raftLogger) Warning(v ...any)               { l.to.Warn("raft", "says", fmt.Sprint(v...)) }
+
+func (l raftLogger) Warningf(format string, v ...any) {
+	l.to.Warn("raft", "says", fmt.Sprintf(format, v...))
+}
+
+func (l raftLogger) Error(v ...any) { l.to.Error("raft", "says", fmt.Sprint(v...)) }
+
+func (l raftLogger) Errorf(format string, v ...any) {
+	l.to.Error("raft", "says", fmt.Sprintf(format, v...))
+}
 
 // The library calls Fatal and Panic when its own state is impossible: going on would risk the jobs.
 func (l raftLogger) Fatal(v ...any)                 { panic("raft: " + fmt.Sprint(v...)) }

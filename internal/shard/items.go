@@ -40,7 +40,9 @@ func (it *Items) Buf() []byte { return it.Body }
 // Commit ends an item: buf is what Buf returned with the item appended.
 func (it *Items) Commit(buf []byte) {
 	start := len(it.Body)
-	invariant.Check(len(buf) >= start && uint64(len(buf)) <= math.MaxUint32, "an item of %d bytes behind %d", len(buf), start)
+	if len(buf) < start || uint64(len(buf)) > math.MaxUint32 {
+		invariant.Check(false, "an item ends at %d and begins at %d", len(buf), start)
+	}
 	it.Body = buf
 	it.Ends = append(it.Ends, uint32(len(buf)))
 	it.CRCs = append(it.CRCs, crc32.Checksum(buf[start:], castagnoli))

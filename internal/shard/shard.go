@@ -38,10 +38,9 @@ type Shard struct {
 
 // Open makes the replica from its log and from the snapshot that cfg.Machine was restored from. A new group needs its
 // genesis first; see GenesisConfState. Nothing happens before the first event.
-func Open(cfg Config, snap Restored) (*Shard, error) {
+func Open(cfg Config, snap Restored) (s *Shard, err error) {
 	checkLimits()
-	cfg, err := cfg.withDefaults()
-	if err != nil {
+	if cfg, err = cfg.withDefaults(); err != nil {
 		return nil, err
 	}
 	conf := new(raftpb.ConfState)
@@ -56,7 +55,7 @@ func Open(cfg Config, snap Restored) (*Shard, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Shard{cfg: cfg, store: store, conf: conf, applied: snap.Index, appliedTerm: snap.Term, term: store.hard.Term}
+	s = &Shard{cfg: cfg, store: store, conf: conf, applied: snap.Index, appliedTerm: snap.Term, term: store.hard.Term}
 	defer s.caught(&err)
 	s.node, err = raft.NewRawNode(cfg.raftConfig(store, snap.Index))
 	return s, err
@@ -154,7 +153,9 @@ func (s *Shard) ReadIndex(id uint64) (err error) {
 }
 
 // Applied is the last index applied, its term, and how many bytes of entries were applied since Open.
-func (s *Shard) Applied() (index, term, bytes uint64) { return s.applied, s.appliedTerm, s.appliedBytes }
+func (s *Shard) Applied() (index, term, bytes uint64) {
+	return s.applied, s.appliedTerm, s.appliedBytes
+}
 
 // Last is the last index of the log.
 func (s *Shard) Last() uint64 { return s.store.last }

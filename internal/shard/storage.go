@@ -129,7 +129,9 @@ func (s *storage) failed(index uint64, err error) error {
 // appended records entries that were handed out for writing.
 func (s *storage) appended(entries []*raftpb.Entry) {
 	first := entries[0].GetIndex()
-	invariant.Check(first >= s.first && first <= s.last+1, "shard %d: entry %d appended to [%d, %d]", s.id, first, s.first, s.last)
+	if first < s.first || first > s.last+1 {
+		invariant.Check(false, "shard %d: entry %d appended to [%d, %d]", s.id, first, s.first, s.last)
+	}
 	s.last = entries[len(entries)-1].GetIndex()
 	s.cache.append(entries)
 }

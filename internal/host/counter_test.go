@@ -1,0 +1,190 @@
+package host
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
+
+	"github.com/beaver-raft/beaver/internal/shard"
+)
+
+// counters is a toy machine: an item "key" adds one to a counter and its result is the new value. The payload of a key's
+// newest addition stays live.
+type counters struct {
+	values  map[string]uint64
+	newest  map[string]uint64 // entry index
+	applied uint64
+	print   uint64
+}
+
+func newCounters() *counters {
+	return &counters{values: map[string]uint64{}, newest: map[string]uint64{}}
+}
+
+func (c *counters) apply(index uint64, item []byte) uint64 {
+	key := string(item)
+	c.values[key]++
+	c.newest[key] = index
+	c.applied = index
+	f := fnv.New64a()
+	_ = binary.Write(f, binary.LittleEndian, []uint64{c.print, index})
+	_, _ = f.Write(item)
+	c.print = f.Sum64()
+	return c.values[key]
+}
+
+// frozen is a copy of the counters.
+type frozen struct{ *counters }
+
+func (c *counters) freeze() frozen {
+	return frozen{&counters{maps.Clone(c.values), maps.Clone(c.newest), c.applied, c.print}}
+}
+
+func (f frozen) Fingerprint() uint64 { return f.print }
+
+func (f frozen) Live() *roaring64.Bitmap {
+	b := roaring64.New()
+	for _, index := range f.newest {
+		b.Add(index)
+	}
+	return b
+}
+
+func (f frozen) WriteTo(w io.Writer) (int64, error) {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%d %d %d\n", f.print, f.applied, len(f.values))
+	for _, k := range slices.Sorted(maps.Keys(f.values)) {
+		fmt.Fprintf(&b, "%s %d %d\n", k, f.values[k], f.newest[k])
+	}
+	return b.WriteTo(w)
+}
+
+func (c *counters) restore(r io.Reader) error {
+	*c = *newCounters()
+	var n int
+	if _, err := fmt.Fscanln(r, &c.print, &c.applied, &n); err != nil {
+		return err
+	}
+	for range n {
+		var (
+			k    string
+			v, i uint64
+		)
+		if _, err := fmt.Fscanln(r, &k, &v, &i); err != nil {
+			return err
+		}
+		c.values[k], c.newest[k] = v, i
+	}
+	return nil
+}
+
+// errUnknown is what a call gets whose batch was dropped with an unknown outcome.
+var errUnknown = errors.New("outcome unknown")
+
+// addition is a call that waits for its batch.
+type addition struct {
+	items shard.Items
+	done  chan struct{}
+	value uint64
+	index uint64
+	first int
+	err   error
+}
+
+// driver drives counters: a small model of what the engine does.
+type driver struct {
+	*counters
+	id       shard.ID
+	wakeupAt int64 // set on the shard's goroutine
+	onApply  func()
+	events   []string // leadership changes
+
+	mu      sync.Mutex
+	queue   []*addition
+	batches map[uint64][]*addition
+	seq     uint64
+	settled []*addition
+	gathers int
+}
+
+func newDriver(id shard.ID) *driver {
+	return &driver{counters: newCounters(), id: id, batches: map[uint64][]*addition{}, seq: uint64(id) << 32}
+}
+
+// push queues an addition; the host must be woken.
+func (d *driver) push(key string) *addition {
+	a := &addition{done: make(chan struct{})}
+	a.items.Commit(append(a.items.Buf(), key...))
+	d.mu.Lock()
+	d.queue = append(d.queue, a)
+	d.mu.Unlock()
+	return a
+}
+
+func (d *driver) Gather(b *shard.BatchBuilder, _ int64) uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.gathers++
+	d.seq++
+	n := 0
+	for n < len(d.queue) && b.Fits(&d.queue[n].items) {
+		d.queue[n].first = b.Add(&d.queue[n].items)
+		n++
+	}
+	if n > 0 {
+		d.batches[d.seq] = slices.Clone(d.queue[:n])
+		d.queue = slices.Delete(d.queue, 0, n)
+	}
+	return d.seq
+}
+
+func (d *driver) Apply(index uint64, h shard.Header, items [][]byte) {
+	if d.onApply != nil {
+		d.onApply()
+	}
+	results := make([]uint64, len(items))
+	for i, item := range items {
+		results[i] = d.apply(index, item)
+	}
+	for _, a := range d.batches[h.Sequence] {
+		a.value, a.index = results[a.first], index
+		d.settled = append(d.settled, a)
+	}
+	delete(d.batches, h.Sequence)
+}
+
+func (d *driver) Dropped(seq uint64, unknown bool) {
+	for _, a := range d.batches[seq] {
+		a.err = shard.ErrDropped
+		if unknown {
+			a.err = errUnknown
+		}
+		d.settled = append(d.settled, a)
+	}
+	delete(d.batches, seq)
+}
+
+func (d *driver) Settled() {
+	for _, a := range d.settled {
+		close(a.done)
+	}
+	d.settled = nil
+}
+
+func (d *driver) Wakeup() int64 { return d.wakeupAt }
+
+func (d *driver) Leadership(leading bool, term uint64) {
+	d.events = append(d.events, fmt.Sprintf("leading=%v", leading))
+}
+
+func (d *driver) Snapshot() shard.Image     { return d.freeze() }
+func (d *driver) Restore(r io.Reader) error { return d.restore(r) }
+func (d *driver) Fingerprint() uint64       { return d.print }
