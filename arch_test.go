@@ -93,13 +93,14 @@ var layers = map[string]layer{
 		"", "internal/engine", "internal/rpc", "internal/metrics", "internal/host", "internal/shard", "internal/vfs",
 		"internal/wal", "internal/queue", "internal/snapshot", "api/beaver/v1", "api/beaver/v1/beaverv1connect",
 	}, outside: []string{connect}},
-	// The binary uses the client like any user. inspect reads the files of a stopped node, so it knows the formats.
+	// The binary uses the client like any user; bench also measures plain calls and the disk itself. inspect reads the
+	// files of a stopped node, so it knows the formats.
 	"cmd/beaver": {
 		own: []string{
-			"", "server", "api/beaver/v1", "internal/vfs", "internal/wal", "internal/snapshot", "internal/shard",
-			"internal/queue",
+			"", "server", "api/beaver/v1", "api/beaver/v1/beaverv1connect", "internal/vfs", "internal/wal",
+			"internal/snapshot", "internal/shard", "internal/queue",
 		},
-		outside: []string{cobra, protobuf, connect},
+		outside: []string{cobra, protobuf, connect, sys},
 	},
 
 	"internal/chaos": {own: []string{"", "internal/queue"}},
