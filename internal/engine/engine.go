@@ -2,91 +2,268 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/beaver-raft/beaver/internal/cluster"
+	"github.com/beaver-raft/beaver/internal/host"
+	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
 )
 
-// Engine is the jobs of one node. Its methods may be called from any goroutine.
-type Engine struct{}
+// Engine is the jobs of one node. Its methods may be called from any goroutine. They retain nothing of their arguments
+// after they have returned.
+//
+// Goroutines of its own, all waited for by Close: the monitor, which finds silent workers, and one for each queue in the
+// making.
+type Engine struct {
+	opts    Options
+	host    *host.Host
+	waker   atomic.Pointer[host.Host] // host, for the pumps, which run before Open has it
+	catalog *catalogPump
+	pumps   []*pump // data shards 1, 2, …
+	routes  *routes
+	workers *registry
+	started time.Time
 
-func unimplemented() *Error { return &Error{Code: CodeUnimplemented, Reason: "UNIMPLEMENTED", Message: "not yet"} }
+	creating  sync.Mutex
+	creations map[string]*creation // REQUIRES: creating
+	naming    sync.Mutex           // held while a queue's settings change: read, edit, write
 
-func Open(ctx context.Context, opts Options) (*Engine, error) { return nil, unimplemented() }
-func (e *Engine) Close(ctx context.Context) error             { return unimplemented() }
-func (e *Engine) Enqueue(ctx context.Context, r *EnqueueRequest, dst []Enqueued) ([]Enqueued, error) {
-	return dst, unimplemented()
+	background context.Context // ends when Close begins to wait
+	cancel     context.CancelFunc
+	life       sync.Mutex
+	closing    bool // REQUIRES: life
+	goroutines sync.WaitGroup
+	ready      atomic.Pointer[string] // why not ready; nil: ready
+
+	lost    atomic.Uint64 // workers
+	damaged atomic.Uint64 // payloads
+	turn    atomic.Uint64 // which shard an unwaiting fetch asks first
 }
 
-func (e *Engine) Fetch(ctx context.Context, r *FetchRequest) ([]FetchedJob, error) {
-	return nil, unimplemented()
+// Open starts the node's shards on its data directory, waits until it leads them, and completes what a crash left half
+// done between the catalog and the shards.
+func Open(ctx context.Context, opts Options) (*Engine, error) {
+	checkLimits()
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		opts:      opts,
+		routes:    newRoutes(),
+		workers:   newRegistry(opts.WorkerTTL),
+		started:   time.Now(),
+		creations: make(map[string]*creation),
+	}
+	e.background, e.cancel = context.WithCancel(context.Background())
+	e.notReady("recovering")
+	if err := e.openHost(ctx); err != nil {
+		e.cancel()
+		return nil, err
+	}
+	if err := e.reconcile(ctx); err != nil {
+		return nil, errors.Join(err, e.Close(ctx))
+	}
+	e.spawn(e.monitor)
+	e.ready.Store(nil)
+	return e, nil
 }
 
-func (e *Engine) Finish(ctx context.Context, worker WorkerID, outcomes []Outcome, dst []Ended) ([]Ended, error) {
-	return dst, unimplemented()
+// openHost makes the pumps and starts the shards under them.
+func (e *Engine) openHost(ctx context.Context) error {
+	// Sequence numbers pair entries with those who wait for them. The log may hold entries of this node's earlier lives,
+	// so each life counts from a random start.
+	first := rand.Uint64() >> 1
+	ids := []shard.ID{catalogShard}
+	e.catalog = newCatalogPump(e.opts.Node, first, func() { e.wakeShard(catalogShard) })
+	hooks := pumpHooks{event: e.shardEvent, ran: e.ran, diverged: e.shardDiverged}
+	for i := range e.opts.Shards {
+		id := shard.ID(i + 1)
+		ids = append(ids, id)
+		e.pumps = append(e.pumps, newPump(id, e.opts.Node, first, func() { e.wakeShard(id) }, hooks))
+	}
+	h, err := host.Open(ctx, host.Options{
+		FS: e.opts.FS, Dir: e.opts.Dir, Node: e.opts.Node, Shards: ids,
+		Clock: e.opts.Clock, Logger: e.opts.Logger, Fatal: e.opts.Fatal,
+		NewDriver: func(id shard.ID, _ host.Payloads) host.Driver {
+			if id == catalogShard {
+				return e.catalog
+			}
+			return e.pump(id)
+		},
+		SnapshotBytes: e.opts.SnapshotBytes, CacheBytes: e.opts.CacheBytes, WAL: e.opts.WAL,
+		Progress: e.opts.Progress,
+	})
+	if err != nil {
+		return fmt.Errorf("start the shards: %w", err)
+	}
+	e.host = h
+	e.waker.Store(h)
+	return nil
 }
 
-func (e *Engine) Extend(ctx context.Context, id JobID, t Token, d time.Duration) (time.Time, error) {
-	return time.Time{}, unimplemented()
+// wakeShard tells the shard that its pump has something. Before the host is there nothing can be submitted.
+func (e *Engine) wakeShard(id shard.ID) {
+	if h := e.waker.Load(); h != nil {
+		h.Wake(id)
+	}
 }
 
-func (e *Engine) Progress(ctx context.Context, id JobID, t Token, percent int, message string) error {
-	return unimplemented()
+// pump returns a data shard's pump; nil when the node has no such shard.
+func (e *Engine) pump(id shard.ID) *pump {
+	if id == catalogShard || int(id) > len(e.pumps) {
+		return nil
+	}
+	return e.pumps[id-1]
 }
 
-func (e *Engine) RegisterWorker(ctx context.Context, info WorkerInfo) (WorkerID, time.Duration, error) {
-	return 0, 0, unimplemented()
+// reconcile brings the shards in line with the catalog: every queue is configured on its home, and every worker that
+// is registered or holds leases gets a full TTL from now.
+func (e *Engine) reconcile(ctx context.Context) error {
+	var queues []cluster.Queue
+	var workers []cluster.Worker
+	var id cluster.ID
+	if err := e.host.Read(ctx, catalogShard, func() {
+		id = e.catalog.catalog.ID()
+		for q := range e.catalog.catalog.Queues() {
+			queues = append(queues, *q)
+		}
+		for w := range e.catalog.catalog.Workers() {
+			workers = append(workers, *w)
+		}
+	}); err != nil {
+		return fmt.Errorf("read the catalog: %w", err)
+	}
+	if err := e.agreeOnCluster(ctx, id); err != nil {
+		return err
+	}
+	for i := range workers {
+		e.workers.add(&workers[i])
+	}
+	if err := e.reconcileQueues(ctx, queues); err != nil {
+		return err
+	}
+	return e.adoptHolders(ctx)
 }
 
-func (e *Engine) Heartbeat(ctx context.Context, w WorkerID, held []LeaseRef) (HeartbeatReply, error) {
-	return HeartbeatReply{}, unimplemented()
-}
-func (e *Engine) DeregisterWorker(ctx context.Context, w WorkerID) error { return unimplemented() }
-func (e *Engine) Notices(w WorkerID) (<-chan Notice, func())             { return nil, func() {} }
-func (e *Engine) SignalWorker(ctx context.Context, w WorkerID, s WorkerState) error {
-	return unimplemented()
-}
-
-func (e *Engine) Job(ctx context.Context, id JobID) (JobDetail, error) {
-	return JobDetail{}, unimplemented()
-}
-
-func (e *Engine) List(ctx context.Context, r ListRequest) ([]JobDetail, string, error) {
-	return nil, "", unimplemented()
+func (e *Engine) agreeOnCluster(ctx context.Context, id cluster.ID) error {
+	own := cluster.ID(e.host.Stats().Cluster)
+	switch {
+	case id == own || own == 0:
+		return nil
+	case id != 0:
+		return newError(CodeFailedPrecondition, ReasonInternal,
+			"the catalog belongs to cluster %016x, but the data directory is of cluster %016x; it was put together from two directories", id, own)
+	}
+	_, err := e.catalog.propose(ctx, func(dst []byte) []byte { return cluster.AppendInit(dst, own) })
+	return err
 }
 
-func (e *Engine) Cancel(ctx context.Context, id JobID) (State, error) { return 0, unimplemented() }
-
-func (e *Engine) RetryDead(ctx context.Context, ids []JobID, dst []Ended) ([]Ended, error) {
-	return dst, unimplemented()
+func (e *Engine) reconcileQueues(ctx context.Context, queues []cluster.Queue) error {
+	versions := make(map[queue.QueueID]uint64)
+	for _, p := range e.pumps {
+		if err := e.host.Read(ctx, p.shard, func() {
+			for _, info := range p.machine.Queues() {
+				versions[info.Queue] = info.Version
+			}
+		}); err != nil {
+			return fmt.Errorf("read shard %d: %w", p.shard, err)
+		}
+	}
+	found := make([]*route, 0, len(queues))
+	for i := range queues {
+		q := &queues[i]
+		p := e.pump(shard.ID(q.Shard))
+		if p == nil || versions[q.ID] < q.Version {
+			if err := e.configureShard(ctx, q); err != nil {
+				return err
+			}
+		}
+		found = append(found, &route{name: q.Name, id: q.ID, pump: p})
+	}
+	e.routes.publish(found...)
+	return nil
 }
 
-func (e *Engine) DiscardDead(ctx context.Context, ids []JobID, dst []Ended) ([]Ended, error) {
-	return dst, unimplemented()
+// Close refuses new requests, lets those in flight finish, and stops the shards.
+func (e *Engine) Close(ctx context.Context) error {
+	e.life.Lock()
+	if e.closing {
+		e.life.Unlock()
+		return nil
+	}
+	e.closing = true
+	e.life.Unlock()
+	e.notReady("stopping")
+	e.cancel()
+	e.goroutines.Wait()
+	for _, p := range e.pumps {
+		if err := e.host.StaleRead(ctx, p.shard, p.drain); err != nil {
+			break // the host has failed or ctx has ended: abort answers them
+		}
+	}
+	err := e.host.Close(ctx)
+	e.catalog.abort()
+	for _, p := range e.pumps {
+		p.abort()
+	}
+	if err != nil {
+		return fmt.Errorf("stop the shards: %w", err)
+	}
+	return nil
 }
 
-func (e *Engine) RetryAllDead(ctx context.Context, queue string, limit int) (int, bool, error) {
-	return 0, false, unimplemented()
+// spawn runs f in a goroutine that Close waits for; false when the engine is closing.
+func (e *Engine) spawn(f func()) bool {
+	e.life.Lock()
+	defer e.life.Unlock()
+	if e.closing {
+		return false
+	}
+	e.goroutines.Go(f)
+	return true
 }
 
-func (e *Engine) DiscardAllDead(ctx context.Context, queue string, limit int) (int, bool, error) {
-	return 0, false, unimplemented()
+func (e *Engine) notReady(why string) { e.ready.Store(&why) }
+
+// Ready reports whether the node serves, and if not why.
+func (e *Engine) Ready() (bool, string) {
+	if why := e.ready.Load(); why != nil {
+		return false, *why
+	}
+	for _, p := range e.pumps {
+		if err := p.diverged.Load(); err != nil {
+			return false, err.Message
+		}
+	}
+	return true, ""
 }
 
-func (e *Engine) ConfigureQueue(ctx context.Context, name string, s Settings) (QueueStatus, error) {
-	return QueueStatus{}, unimplemented()
+// shardEvent passes what a shard says about a worker's lease on to the worker. It runs on the shard's goroutine.
+func (e *Engine) shardEvent(id shard.ID, ev queue.Event) {
+	if ev.Worker == 0 {
+		return
+	}
+	e.workers.notify(ev.Worker, Notice{
+		Lease:  LeaseRef{ID: JobID{Shard: uint16(id), Pos: ev.Pos}, Token: ev.Token},
+		Cancel: ev.Kind == queue.EventCancel,
+	})
 }
 
-func (e *Engine) PauseQueue(ctx context.Context, name string) (QueueStatus, error) {
-	return QueueStatus{}, unimplemented()
+func (e *Engine) shardDiverged(err *Error) {
+	e.opts.Logger.Error("shard stopped: its state differs from its log's fingerprint", slog.Any("error", err))
 }
 
-func (e *Engine) ResumeQueue(ctx context.Context, name string) (QueueStatus, error) {
-	return QueueStatus{}, unimplemented()
+// ran records how long an attempt ran. It runs on a shard's goroutine.
+func (e *Engine) ran(q queue.QueueID, d time.Duration) {
+	if rt := e.routes.byID(q); rt != nil && rt.meters != nil {
+		rt.meters.run.add(d)
+	}
 }
-func (e *Engine) Queues(ctx context.Context) ([]QueueStatus, error) { return nil, unimplemented() }
-func (e *Engine) Queue(ctx context.Context, name string) (QueueStatus, error) {
-	return QueueStatus{}, unimplemented()
-}
-func (e *Engine) Workers(ctx context.Context) ([]WorkerStatus, error) { return nil, unimplemented() }
-func (e *Engine) Status(ctx context.Context) (NodeStatus, error)      { return NodeStatus{}, unimplemented() }
-func (e *Engine) Ready() (bool, string)                               { return false, "starting" }
-func (e *Engine) Stats() Stats                                        { return Stats{} }

@@ -1,6 +1,12 @@
 package engine
 
-import "github.com/beaver-raft/beaver/internal/queue"
+import (
+	"context"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/host"
+	"github.com/beaver-raft/beaver/internal/queue"
+)
 
 // Stats are the figures for metrics. Taking them costs a visit to each shard and no log entry.
 type Stats struct {
@@ -11,6 +17,7 @@ type Stats struct {
 	WorkersLost   uint64 // since start
 	JobsDamaged   uint64 // payloads found damaged since start
 	DiskFull      bool
+	Host          host.Stats // log, disk, fsync, snapshots and recovery
 }
 
 // QueueStats are one queue's figures.
@@ -34,7 +41,7 @@ type ShardStats struct {
 	HandedOff     uint64 // fetches that rode in the entry of the enqueue that fed them
 	Batches       uint64
 	BatchedItems  uint64
-	Running       uint64
+	Totals        queue.Totals
 }
 
 // HistogramStats is a latency histogram: Counts[i] observations were at most Bounds[i] seconds and more than
@@ -44,4 +51,60 @@ type HistogramStats struct {
 	Counts []uint64
 	Count  uint64
 	Sum    float64 // seconds
+}
+
+// statsWait bounds how long taking Stats waits for the shards.
+const statsWait = 2 * time.Second
+
+// Stats takes the figures. A shard that does not answer in time leaves its counters zero.
+func (e *Engine) Stats() Stats {
+	s := Stats{
+		Workers: e.workers.count(), WorkersLost: e.lost.Load(), JobsDamaged: e.damaged.Load(),
+		DiskFull: e.host.Full(), Host: e.host.Stats(),
+	}
+	ctx, cancel := context.WithTimeout(e.background, statsWait)
+	defer cancel()
+	infos := make(map[queue.QueueID]queue.QueueInfo)
+	for _, p := range e.pumps {
+		var totals queue.Totals
+		err := e.host.StaleRead(ctx, p.shard, func() {
+			totals = p.machine.Totals()
+			for _, info := range p.machine.Queues() {
+				infos[info.Queue] = info
+			}
+		})
+		st := p.stats()
+		if err == nil {
+			st.Totals = totals
+		}
+		s.Shards = append(s.Shards, st)
+	}
+	now := e.opts.Clock.NowMillis()
+	for _, rt := range e.routes.sorted() {
+		if rt.meters == nil {
+			s.QueuesOmitted++
+			continue
+		}
+		q := QueueStats{
+			Name: rt.name, Info: infos[rt.id],
+			Enqueue: rt.meters.enqueue.read(), Wait: rt.meters.wait.read(), Run: rt.meters.run.read(),
+		}
+		if stamp, ok := e.storedAt(rt, q.Info.OldestReady); ok {
+			q.OldestReadyAge = max(0, time.Duration(now-stamp)*time.Millisecond).Seconds()
+		}
+		s.Queues = append(s.Queues, q)
+	}
+	return s
+}
+
+// stats takes the pump's own figures; any goroutine may call it.
+func (p *pump) stats() ShardStats {
+	p.mu.Lock()
+	parked := p.parked
+	p.mu.Unlock()
+	return ShardStats{
+		ID: uint16(p.shard), WaitingCalls: int(p.waiting.Load()), WaitingBytes: p.bytes.Load(), InFlight: int(p.inFlight.Load()),
+		ParkedFetches: parked, Overloaded: p.overloaded.Load(), HandedOff: p.handed.Load(),
+		Batches: p.batches.Load(), BatchedItems: p.items.Load(),
+	}
 }

@@ -1,8 +1,13 @@
 package engine
 
 import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/host"
 	"github.com/beaver-raft/beaver/internal/queue"
 )
 
@@ -28,15 +33,16 @@ type WorkerStatus struct {
 // NodeStatus describes this node.
 type NodeStatus struct {
 	Node      uint64
-	ClusterID string
+	ClusterID string // 16 hexadecimal digits
 	Version   string
 	StartedAt time.Time
 	Ready     bool
 	Reason    string // why not ready
-	DiskFull  bool   // enqueues are refused until there is room
+	DiskFull  bool   // new jobs are refused until there is room
 	Queues    int
 	Workers   int
 	Shards    []ShardStatus
+	Host      host.Stats // log, disk, snapshots and recovery
 }
 
 // ShardStatus describes one shard's replica on this node.
@@ -49,4 +55,54 @@ type ShardStatus struct {
 	SnapshotBytes int64
 	Fingerprint   uint64
 	Problem       string // why the shard does not serve; empty: it does
+}
+
+// Status describes the node.
+func (e *Engine) Status(_ context.Context) (NodeStatus, error) {
+	h := e.host.Stats()
+	s := NodeStatus{
+		Node: e.opts.Node, ClusterID: fmt.Sprintf("%016x", h.Cluster), Version: e.opts.Version, StartedAt: e.started,
+		DiskFull: e.host.Full(), Queues: len(e.routes.table().byName), Workers: e.workers.count(), Host: h,
+	}
+	s.Ready, s.Reason = e.Ready()
+	for _, hs := range h.Shards {
+		st := ShardStatus{
+			ID: uint16(hs.ID), Leading: hs.Leading, Term: hs.Term, Applied: hs.Applied, Fingerprint: hs.Fingerprint,
+			SnapshotIndex: hs.SnapshotIndex, SnapshotBytes: hs.SnapshotBytes,
+		}
+		if p := e.pump(hs.ID); p != nil && p.diverged.Load() != nil {
+			st.Problem = p.diverged.Load().Message
+		} else if !hs.Leading {
+			st.Problem = "it has no leader here"
+		}
+		s.Shards = append(s.Shards, st)
+	}
+	return s, nil
+}
+
+// Workers returns the registered workers, by id.
+func (e *Engine) Workers(ctx context.Context) ([]WorkerStatus, error) {
+	running := make(map[WorkerID]int)
+	for _, p := range e.pumps {
+		if err := e.host.Read(ctx, p.shard, func() {
+			for _, h := range p.machine.Workers() {
+				running[h.Worker] += h.Running
+			}
+		}); err != nil {
+			return nil, hostError(err)
+		}
+	}
+	known := e.workers.all()
+	slices.SortFunc(known, func(a, b *worker) int { return cmp.Compare(a.id, b.id) })
+	all := make([]WorkerStatus, 0, len(known))
+	for _, w := range known {
+		if w.orphan {
+			continue
+		}
+		all = append(all, WorkerStatus{
+			ID: w.id, Info: w.info, RegisteredAt: w.registered, LastBeat: w.lastBeat(), TTL: w.ttl,
+			Running: running[w.id], State: WorkerState(w.want.Load()),
+		})
+	}
+	return all, nil
 }

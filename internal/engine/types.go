@@ -3,6 +3,7 @@ package engine
 import (
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/queue"
 )
 
@@ -18,6 +19,9 @@ type (
 	Failure   = queue.Failure
 	Spec      = queue.Spec
 	KeyValue  = queue.KeyValue
+
+	// WorkerInfo is what a worker says of itself.
+	WorkerInfo = cluster.WorkerInfo
 )
 
 // NewJob is one job to enqueue. Spec.Queue is filled in by the engine.
@@ -92,17 +96,6 @@ type Ended struct {
 type LeaseRef struct {
 	ID    JobID
 	Token Token
-}
-
-// WorkerInfo is what a worker says of itself.
-type WorkerInfo struct {
-	Name        string
-	Host        string
-	PID         int
-	Version     string
-	Labels      []string
-	Queues      []string
-	Concurrency int
 }
 
 // WorkerState is what the server wants of a worker.

@@ -1,0 +1,178 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"iter"
+
+	"github.com/tidwall/btree"
+
+	"github.com/beaver-raft/beaver/internal/queue"
+)
+
+// Queue is a queue's record. Records are immutable: a change makes a new one.
+type Queue struct {
+	ID       queue.QueueID
+	Name     string
+	Shard    uint16 // its home
+	Version  uint64 // grows with every change of Settings, from 1
+	Settings queue.Settings
+}
+
+// WorkerInfo is what a worker says of itself.
+type WorkerInfo struct {
+	Name        string
+	Host        string
+	PID         int
+	Version     string
+	Labels      []string
+	Queues      []string
+	Concurrency int
+}
+
+// Worker is a registered worker's record. Records are immutable.
+type Worker struct {
+	ID         queue.WorkerID
+	Registered queue.Millis
+	Info       WorkerInfo
+}
+
+// Code is the outcome of one command.
+type Code uint8
+
+// The outcomes. Every code but CodeOK changed nothing.
+const (
+	CodeOK        Code = iota
+	CodeExists         // the queue was there (Result.Queue), or the cluster has its id already
+	CodeNotFound       // no such queue or worker
+	CodeLimit          // QueuesMax or WorkersMax is reached
+	CodeMalformed      // the command does not decode or breaks a limit
+)
+
+// Result is the outcome of one command.
+type Result struct {
+	Code   Code
+	Worker queue.WorkerID
+	Queue  Queue
+}
+
+// Catalog is the state. The zero value is not usable; see New.
+type Catalog struct {
+	id         ID
+	applied    uint64
+	now        queue.Millis
+	lastQueue  queue.QueueID
+	lastWorker queue.WorkerID
+	queues     *btree.Map[string, *Queue]
+	workers    *btree.Map[uint64, *Worker]
+
+	homes map[uint16]int // queues per shard; derived, only looked up
+	sum   uint64         // the records' hashes, XORed
+}
+
+// New makes an empty catalog.
+func New() *Catalog {
+	return &Catalog{
+		queues:  btree.NewMap[string, *Queue](0),
+		workers: btree.NewMap[uint64, *Worker](0),
+		homes:   make(map[uint16]int),
+	}
+}
+
+// ID is the cluster's id; zero until it was drawn.
+func (c *Catalog) ID() ID { return c.id }
+
+// Applied is the index of the last entry applied.
+func (c *Catalog) Applied() uint64 { return c.applied }
+
+// Queue finds a queue by name.
+func (c *Catalog) Queue(name string) (Queue, bool) {
+	q, ok := c.queues.Get(name)
+	if !ok {
+		return Queue{}, false
+	}
+	return *q, true
+}
+
+// Queues yields all queues by name.
+func (c *Catalog) Queues() iter.Seq[*Queue] {
+	return func(yield func(*Queue) bool) {
+		c.queues.Scan(func(_ string, q *Queue) bool { return yield(q) })
+	}
+}
+
+// QueueCount is how many queues there are.
+func (c *Catalog) QueueCount() int { return c.queues.Len() }
+
+// Worker finds a worker by id.
+func (c *Catalog) Worker(id queue.WorkerID) (Worker, bool) {
+	w, ok := c.workers.Get(uint64(id))
+	if !ok {
+		return Worker{}, false
+	}
+	return *w, true
+}
+
+// Workers yields all registered workers by id.
+func (c *Catalog) Workers() iter.Seq[*Worker] {
+	return func(yield func(*Worker) bool) {
+		c.workers.Scan(func(_ uint64, w *Worker) bool { return yield(w) })
+	}
+}
+
+// WorkerCount is how many workers are registered.
+func (c *Catalog) WorkerCount() int { return c.workers.Len() }
+
+// LeastLoaded picks the shard of 1 to shards that is home to the fewest queues, the lowest among equals.
+func (c *Catalog) LeastLoaded(shards int) uint16 {
+	best := uint16(1)
+	for s := uint16(2); int(s) <= shards; s++ {
+		if c.homes[s] < c.homes[best] {
+			best = s
+		}
+	}
+	return best
+}
+
+// Fingerprint is a running hash of the state.
+func (c *Catalog) Fingerprint() uint64 {
+	return fingerprint(c.id, c.now, c.lastQueue, c.lastWorker, c.sum)
+}
+
+func fingerprint(id ID, now queue.Millis, lastQueue queue.QueueID, lastWorker queue.WorkerID, sum uint64) uint64 {
+	var b [40]byte
+	binary.LittleEndian.PutUint64(b[0:], uint64(id))
+	binary.LittleEndian.PutUint64(b[8:], uint64(now))
+	binary.LittleEndian.PutUint64(b[16:], uint64(lastQueue))
+	binary.LittleEndian.PutUint64(b[24:], uint64(lastWorker))
+	binary.LittleEndian.PutUint64(b[32:], sum)
+	return hash(b[:])
+}
+
+func (c *Catalog) putQueue(q *Queue) {
+	old, replaced := c.queues.Set(q.Name, q)
+	if replaced {
+		c.sum ^= old.hash()
+		c.homes[old.Shard]--
+	}
+	c.sum ^= q.hash()
+	c.homes[q.Shard]++
+}
+
+func (c *Catalog) putWorker(w *Worker) {
+	c.workers.Set(uint64(w.ID), w)
+	c.sum ^= w.hash()
+}
+
+func (q *Queue) hash() uint64  { return hash(appendQueue([]byte{'q'}, q)) }
+func (w *Worker) hash() uint64 { return hash(appendWorker([]byte{'w'}, w)) }
+
+// hash is FNV-1a with a finisher that spreads the last bytes over all bits, so that XORed records do not cancel.
+func hash(b []byte) uint64 {
+	h := uint64(14695981039346656037)
+	for _, c := range b {
+		h = (h ^ uint64(c)) * 1099511628211
+	}
+	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
+	h = (h ^ h>>27) * 0x94d049bb133111eb
+	return h ^ h>>31
+}

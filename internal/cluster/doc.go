@@ -1,0 +1,20 @@
+// Package cluster is the catalog, the state machine of shard 0: what the whole cluster agrees on. Today that is the
+// cluster's id, the queues with their ids, homes and settings, and the registered workers.
+//
+// Invariant: a queue has one id and one home shard for ever, a queue's version grows with every change of its settings,
+// and no id is given twice. The same commands give the same state, the same results and the same fingerprint.
+//
+// The catalog is pure: Apply takes time only as the stamp of its entry and refuses bad input in its result. Where a new
+// queue shall live is decided by the proposer and recorded in the command, so that every replica agrees. Reading the
+// catalog's methods and applying to it is one goroutine's business; an Image may be read from another.
+//
+// A command is one item: a type byte, then its fields. Integers are unsigned varints, a string is its length and its
+// bytes, settings are as AppendSettings writes them.
+//
+//	1 init       cluster id, u64 little endian
+//	2 create     name, shard, settings
+//	3 configure  name, settings
+//	4 pause      name, 0 or 1
+//	5 register   name, host, pid, version, labels, queues, concurrency
+//	6 remove     worker id
+package cluster

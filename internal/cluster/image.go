@@ -1,0 +1,217 @@
+package cluster
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
+
+	"github.com/beaver-raft/beaver/internal/queue"
+)
+
+// An image is the whole catalog. Integers are little endian.
+//
+//	┌───────────┬─────────┬────────────┬─────────┬─────┬────────────┬─────────────┐
+//	│ "BVCATLG1"│ applied │ cluster id │ now     │ last│ last       │ queues,     │
+//	│ 8 bytes   │ u64     │ u64        │ i64 ms  │ u32 │ worker u64 │ workers u32 │
+//	├───────────┴─────────┴────────────┴─────────┴─────┴────────────┴─────────────┤
+//	│ length u32, record × (queues by name, then workers by id)                   │
+//	├─────────────────────────────────────────────────────────────────────────────┤
+//	│ fingerprint u64                                                             │
+//	└─────────────────────────────────────────────────────────────────────────────┘
+const (
+	imageMagic       = "BVCATLG1"
+	imageHeaderBytes = 8 + 8 + 8 + 8 + 4 + 8 + 4 + 4
+)
+
+// ErrBadImage is wrapped by every error of Restore that is not its reader's.
+var ErrBadImage = errors.New("catalog image is damaged")
+
+// Image is a frozen catalog. It may be read from one other goroutine while the catalog goes on.
+type Image struct{ c Catalog }
+
+// Snapshot freezes the state in O(1): the maps are copied on write.
+func (c *Catalog) Snapshot() *Image {
+	frozen := *c
+	frozen.queues = c.queues.Copy()
+	frozen.workers = c.workers.Copy()
+	frozen.homes = nil
+	return &Image{c: frozen}
+}
+
+// Live is empty: the catalog holds all it knows and refers to no log entry.
+func (img *Image) Live() *roaring64.Bitmap { return roaring64.New() }
+
+// Fingerprint is that of the frozen state.
+func (img *Image) Fingerprint() uint64 { return img.c.Fingerprint() }
+
+// Applied is the index that the frozen state includes.
+func (img *Image) Applied() uint64 { return img.c.applied }
+
+// WriteTo encodes the image.
+func (img *Image) WriteTo(w io.Writer) (int64, error) {
+	c := &img.c
+	out := countingWriter{w: bufio.NewWriterSize(w, 64<<10)}
+	head := make([]byte, 0, imageHeaderBytes)
+	head = append(head, imageMagic...)
+	head = binary.LittleEndian.AppendUint64(head, c.applied)
+	head = binary.LittleEndian.AppendUint64(head, uint64(c.id))
+	head = binary.LittleEndian.AppendUint64(head, uint64(c.now))
+	head = binary.LittleEndian.AppendUint32(head, uint32(c.lastQueue))
+	head = binary.LittleEndian.AppendUint64(head, uint64(c.lastWorker))
+	head = binary.LittleEndian.AppendUint32(head, uint32(c.queues.Len()))
+	head = binary.LittleEndian.AppendUint32(head, uint32(c.workers.Len()))
+	out.write(head)
+	var record []byte
+	for q := range c.Queues() {
+		record = appendQueue(record[:0], q)
+		out.record(record)
+	}
+	for worker := range c.Workers() {
+		record = appendWorker(record[:0], worker)
+		out.record(record)
+	}
+	out.write(binary.LittleEndian.AppendUint64(nil, c.Fingerprint()))
+	if out.err == nil {
+		out.err = out.w.Flush()
+	}
+	return out.n, out.err
+}
+
+// Restore reads what an Image wrote. Damaged or hostile input gives an error that wraps ErrBadImage.
+func Restore(r io.Reader) (*Catalog, error) {
+	in := bufio.NewReaderSize(r, 64<<10)
+	head := make([]byte, imageHeaderBytes)
+	if _, err := io.ReadFull(in, head); err != nil {
+		return nil, imageError("header", err)
+	}
+	if string(head[:8]) != imageMagic {
+		return nil, fmt.Errorf("%w: it does not start with %q", ErrBadImage, imageMagic)
+	}
+	c := New()
+	c.applied = binary.LittleEndian.Uint64(head[8:])
+	c.id = ID(binary.LittleEndian.Uint64(head[16:]))
+	c.now = queue.Millis(binary.LittleEndian.Uint64(head[24:]))
+	c.lastQueue = queue.QueueID(binary.LittleEndian.Uint32(head[32:]))
+	c.lastWorker = queue.WorkerID(binary.LittleEndian.Uint64(head[36:]))
+	queues, workers := binary.LittleEndian.Uint32(head[44:]), binary.LittleEndian.Uint32(head[48:])
+	if queues > QueuesMax || workers > WorkersMax {
+		return nil, fmt.Errorf("%w: it claims %d queues and %d workers", ErrBadImage, queues, workers)
+	}
+	buf := make([]byte, workerCommandBytesMax)
+	for range queues {
+		if err := c.restoreQueue(in, buf); err != nil {
+			return nil, err
+		}
+	}
+	for range workers {
+		if err := c.restoreWorker(in, buf); err != nil {
+			return nil, err
+		}
+	}
+	var tail [8]byte
+	if _, err := io.ReadFull(in, tail[:]); err != nil {
+		return nil, imageError("fingerprint", err)
+	}
+	if binary.LittleEndian.Uint64(tail[:]) != c.Fingerprint() {
+		return nil, fmt.Errorf("%w: its fingerprint does not match its records", ErrBadImage)
+	}
+	return c, nil
+}
+
+func (c *Catalog) restoreQueue(in io.Reader, buf []byte) error {
+	record, err := readRecord(in, buf)
+	if err != nil {
+		return err
+	}
+	d := decoder{b: record}
+	q := &Queue{ID: queue.QueueID(d.uint(1<<32 - 1)), Version: d.uint(1<<64 - 1)}
+	q.Name = d.text(QueueNameBytesMax)
+	q.Shard = uint16(d.uint(1<<16 - 1))
+	q.Settings = d.settings()
+	last, _, any := c.queues.Max()
+	if !d.end() || q.ID == 0 || q.ID > c.lastQueue || !ValidQueueName(q.Name) || (any && q.Name <= last) {
+		return fmt.Errorf("%w: bad queue record", ErrBadImage)
+	}
+	c.putQueue(q)
+	return nil
+}
+
+func (c *Catalog) restoreWorker(in io.Reader, buf []byte) error {
+	record, err := readRecord(in, buf)
+	if err != nil {
+		return err
+	}
+	d := decoder{b: record}
+	w := &Worker{ID: queue.WorkerID(d.uint(1<<64 - 1)), Registered: queue.Millis(d.uint(millisMax))}
+	w.Info = d.workerInfo()
+	last, _, any := c.workers.Max()
+	if !d.end() || w.ID == 0 || w.ID > c.lastWorker || (any && uint64(w.ID) <= last) {
+		return fmt.Errorf("%w: bad worker record", ErrBadImage)
+	}
+	c.putWorker(w)
+	return nil
+}
+
+func appendQueue(dst []byte, q *Queue) []byte {
+	dst = binary.AppendUvarint(dst, uint64(q.ID))
+	dst = binary.AppendUvarint(dst, q.Version)
+	dst = appendText(dst, q.Name)
+	dst = binary.AppendUvarint(dst, uint64(q.Shard))
+	return AppendSettings(dst, &q.Settings)
+}
+
+func appendWorker(dst []byte, w *Worker) []byte {
+	dst = binary.AppendUvarint(dst, uint64(w.ID))
+	dst = binary.AppendUvarint(dst, uint64(w.Registered))
+	return appendWorkerInfo(dst, &w.Info)
+}
+
+func readRecord(in io.Reader, buf []byte) ([]byte, error) {
+	var size [4]byte
+	if _, err := io.ReadFull(in, size[:]); err != nil {
+		return nil, imageError("record length", err)
+	}
+	n := binary.LittleEndian.Uint32(size[:])
+	if int64(n) > int64(len(buf)) {
+		return nil, fmt.Errorf("%w: record of %d bytes", ErrBadImage, n)
+	}
+	if _, err := io.ReadFull(in, buf[:n]); err != nil {
+		return nil, imageError("record", err)
+	}
+	return buf[:n], nil
+}
+
+// imageError tells an image that ends too soon from a reader that failed.
+func imageError(what string, err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: it ends within its %s", ErrBadImage, what)
+	}
+	return fmt.Errorf("read catalog image's %s: %w", what, err)
+}
+
+// countingWriter keeps the first error and the count of bytes.
+type countingWriter struct {
+	w   *bufio.Writer
+	n   int64
+	err error
+}
+
+func (cw *countingWriter) write(b []byte) {
+	if cw.err != nil {
+		return
+	}
+	var n int
+	n, cw.err = cw.w.Write(b)
+	cw.n += int64(n)
+}
+
+func (cw *countingWriter) record(b []byte) {
+	var size [4]byte
+	binary.LittleEndian.PutUint32(size[:], uint32(len(b)))
+	cw.write(size[:])
+	cw.write(b)
+}

@@ -1,0 +1,168 @@
+package engine
+
+import (
+	"context"
+
+	"github.com/beaver-raft/beaver/internal/cluster"
+	"github.com/beaver-raft/beaver/internal/queue"
+)
+
+// Cancel cancels a job that waits or is dead, at once. For a running job the state returned is StateRunning: its worker
+// is asked to stop, and the job is cancelled when its attempt ends otherwise than by an ack.
+func (e *Engine) Cancel(ctx context.Context, id JobID) (State, error) {
+	if e.pump(shardID(id)) == nil {
+		return 0, errNoJob()
+	}
+	// A ready job is found by its queue and priority, which only its spec in the log tells.
+	spec, _, err := e.spec(id)
+	if err != nil {
+		return 0, err
+	}
+	r, err := e.onJob(ctx, id, func(dst []byte) []byte {
+		return queue.AppendCancel(dst, id.Pos, spec.Queue, spec.Priority)
+	})
+	if err != nil {
+		return r.State, err
+	}
+	if r.Code == queue.CodeCancelRequested {
+		return queue.StateRunning, nil
+	}
+	return r.State, nil
+}
+
+// RetryDead makes dead jobs ready again at their old places, with their failures forgotten, and appends one answer per
+// job to dst.
+func (e *Engine) RetryDead(ctx context.Context, ids []JobID, dst []Ended) ([]Ended, error) {
+	return e.onDead(ctx, ids, dst, queue.AppendRetryDead)
+}
+
+// DiscardDead throws dead jobs away and appends one answer per job to dst.
+func (e *Engine) DiscardDead(ctx context.Context, ids []JobID, dst []Ended) ([]Ended, error) {
+	return e.onDead(ctx, ids, dst, queue.AppendDiscardDead)
+}
+
+func (e *Engine) onDead(ctx context.Context, ids []JobID, dst []Ended, encode func([]byte, queue.Pos) []byte) ([]Ended, error) {
+	switch {
+	case len(ids) == 0:
+		return dst, invalid("ids", "is empty; name 1 to %d jobs", IDsMax)
+	case len(ids) > IDsMax:
+		return dst, invalid("ids", "has %d items; at most %d fit one request", len(ids), IDsMax)
+	}
+	before := len(dst)
+	dst = append(dst, make([]Ended, len(ids))...)
+	out := dst[before:]
+	for i := range ids {
+		if e.pump(shardID(ids[i])) == nil {
+			out[i].Err = errNoJob()
+		}
+	}
+	for _, p := range e.pumps {
+		c := newCall()
+		c.urgent = true
+		var asked []int
+		for i, id := range ids {
+			if shardID(id) == p.shard {
+				c.items.Commit(encode(c.items.Buf(), id.Pos))
+				asked = append(asked, i)
+			}
+		}
+		if len(asked) == 0 {
+			c.free()
+			continue
+		}
+		if err := p.do(ctx, c); err != nil {
+			for _, i := range asked {
+				out[i].Err = asError(err)
+			}
+			continue
+		}
+		for k, i := range asked {
+			out[i] = Ended{State: c.results[k].State, Err: refusal(c.results[k])}
+		}
+		c.free()
+	}
+	return dst, nil
+}
+
+// RetryAllDead retries a queue's dead jobs, oldest first, up to limit, and tells how many it did and whether there are
+// more. It may be cut short by an error: what it did stays done, and calling again goes on.
+func (e *Engine) RetryAllDead(ctx context.Context, name string, limit int) (int, bool, error) {
+	return e.allDead(ctx, name, limit, queue.AppendRetryDead)
+}
+
+// DiscardAllDead throws a queue's dead jobs away; it counts as RetryAllDead does.
+func (e *Engine) DiscardAllDead(ctx context.Context, name string, limit int) (int, bool, error) {
+	return e.allDead(ctx, name, limit, queue.AppendDiscardDead)
+}
+
+func (e *Engine) allDead(ctx context.Context, name string, limit int, encode func([]byte, queue.Pos) []byte) (int, bool, error) {
+	if limit < 1 || limit > BulkMax {
+		return 0, false, invalid("limit", "is %d; it must lie between 1 and %d", limit, BulkMax)
+	}
+	rt, err := e.existing(name)
+	if err != nil {
+		return 0, false, err
+	}
+	var cursor queue.Cursor
+	count := 0
+	for {
+		// One row over the limit tells whether there is more.
+		infos, next, err := e.page(ctx, rt, queue.StateDead, cursor, min(limit-count+1, queue.ListMax))
+		if err != nil {
+			return count, true, err
+		}
+		more := len(infos) > limit-count
+		done, err := e.deadBatch(ctx, rt, infos[:min(len(infos), limit-count)], encode)
+		count += done
+		switch {
+		case err != nil:
+			return count, true, err
+		case more:
+			return count, true, nil
+		case next == (queue.Cursor{}):
+			return count, false, nil
+		}
+		cursor = next
+	}
+}
+
+// deadBatch sends one command for a page of dead jobs. Jobs that someone else dealt with meanwhile do not count.
+func (e *Engine) deadBatch(ctx context.Context, rt *route, infos []queue.JobInfo, encode func([]byte, queue.Pos) []byte) (int, error) {
+	if len(infos) == 0 {
+		return 0, nil
+	}
+	c := newCall()
+	c.urgent = true
+	for i := range infos {
+		c.items.Commit(encode(c.items.Buf(), infos[i].Pos))
+	}
+	if err := rt.pump.do(ctx, c); err != nil {
+		return 0, err
+	}
+	defer c.free()
+	done := 0
+	for _, r := range c.results {
+		err := refusal(r)
+		switch {
+		case err == nil:
+			done++
+		case r.Code != queue.CodeNoJob && r.Code != queue.CodeWrongState:
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// existing returns a queue's route, or why there is none.
+func (e *Engine) existing(name string) (*route, error) {
+	if rt := e.routes.byName(name); rt != nil {
+		return rt, nil
+	}
+	if !cluster.ValidQueueName(name) {
+		return nil, badQueueName("queue", name)
+	}
+	return nil, &Error{
+		Code: CodeNotFound, Reason: ReasonQueueNotFound, Field: "queue",
+		Message: "there is no queue \"" + name + "\"; enqueue a job into it or configure it to make it",
+	}
+}

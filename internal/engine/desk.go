@@ -1,0 +1,258 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/beaver-raft/beaver/internal/shard"
+)
+
+// desk takes the commands of one shard from their callers and pairs the answers with them: the half that a pump of jobs
+// and the catalog's pump share.
+//
+// A caller fills a call on its own goroutine and hands it in; the shard's goroutine gathers all that waits into the next
+// entry, remembers who sits in it, and answers when it is applied. A call is refused at once when too much waits.
+type desk struct {
+	shard shard.ID
+	node  uint64
+	wake  func() // tells the shard's goroutine that something waits
+
+	mu       sync.Mutex
+	incoming []*call
+	closed   *Error // why nothing is taken; nil: open
+
+	waiting    atomic.Int64 // calls not yet proposed
+	bytes      atomic.Int64 // of these
+	inFlight   atomic.Int64
+	overloaded atomic.Uint64
+	batches    atomic.Uint64
+	items      atomic.Uint64
+
+	// The rest belongs to the shard's goroutine.
+	pending []*call // taken from incoming, in order
+	next    int     // first of pending that is not yet in an entry
+	flights []*flight
+	spare   []*flight
+	last    uint64 // sequence of the newest flight
+	landed  []*call
+}
+
+// rider is who waits for some items of an entry: a call or a part of a fetch.
+type rider struct {
+	call         *call
+	part         *part
+	first, count int
+}
+
+// flight is an entry that was proposed and not yet applied.
+type flight struct {
+	sequence uint64
+	stamp    int64
+	riders   []rider
+	adds     []laneCount // jobs it brings
+	takes    []laneCount // jobs its fetches may take
+}
+
+func (f *flight) reset() {
+	clear(f.riders)
+	f.riders, f.adds, f.takes = f.riders[:0], f.adds[:0], f.takes[:0]
+}
+
+// submit hands a call in, or says why not.
+func (d *desk) submit(c *call) error {
+	size := int64(c.items.Size())
+	callsMax, bytesMax := int64(WaitingCallsMax), int64(WaitingBytesMax)
+	if c.urgent {
+		callsMax, bytesMax = 2*callsMax, 2*bytesMax
+	}
+	d.mu.Lock()
+	if d.closed != nil {
+		err := d.closed
+		d.mu.Unlock()
+		return err
+	}
+	if d.waiting.Load() >= callsMax || d.bytes.Load()+size > bytesMax {
+		d.mu.Unlock()
+		d.overloaded.Add(1)
+		return newError(CodeResourceExhausted, ReasonOverloaded,
+			"shard %d has as many requests waiting as it takes (%d requests or %d MiB); slow down and try again",
+			d.shard, callsMax, bytesMax>>20)
+	}
+	d.waiting.Add(1)
+	d.bytes.Add(size)
+	c.state.Store(callWaiting)
+	first := len(d.incoming) == 0
+	d.incoming = append(d.incoming, c)
+	d.mu.Unlock()
+	if first { // else whoever came first has woken the shard, which has not looked since
+		d.wake()
+	}
+	return nil
+}
+
+// do hands a call in and waits for its answer. With an error that is not the command's own outcome the call must not be
+// used again: it may still be on its way.
+func (d *desk) do(ctx context.Context, c *call) error {
+	if err := d.submit(c); err != nil {
+		return err
+	}
+	return d.wait(ctx, c)
+}
+
+// wait waits for the answer of a submitted call.
+func (d *desk) wait(ctx context.Context, c *call) error {
+	if ctx.Done() == nil {
+		<-c.done
+		return c.err
+	}
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+	}
+	switch {
+	case c.state.CompareAndSwap(callWaiting, callGone):
+		return contextError(ctx.Err())
+	case c.state.CompareAndSwap(callFlying, callGone):
+		return errUnknownOutcome(ctx.Err())
+	}
+	<-c.done // the answer came first
+	return c.err
+}
+
+// collect takes what came in.
+func (d *desk) collect() {
+	if d.next > 0 && d.next == len(d.pending) {
+		d.pending, d.next = d.pending[:0], 0
+	}
+	d.mu.Lock()
+	d.pending = append(d.pending, d.incoming...)
+	clear(d.incoming)
+	d.incoming = d.incoming[:0]
+	d.mu.Unlock()
+}
+
+// gather moves pending calls into the entry while they fit, in order.
+func (d *desk) gather(b *shard.BatchBuilder, f *flight) {
+	for d.next < len(d.pending) {
+		c := d.pending[d.next]
+		if c.state.Load() == callWaiting && !b.Fits(&c.items) {
+			if d.next >= len(d.pending)/2 && d.next > 64 { // keep the slice from creeping through memory
+				n := copy(d.pending, d.pending[d.next:])
+				clear(d.pending[n:])
+				d.pending, d.next = d.pending[:n], 0
+			}
+			return
+		}
+		d.pending[d.next] = nil
+		d.next++
+		d.waiting.Add(-1)
+		d.bytes.Add(-int64(c.items.Size()))
+		if !c.state.CompareAndSwap(callWaiting, callFlying) {
+			continue // its caller left: nothing happened
+		}
+		count := c.items.Len()
+		f.riders = append(f.riders, rider{call: c, first: b.Add(&c.items), count: count})
+		f.adds = append(f.adds, c.adds...)
+	}
+}
+
+// requeue puts a call that nobody waits for behind what is pending.
+func (d *desk) requeue(c *call) {
+	c.state.Store(callWaiting)
+	d.waiting.Add(1)
+	d.bytes.Add(int64(c.items.Size()))
+	d.pending = append(d.pending, c)
+}
+
+// more reports whether calls wait that the last entry had no room for.
+func (d *desk) more() bool { return d.next < len(d.pending) }
+
+func (d *desk) newFlight(now int64) *flight {
+	if n := len(d.spare); n > 0 {
+		f := d.spare[n-1]
+		d.spare = d.spare[:n-1]
+		f.stamp = now
+		return f
+	}
+	return &flight{stamp: now}
+}
+
+// launch remembers a flight under a fresh sequence number.
+func (d *desk) launch(f *flight, items int) uint64 {
+	d.last++
+	f.sequence = d.last
+	d.flights = append(d.flights, f)
+	d.inFlight.Store(int64(len(d.flights)))
+	d.batches.Add(1)
+	d.items.Add(uint64(items))
+	return f.sequence
+}
+
+// land finds the flight of an applied or dropped entry and forgets it; nil when it is not ours.
+func (d *desk) land(sequence uint64) *flight {
+	for i, f := range d.flights {
+		if f.sequence == sequence {
+			d.flights = append(d.flights[:i], d.flights[i+1:]...)
+			d.inFlight.Store(int64(len(d.flights)))
+			return f
+		}
+	}
+	return nil
+}
+
+func (d *desk) retire(f *flight) {
+	f.reset()
+	d.spare = append(d.spare, f)
+}
+
+// newestStamp is the stamp of the newest flight; 0 when nothing flies.
+func (d *desk) newestStamp() int64 {
+	if n := len(d.flights); n > 0 {
+		return d.flights[n-1].stamp
+	}
+	return 0
+}
+
+// answer ends a call; its caller is woken by settle.
+func (d *desk) answer(c *call, err error) {
+	c.err = err
+	d.landed = append(d.landed, c)
+}
+
+// settle wakes the callers of all answered calls.
+func (d *desk) settle() {
+	for i, c := range d.landed {
+		d.landed[i] = nil
+		d.wakeCaller(c)
+	}
+	d.landed = d.landed[:0]
+}
+
+func (d *desk) wakeCaller(c *call) {
+	if c.state.CompareAndSwap(callFlying, callDone) {
+		c.done <- struct{}{} // never blocks: one token, and only this transition brings it
+	}
+}
+
+// setClosed lets calls in (nil), or refuses them with why and answers all that wait: nothing of theirs happened.
+func (d *desk) setClosed(why *Error) {
+	d.mu.Lock()
+	d.closed = why
+	d.mu.Unlock()
+	if why == nil {
+		return
+	}
+	d.collect()
+	for ; d.next < len(d.pending); d.next++ {
+		c := d.pending[d.next]
+		d.pending[d.next] = nil
+		d.waiting.Add(-1)
+		d.bytes.Add(-int64(c.items.Size()))
+		if c.state.CompareAndSwap(callWaiting, callFlying) {
+			d.answer(c, why)
+		}
+	}
+	d.settle()
+}

@@ -1,0 +1,306 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
+)
+
+// Enqueue stores jobs and appends one answer per job, in order, to dst. An error concerns the whole request; what is
+// wrong with one job is in its answer, unless the request is atomic. Queues that do not exist are made.
+//
+// Spec.Queue is set, and Spec.EnqueuedAt when it is zero; nothing of the request is retained after Enqueue returns.
+func (e *Engine) Enqueue(ctx context.Context, r *EnqueueRequest, dst []Enqueued) ([]Enqueued, error) {
+	start := time.Now()
+	if err := checkEnqueue(r); err != nil {
+		return dst, err
+	}
+	if e.host.Full() {
+		return dst, newError(CodeResourceExhausted, ReasonDiskFull,
+			"the disk is nearly full, so new jobs are refused while those stored can still be finished; free some space or let workers catch up")
+	}
+	now := queue.Millis(e.opts.Clock.NowMillis())
+	answers := len(dst)
+	dst = append(dst, make([]Enqueued, len(r.Jobs))...)
+	out := dst[answers:]
+	first, several, err := e.routeJobs(ctx, r, out, now)
+	switch {
+	case err != nil:
+		return dst[:answers], err
+	case first == nil: // every job is refused already
+		return dst, nil
+	case several:
+		err = e.enqueueSeveral(ctx, r, out, now)
+	default:
+		err = e.enqueueOn(ctx, first.pump, r, out, now)
+	}
+	if err != nil {
+		return dst[:answers], err
+	}
+	if first.meters != nil {
+		first.meters.enqueue.addMany(time.Since(start), uint64(len(r.Jobs)))
+	}
+	return dst, nil
+}
+
+func checkEnqueue(r *EnqueueRequest) error {
+	switch {
+	case len(r.Jobs) == 0:
+		return invalid("jobs", "is empty; give 1 to %d jobs", queue.EnqueueJobsMax)
+	case len(r.Jobs) > queue.EnqueueJobsMax:
+		return invalid("jobs", "has %d items; at most %d fit one request", len(r.Jobs), queue.EnqueueJobsMax)
+	case r.Session != SessionID{} && r.Sequence == 0:
+		return invalid("sequence", "is 0; a session counts its requests from 1")
+	case r.Session == SessionID{} && r.Sequence != 0:
+		return invalid("session", "is missing, but sequence is given; give both or neither")
+	}
+	return nil
+}
+
+// routeJobs checks each job and finds its queue's home, making queues as needed. It returns the first route, nil when
+// every job is refused, and whether the jobs live on several shards. A refused job has its error in out.
+func (e *Engine) routeJobs(ctx context.Context, r *EnqueueRequest, out []Enqueued, now queue.Millis) (first *route, several bool, err error) {
+	if err := e.makeQueues(ctx, r); err != nil {
+		return nil, false, err
+	}
+	var last *route
+	for i := range r.Jobs {
+		j := &r.Jobs[i]
+		if last == nil || last.name != j.Queue {
+			rt, err := e.ensureQueue(ctx, j.Queue)
+			if err != nil {
+				if out[i].Err = asError(err); r.Atomic || out[i].Err.Code != CodeInvalidArgument {
+					return nil, false, jobError(r, i, out[i].Err)
+				}
+				continue
+			}
+			last = rt
+		}
+		j.Spec.Queue = last.id
+		if j.Spec.EnqueuedAt == 0 {
+			j.Spec.EnqueuedAt = now
+		}
+		if err := checkJob(&j.Spec, now, r.Session == SessionID{}); err != nil {
+			if out[i].Err = err; r.Atomic {
+				return nil, false, jobError(r, i, err)
+			}
+			continue
+		}
+		if first == nil {
+			first = last
+		}
+		several = several || last.pump != first.pump
+	}
+	if several && r.Atomic {
+		return nil, false, invalid("atomic",
+			"is set, but the jobs' queues live on different shards; an atomic request keeps to queues of one shard (see the queue's shard)")
+	}
+	return first, several, nil
+}
+
+// makeQueues starts the making of all missing queues at once, so that many new names cost one wait.
+func (e *Engine) makeQueues(ctx context.Context, r *EnqueueRequest) error {
+	var started []*creation
+	last := ""
+	for i := range r.Jobs {
+		name := r.Jobs[i].Queue
+		if name == last || e.routes.byName(name) != nil {
+			continue
+		}
+		last = name
+		c, err := e.startCreation(name)
+		if err == nil {
+			started = append(started, c)
+		} // else the job's own turn reports it
+	}
+	for _, c := range started {
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			return contextError(ctx.Err())
+		}
+	}
+	return nil
+}
+
+// checkJob names the first field of a job that breaks a limit. In a session the machine alone judges what depends on the
+// clock: a repeat must carry the same jobs as the first time, to get each one's answer.
+func checkJob(s *Spec, now queue.Millis, clock bool) *Error {
+	if err := s.Validate(); err != nil {
+		return fieldError(err)
+	}
+	if clock && s.ExpiresAt != 0 && s.ExpiresAt <= now {
+		return invalid("expires_at", "lies in the past; the job would never run")
+	}
+	return nil
+}
+
+// jobError says which job of a request made all of it fail.
+func jobError(r *EnqueueRequest, i int, err *Error) *Error {
+	if len(r.Jobs) == 1 || err.Field == "" {
+		return err
+	}
+	located := *err
+	located.Field = fmt.Sprintf("jobs[%d].%s", i, err.Field)
+	located.Message = fmt.Sprintf("jobs[%d]: %s", i, err.Message)
+	return &located
+}
+
+// enqueueOn stores all jobs of a request that have no error yet and live on one pump's shard.
+func (e *Engine) enqueueOn(ctx context.Context, p *pump, r *EnqueueRequest, out []Enqueued, now queue.Millis) error {
+	c := newCall()
+	header, err := encodeJobs(c, p, e, r, out, now, false)
+	if err != nil {
+		c.free()
+		return err
+	}
+	if err := p.do(ctx, c); err != nil {
+		return err
+	}
+	results := c.results
+	if header {
+		if err := refusal(results[0]); err != nil {
+			err = culprit(r, results[1:], err)
+			c.free()
+			return err
+		}
+		results = results[1:]
+	}
+	for i := range out {
+		if out[i].Err != nil {
+			continue
+		}
+		out[i] = enqueued(p.shard, results[0])
+		results = results[1:]
+	}
+	c.free()
+	return nil
+}
+
+// culprit is the error of the first job that made an atomic request fail; whole when it was none of them.
+func culprit(r *EnqueueRequest, results []queue.Result, whole *Error) *Error {
+	for i, res := range results {
+		if err := refusal(res); err != nil && res.Code != queue.CodeAborted && res.Code != queue.CodeSessionTooOld {
+			return jobError(r, i, err)
+		}
+	}
+	return whole
+}
+
+// encodeJobs encodes the jobs of a request that have no error yet and, with onlyHere, live on p. It reports whether a
+// header item leads them: jobs without session and atomicity are commands of their own.
+func encodeJobs(c *call, p *pump, e *Engine, r *EnqueueRequest, out []Enqueued, now queue.Millis, onlyHere bool) (header bool, err error) {
+	mine := func(i int) bool {
+		return out[i].Err == nil && (!onlyHere || e.routes.byID(r.Jobs[i].Spec.Queue).pump == p)
+	}
+	header = r.Atomic || r.Session != SessionID{}
+	if header {
+		count := 0
+		for i := range r.Jobs {
+			if mine(i) {
+				count++
+			}
+		}
+		c.items.Commit(queue.AppendEnqueue(c.items.Buf(), r.Session, r.Sequence, count, r.Atomic))
+	}
+	for i := range r.Jobs {
+		if !mine(i) {
+			continue
+		}
+		s := &r.Jobs[i].Spec
+		c.items.Commit(queue.AppendJob(c.items.Buf(), s))
+		if c.items.Size() > shard.CommandBytesMax {
+			return header, &Error{
+				Code: CodeInvalidArgument, Reason: ReasonTooLarge, Field: "jobs",
+				Message: fmt.Sprintf("jobs are together over %d MiB; send them in several requests", shard.CommandBytesMax>>20),
+			}
+		}
+		if s.RunAt <= now {
+			c.addReady(s.Queue)
+		}
+	}
+	return header, nil
+}
+
+func enqueued(id shard.ID, r queue.Result) Enqueued {
+	if err := refusal(r); err != nil {
+		return Enqueued{Err: err}
+	}
+	return Enqueued{ID: JobID{Shard: uint16(id), Pos: r.Pos}, Duplicate: r.Code == queue.CodeDuplicate}
+}
+
+// enqueueSeveral stores the jobs of a request that live on several shards: one command each, side by side. What one
+// shard refuses or does not answer is in its jobs' answers.
+func (e *Engine) enqueueSeveral(ctx context.Context, r *EnqueueRequest, out []Enqueued, now queue.Millis) error {
+	type leg struct {
+		pump   *pump
+		call   *call
+		header bool
+		err    error
+	}
+	var legs []leg
+	refused := make([]bool, len(out))
+	for i := range out {
+		refused[i] = out[i].Err != nil
+		if refused[i] {
+			continue
+		}
+		p := e.routes.byID(r.Jobs[i].Spec.Queue).pump
+		known := false
+		for _, l := range legs {
+			known = known || l.pump == p
+		}
+		if known {
+			continue
+		}
+		c := newCall()
+		header, err := encodeJobs(c, p, e, r, out, now, true)
+		if err != nil {
+			return err // nothing was submitted yet
+		}
+		legs = append(legs, leg{pump: p, call: c, header: header})
+	}
+	for i := range legs {
+		legs[i].err = legs[i].pump.submit(legs[i].call)
+	}
+	for i := range legs {
+		l := &legs[i]
+		if l.err == nil {
+			l.err = l.pump.wait(ctx, l.call)
+		}
+		var results []queue.Result
+		if l.err == nil {
+			results = l.call.results
+			if l.header {
+				results = results[1:]
+			}
+		}
+		for j := range out {
+			switch {
+			case refused[j] || e.routes.byID(r.Jobs[j].Spec.Queue).pump != l.pump:
+			case l.err != nil:
+				out[j].Err = asError(l.err)
+			default:
+				out[j] = enqueued(l.pump.shard, results[0])
+				results = results[1:]
+			}
+		}
+		if l.err == nil {
+			l.call.free()
+		}
+	}
+	return nil
+}
+
+// asError returns err as an *Error.
+func asError(err error) *Error {
+	var own *Error
+	if errors.As(err, &own) {
+		return own
+	}
+	return hostError(err)
+}

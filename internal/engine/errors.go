@@ -1,0 +1,201 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/beaver-raft/beaver/internal/cluster"
+	"github.com/beaver-raft/beaver/internal/host"
+	"github.com/beaver-raft/beaver/internal/queue"
+)
+
+// The Reasons of errors: stable words for programs.
+const (
+	ReasonInvalid        = "INVALID"
+	ReasonMalformed      = "MALFORMED"
+	ReasonTooLarge       = "TOO_LARGE"
+	ReasonQueueNotFound  = "QUEUE_NOT_FOUND"
+	ReasonQueueNotReady  = "QUEUE_NOT_READY"
+	ReasonQueueFull      = "QUEUE_FULL"
+	ReasonJobNotFound    = "JOB_NOT_FOUND"
+	ReasonLeaseLost      = "LEASE_LOST"
+	ReasonWrongState     = "WRONG_STATE"
+	ReasonLimit          = "LIMIT"
+	ReasonSessionTooOld  = "SESSION_TOO_OLD"
+	ReasonAborted        = "ATOMIC_ABORTED"
+	ReasonWorkerLost     = "WORKER_LOST"
+	ReasonOverloaded     = "OVERLOADED"
+	ReasonDiskFull       = "DISK_FULL"
+	ReasonNotLeader      = "NOT_LEADER"
+	ReasonStopping       = "STOPPING"
+	ReasonDropped        = "NOT_PROPOSED"
+	ReasonUnknownOutcome = "UNKNOWN_OUTCOME"
+	ReasonDeadline       = "DEADLINE"
+	ReasonCancelled      = "CANCELLED"
+	ReasonDiverged       = "STATE_DIVERGED"
+	ReasonDamaged        = "DATA_DAMAGED"
+	ReasonInternal       = "INTERNAL"
+)
+
+func newError(code Code, reason, format string, args ...any) *Error {
+	return &Error{Code: code, Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// invalid says which field of a request is wrong.
+func invalid(field, format string, args ...any) *Error {
+	return &Error{
+		Code: CodeInvalidArgument, Reason: ReasonInvalid, Field: field,
+		Message: field + " " + fmt.Sprintf(format, args...),
+	}
+}
+
+// fieldError turns what a Validate method found into an error of ours.
+func fieldError(err error) *Error {
+	var ofQueue *queue.FieldError
+	var ofCluster *cluster.FieldError
+	switch {
+	case errors.As(err, &ofQueue):
+		return &Error{
+			Code: CodeInvalidArgument, Reason: ReasonInvalid, Field: ofQueue.Field,
+			Message: ofQueue.Error(), Cause: err,
+		}
+	case errors.As(err, &ofCluster):
+		return &Error{
+			Code: CodeInvalidArgument, Reason: ReasonInvalid, Field: ofCluster.Field,
+			Message: ofCluster.Error(), Cause: err,
+		}
+	}
+	return &Error{Code: CodeInvalidArgument, Reason: ReasonInvalid, Message: err.Error(), Cause: err}
+}
+
+// refusal is the one table from the machine's codes to errors. It is nil for codes that are no refusal.
+func refusal(r queue.Result) *Error {
+	switch r.Code {
+	case queue.CodeOK, queue.CodeDuplicate, queue.CodeCancelRequested:
+		return nil
+	case queue.CodeNoQueue:
+		return newError(CodeUnavailable, ReasonQueueNotReady, "the queue is not set up on its shard yet; try again")
+	case queue.CodeQueueFull:
+		return newError(CodeResourceExhausted, ReasonQueueFull,
+			"the queue holds as many jobs as its depth limit allows; wait until workers have caught up, or raise the queue's limit")
+	case queue.CodeNoJob:
+		return errNoJob()
+	case queue.CodeStale:
+		return newError(CodeFailedPrecondition, ReasonLeaseLost,
+			"the lease is no longer held: the attempt timed out, was given to another worker, or has ended; stop working on it")
+	case queue.CodeWrongState:
+		return newError(CodeFailedPrecondition, ReasonWrongState, "the job is %s, which does not allow this", stateName(r.State))
+	case queue.CodeLimit:
+		return newError(CodeResourceExhausted, ReasonLimit,
+			"a limit of the shard is reached (running jobs or client sessions); finish some work first")
+	case queue.CodeSessionTooOld:
+		return newError(CodeFailedPrecondition, ReasonSessionTooOld,
+			"this sequence number left its session's window of %d, so it is not known whether it was done; look for the job before sending it again", queue.SessionWindow)
+	case queue.CodeMalformed:
+		return newError(CodeInvalidArgument, ReasonMalformed, "the job machine refused the command as malformed: it breaks a limit or contradicts itself")
+	case queue.CodeAborted:
+		return newError(CodeAborted, ReasonAborted, "another job of the same atomic request was refused, so none was stored")
+	}
+	return newError(CodeInternal, ReasonInternal, "the job machine answered with code %d, which this version does not know", r.Code)
+}
+
+// catalogRefusal is refusal's sibling for the catalog.
+func catalogRefusal(r cluster.Result) *Error {
+	switch r.Code {
+	case cluster.CodeOK, cluster.CodeExists:
+		return nil
+	case cluster.CodeNotFound:
+		return newError(CodeNotFound, ReasonQueueNotFound, "there is no such queue; enqueue a job into it or configure it to make it")
+	case cluster.CodeLimit:
+		return newError(CodeResourceExhausted, ReasonLimit,
+			"the cluster has its most queues (%d) or workers (%d); remove some first", cluster.QueuesMax, cluster.WorkersMax)
+	case cluster.CodeMalformed:
+		return newError(CodeInvalidArgument, ReasonMalformed, "the catalog refused the command as malformed: it breaks a limit")
+	}
+	return newError(CodeInternal, ReasonInternal, "the catalog answered with code %d, which this version does not know", r.Code)
+}
+
+func errNoJob() *Error {
+	return newError(CodeNotFound, ReasonJobNotFound,
+		"there is no such job: it never was, or it ended and left its queue's window of recently ended jobs")
+}
+
+func errWorkerLost() *Error {
+	return newError(CodeNotFound, ReasonWorkerLost,
+		"the worker is not registered: it was silent for too long, said goodbye, or never came; register again")
+}
+
+func errStopping() *Error {
+	return newError(CodeUnavailable, ReasonStopping, "the node is stopping; ask another node or try again later")
+}
+
+func errNotLeader() *Error {
+	return newError(CodeUnavailable, ReasonNotLeader, "this node does not lead the shard at the moment; try again")
+}
+
+func errUnknownOutcome(cause error) *Error {
+	return &Error{
+		Code: CodeUnknownOutcome, Reason: ReasonUnknownOutcome, Cause: cause,
+		Message: "the request was proposed and its outcome is not known yet: it may still happen; repeat it with the same session and sequence number",
+	}
+}
+
+// contextError is what a call answers whose context ended before anything was proposed.
+func contextError(err error) *Error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &Error{
+			Code: CodeDeadlineExceeded, Reason: ReasonDeadline, Cause: err,
+			Message: "the deadline passed before the request was proposed; nothing happened",
+		}
+	}
+	return &Error{
+		Code: CodeCancelled, Reason: ReasonCancelled, Cause: err,
+		Message: "the caller left before the request was proposed; nothing happened",
+	}
+}
+
+// hostError is the one table from the host's errors to ours.
+func hostError(err error) *Error {
+	var own *Error
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return contextError(err)
+	case errors.Is(err, host.ErrNotLeader):
+		return errNotLeader()
+	case errors.Is(err, host.ErrStopped):
+		return errStopping()
+	case errors.Is(err, host.ErrOverloaded):
+		return newError(CodeResourceExhausted, ReasonOverloaded, "too many reads wait for the shard; slow down and try again")
+	case errors.Is(err, host.ErrNoShard):
+		return errNoJob()
+	}
+	return &Error{Code: CodeInternal, Reason: ReasonInternal, Cause: err, Message: "internal error: " + err.Error()}
+}
+
+func stateName(s queue.State) string {
+	switch s {
+	case queue.StateScheduled:
+		return "scheduled"
+	case queue.StateReady:
+		return "ready"
+	case queue.StateRunning:
+		return "running"
+	case queue.StateBackoff:
+		return "in backoff"
+	case queue.StateDead:
+		return "dead"
+	case queue.StateCompleted:
+		return "completed"
+	case queue.StateCancelled:
+		return "cancelled"
+	case queue.StateExpired:
+		return "expired"
+	case queue.StateDiscarded:
+		return "discarded"
+	case queue.StateUnknown:
+	}
+	return "in no known state"
+}

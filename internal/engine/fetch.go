@@ -1,0 +1,434 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/cluster"
+	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+// fetchPool holds spare fetches that live on one shard; it is interchangeable memory, no state.
+var fetchPool = sync.Pool{New: func() any { return &fetch{done: make(chan struct{}, 1)} }}
+
+// Fetch leases up to Max jobs of the queues to the worker and returns them with their payloads; it waits up to Wait for
+// the first. The answer is empty when there was none. Queues that do not exist yet are waited for, and not made.
+//
+// When ctx ends, what was or is being leased is given back, and no attempt is counted.
+func (e *Engine) Fetch(ctx context.Context, r *FetchRequest) ([]FetchedJob, error) {
+	w, err := e.checkFetch(r)
+	if err != nil {
+		return nil, err
+	}
+	until := time.Now().Add(r.Wait)
+	for {
+		view := e.routes.table()
+		legs, missing := e.plan(view, r)
+		var ft *fetch
+		var end fetchEnd
+		switch {
+		case len(legs) == 0:
+			end, err = e.awaitQueue(ctx, view, w, time.Until(until))
+		case r.Wait <= 0:
+			ft, end, err = e.fetchOnce(ctx, r, legs, w)
+		default:
+			ft, end, err = e.fetchParked(ctx, r, legs, w, time.Until(until), missing, view)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if end == endQueueCame {
+			continue
+		}
+		if ft == nil || len(ft.leases) == 0 {
+			ft.free()
+			return nil, nil
+		}
+		jobs, err := e.load(ctx, ft)
+		gone := w.isGone()
+		if err == nil && (gone || ctx.Err() != nil) {
+			e.release(ft.from, ft.leases)
+			if err = contextError(ctx.Err()); gone {
+				err = errWorkerLost()
+			}
+		}
+		ft.free()
+		if err != nil {
+			return nil, err
+		}
+		if len(jobs) > 0 || r.Wait <= 0 {
+			return jobs, nil
+		}
+		// All payloads were damaged: go on waiting for sound ones.
+	}
+}
+
+// fetchEnd says why a fetch stopped waiting.
+type fetchEnd uint8
+
+const (
+	endAnswered fetchEnd = iota
+	endOver
+	endQueueCame // a queue was made: look again whether it is one of ours
+)
+
+func (e *Engine) checkFetch(r *FetchRequest) (*worker, error) {
+	switch {
+	case len(r.Queues) == 0:
+		return nil, invalid("queues", "is empty; name 1 to %d queues", queue.FetchQueuesMax)
+	case len(r.Queues) > queue.FetchQueuesMax:
+		return nil, invalid("queues", "has %d names; at most %d fit one fetch", len(r.Queues), queue.FetchQueuesMax)
+	case r.Max < 1 || r.Max > queue.FetchMax:
+		return nil, invalid("max", "is %d; it must lie between 1 and %d", r.Max, queue.FetchMax)
+	case r.Wait < 0 || r.Wait > queue.WaitMillisMax*time.Millisecond:
+		return nil, invalid("wait", "is %v; it must lie between 0 and %v", r.Wait, queue.WaitMillisMax*time.Millisecond)
+	case r.Worker != 0 && r.Lease != 0:
+		return nil, invalid("lease", "is for fetches without a worker; a worker holds its jobs as long as it lives")
+	case r.Lease != 0 && (r.Lease < AnonymousLeaseMin || r.Lease > queue.LeaseMillisMax*time.Millisecond):
+		return nil, invalid("lease", "is %v; it must lie between %v and %v", r.Lease, AnonymousLeaseMin, queue.LeaseMillisMax*time.Millisecond)
+	}
+	for _, name := range r.Queues {
+		if e.routes.byName(name) == nil && !cluster.ValidQueueName(name) {
+			return nil, badQueueName("queues", name)
+		}
+	}
+	if r.Worker == 0 {
+		return nil, nil
+	}
+	w := e.workers.get(r.Worker)
+	if w == nil || w.orphan {
+		return nil, errWorkerLost()
+	}
+	w.touch()
+	return w, nil
+}
+
+// leg is what a fetch asks of one shard.
+type leg struct {
+	pump   *pump
+	queues []queue.QueueID
+}
+
+// plan sorts a fetch's queues by their shards, in the order given, and tells whether some do not exist yet.
+func (e *Engine) plan(view *table, r *FetchRequest) (legs []leg, missing bool) {
+	for _, name := range r.Queues {
+		rt := view.byName[name]
+		if rt == nil {
+			missing = true
+			continue
+		}
+		legs = addToLeg(legs, rt)
+	}
+	return legs, missing
+}
+
+func addToLeg(legs []leg, rt *route) []leg {
+	for i := range legs {
+		if legs[i].pump != rt.pump {
+			continue
+		}
+		for _, q := range legs[i].queues {
+			if q == rt.id {
+				return legs // named twice
+			}
+		}
+		legs[i].queues = append(legs[i].queues, rt.id)
+		return legs
+	}
+	return append(legs, leg{pump: rt.pump, queues: []queue.QueueID{rt.id}})
+}
+
+// awaitQueue waits for a queue to be made, as none of the fetch's exists.
+func (e *Engine) awaitQueue(ctx context.Context, view *table, w *worker, wait time.Duration) (fetchEnd, error) {
+	if wait <= 0 {
+		return endOver, nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-view.changed:
+		return endQueueCame, nil
+	case <-timer.C:
+		return endOver, nil
+	case <-ctx.Done():
+		return endOver, contextError(ctx.Err())
+	case <-w.goneChan():
+		return endOver, errWorkerLost()
+	case <-e.background.Done():
+		return endOver, errStopping()
+	}
+}
+
+// fetchOnce asks one shard after the other and does not wait. It starts with another shard each time.
+func (e *Engine) fetchOnce(ctx context.Context, r *FetchRequest, legs []leg, w *worker) (*fetch, fetchEnd, error) {
+	turn := 0
+	if len(legs) > 1 {
+		turn = int(e.turn.Add(1) % uint64(len(legs)))
+	}
+	for i := range legs {
+		l := legs[(turn+i)%len(legs):][:1]
+		ft := e.newFetch(r, l, true)
+		end, err := e.runFetch(ctx, ft, w, 0, nil)
+		if err != nil {
+			return nil, end, err
+		}
+		if len(ft.leases) > 0 {
+			return ft, end, nil
+		}
+		ft.free()
+	}
+	return nil, endOver, nil
+}
+
+// fetchParked parks a fetch on all its shards.
+func (e *Engine) fetchParked(ctx context.Context, r *FetchRequest, legs []leg, w *worker, wait time.Duration, missing bool, view *table) (*fetch, fetchEnd, error) {
+	var changed <-chan struct{}
+	if missing {
+		changed = view.changed
+	}
+	ft := e.newFetch(r, legs, false)
+	end, err := e.runFetch(ctx, ft, w, max(wait, 0), changed)
+	if err != nil {
+		return nil, end, err
+	}
+	return ft, end, nil
+}
+
+// newFetch makes a fetch with one part per leg. Only fetches on one shard come from and go to the pool: other shards may
+// still look at one that one of them has served.
+func (e *Engine) newFetch(r *FetchRequest, legs []leg, once bool) *fetch {
+	var ft *fetch
+	if len(legs) == 1 {
+		ft = fetchPool.Get().(*fetch)
+	} else {
+		ft = &fetch{done: make(chan struct{}, 1)}
+	}
+	ft.once, ft.max, ft.err = once, r.Max, nil
+	ft.leases = ft.leases[:0]
+	ft.state.Store(fetchParked)
+	for len(ft.parts) < len(legs) {
+		ft.parts = append(ft.parts, &part{fetch: ft})
+	}
+	var lease time.Duration
+	if r.Worker == 0 {
+		if lease = r.Lease; lease == 0 {
+			lease = AnonymousLeaseDefault
+		}
+	}
+	for i, l := range legs {
+		pt := ft.parts[i]
+		pt.pump = l.pump
+		pt.queues = append(pt.queues[:0], l.queues...)
+		for len(pt.nodes) < len(l.queues) {
+			pt.nodes = append(pt.nodes, node{})
+		}
+		pt.nodes = pt.nodes[:len(l.queues)]
+		for j := range pt.nodes {
+			pt.nodes[j] = node{part: pt}
+		}
+		pt.items.Reset()
+		pt.items.Commit(queue.AppendFetch(pt.items.Buf(), r.Worker, pt.queues, r.Max, lease.Milliseconds()))
+	}
+	return ft
+}
+
+// free gives a fetch back that its caller is done with and no pump holds.
+func (ft *fetch) free() {
+	if ft != nil && len(ft.parts) == 1 {
+		fetchPool.Put(ft)
+	}
+}
+
+// runFetch parks a fetch and waits for its answer, for wait at most. With a nil error the fetch is the caller's again
+// and parked nowhere; with an error it must not be touched any more.
+func (e *Engine) runFetch(ctx context.Context, ft *fetch, w *worker, wait time.Duration, changed <-chan struct{}) (fetchEnd, error) {
+	for i, pt := range ft.parts {
+		if err := pt.pump.park(pt); err != nil {
+			if i > 0 {
+				e.abandon(ft)
+			}
+			return endOver, err
+		}
+	}
+	var over <-chan time.Time
+	if !ft.once {
+		if ft.timer == nil {
+			ft.timer = time.NewTimer(wait)
+		} else {
+			ft.timer.Reset(wait)
+		}
+		defer ft.timer.Stop()
+		over = ft.timer.C
+	}
+	end := endAnswered
+	var err error
+	select {
+	case <-ft.done:
+		return endAnswered, e.finishFetch(ft)
+	case <-over:
+		end = endOver
+	case <-changed:
+		end = endQueueCame
+	case <-ctx.Done():
+		err = contextError(ctx.Err())
+	case <-w.goneChan():
+		err = errWorkerLost()
+	}
+	if err != nil {
+		e.abandon(ft)
+		return end, err
+	}
+	if ft.leave() {
+		return end, nil
+	}
+	select {
+	case <-ft.done:
+		if err := e.finishFetch(ft); err != nil {
+			return end, err
+		}
+		if len(ft.leases) > 0 {
+			end = endAnswered
+		}
+		return end, nil
+	case <-ctx.Done():
+		e.abandon(ft)
+		return end, contextError(ctx.Err())
+	}
+}
+
+// leave takes a parked fetch back. When it sits in an entry the answer is a commit away: leave then reports false, and
+// that answer is the last, should it be empty.
+func (ft *fetch) leave() bool {
+	for {
+		switch ft.state.Load() {
+		case fetchParked:
+			if ft.state.CompareAndSwap(fetchParked, fetchGone) {
+				ft.unpark()
+				return true
+			}
+		case fetchClaimed:
+			if ft.state.CompareAndSwap(fetchClaimed, fetchClaimedLast) {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+}
+
+// finishFetch takes an answered fetch back from the pumps.
+func (e *Engine) finishFetch(ft *fetch) error {
+	ft.unpark()
+	return ft.err
+}
+
+// unpark takes a fetch that no shard may claim any more out of all lanes.
+func (ft *fetch) unpark() {
+	for _, pt := range ft.parts {
+		pt.pump.unpark(pt)
+	}
+}
+
+// abandon leaves a fetch to the pumps, or gives back what it was granted already.
+func (e *Engine) abandon(ft *fetch) {
+	for {
+		switch s := ft.state.Load(); s {
+		case fetchDone:
+			<-ft.done
+			ft.unpark()
+			if len(ft.leases) > 0 {
+				e.release(ft.from, ft.leases)
+			}
+			return
+		default:
+			if ft.state.CompareAndSwap(s, fetchGone) {
+				ft.unpark()
+				return
+			}
+		}
+	}
+}
+
+// release gives leases back on behalf of a caller who left. Nobody waits for it.
+func (e *Engine) release(p *pump, leases []queue.Lease) {
+	if err := p.submit(releaseCall(leases)); err != nil {
+		e.opts.Logger.Warn("leases of an abandoned fetch could not be given back; their jobs wait for the worker to end or the lease to run out",
+			slog.Int("shard", int(p.shard)), slog.Int("jobs", len(leases)), slog.Any("error", err))
+	}
+}
+
+// load reads the payloads of what a fetch was granted. A job whose payload is damaged is reported to the machine, which
+// buries it, and left out. On another error all leases are given back.
+func (e *Engine) load(ctx context.Context, ft *fetch) ([]FetchedJob, error) {
+	jobs := make([]FetchedJob, 0, len(ft.leases))
+	for i := range ft.leases {
+		l := &ft.leases[i]
+		h, item, err := e.host.Payload(ft.from.shard, l.Pos.Index(), l.Pos.Ordinal())
+		var spec Spec
+		if err == nil {
+			spec, err = queue.DecodeSpec(item)
+			if err != nil {
+				err = &damagedSpecError{cause: err}
+			}
+		}
+		if isDamage(err) {
+			e.bury(ft.from, l, err)
+			continue
+		}
+		if err != nil {
+			e.release(ft.from, ft.leases)
+			return nil, hostError(err)
+		}
+		j := FetchedJob{
+			ID:    JobID{Shard: uint16(ft.from.shard), Pos: l.Pos},
+			Token: l.Token, Attempt: l.Attempt, Failures: l.Failures, Crashes: l.Crashes, Spec: spec,
+		}
+		if l.Deadline != 0 {
+			j.Deadline = time.UnixMilli(int64(l.Deadline))
+		}
+		if rt := e.routes.byID(l.Queue); rt != nil {
+			j.QueueName = rt.name
+			if rt.meters != nil && l.Attempt == 1 {
+				rt.meters.wait.add(time.Duration(ft.stamp-max(h.Stamp, int64(spec.RunAt))) * time.Millisecond)
+			}
+		}
+		jobs = append(jobs, j)
+	}
+	return jobs, nil
+}
+
+// damagedSpecError says that an item whose checksum holds is not the job it should be.
+type damagedSpecError struct{ cause error }
+
+func (e *damagedSpecError) Error() string {
+	return "the job in the log does not decode: " + e.cause.Error()
+}
+func (e *damagedSpecError) Unwrap() error { return e.cause }
+
+// isDamage reports whether a payload is lost for good, rather than unreadable for the moment.
+func isDamage(err error) bool {
+	var file *wal.CorruptError
+	var item *shard.DamagedItemError
+	var spec *damagedSpecError
+	return errors.As(err, &file) || errors.As(err, &item) || errors.As(err, &spec) ||
+		errors.Is(err, wal.ErrCompacted) || errors.Is(err, shard.ErrNoItem)
+}
+
+// bury tells the machine that a leased job's payload is damaged.
+func (e *Engine) bury(p *pump, l *queue.Lease, cause error) {
+	e.damaged.Add(1)
+	id := JobID{Shard: uint16(p.shard), Pos: l.Pos}
+	e.opts.Logger.Error("a job's payload is damaged: the job is dead",
+		slog.String("job", id.String()), slog.Int("shard", int(p.shard)), slog.Uint64("index", l.Pos.Index()), slog.Any("error", cause))
+	c := newCall()
+	c.urgent = true
+	c.items.Commit(queue.AppendDamaged(c.items.Buf(), l.Pos, l.Token))
+	if err := p.submit(c); err != nil {
+		e.opts.Logger.Warn("a damaged job could not be buried; it stays leased until its worker ends", slog.String("job", id.String()), slog.Any("error", err))
+	}
+}

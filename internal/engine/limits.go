@@ -1,0 +1,73 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/cluster"
+	"github.com/beaver-raft/beaver/internal/invariant"
+	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
+)
+
+// The limits of the engine. Those of a single job are package queue's, those of names and workers package cluster's.
+const (
+	// DefaultShards is how many data shards a node has when nobody says.
+	DefaultShards = 4
+	// ShardsMax is how many data shards a node may have.
+	ShardsMax = 256
+
+	// WaitingCallsMax and WaitingBytesMax bound the commands of one shard that are not yet proposed. Over them new jobs
+	// are refused at once, so that a caller slows down rather than times out. What ends or tends jobs makes room, and
+	// is admitted up to twice as much.
+	WaitingCallsMax = 16_384
+	WaitingBytesMax = 64 << 20
+	// ParkedFetchesMax bounds the fetches that wait on one shard.
+	ParkedFetchesMax = 100_000
+	// FinishMax is how many attempts one Finish may end.
+	FinishMax = 2000
+	// HeldMax is how many leases one heartbeat may name.
+	HeldMax = 10_000
+	// IDsMax is how many jobs one RetryDead or DiscardDead may name.
+	IDsMax = 1000
+	// BulkMax is how many jobs one RetryAllDead or DiscardAllDead may touch.
+	BulkMax = 100_000
+	// CreationsMax is how many queues may be in the making at one time.
+	CreationsMax = 4096
+	// NoticesMax is how many notices wait for one connected worker; what is over comes with the next heartbeat.
+	NoticesMax = 256
+	// QueueLabelsMax is how many queues have figures of their own in Stats.
+	QueueLabelsMax = 1000
+
+	// WorkerTTLDefault, WorkerTTLMin and WorkerTTLMax: how long a worker may be silent before it is lost.
+	WorkerTTLDefault = 5 * time.Second
+	WorkerTTLMin     = 100 * time.Millisecond
+	WorkerTTLMax     = 10 * time.Minute
+
+	// AnonymousLeaseDefault is how long a fetch without a worker holds its jobs when it does not say.
+	AnonymousLeaseDefault = time.Minute
+	// AnonymousLeaseMin is the shortest it may ask for.
+	AnonymousLeaseMin = time.Millisecond
+
+	// verifyEntries and verifyMillis are how often a leader puts its state's fingerprint into the log.
+	verifyEntries = 4096
+	verifyMillis  = 60_000
+
+	// gatherBytes is where a call that carries independent items is cut into several: an entry's worth.
+	gatherBytes = shard.EntryTargetBytes / 2
+	// lostPerCall is how many lost workers one command names.
+	lostPerCall = 500
+)
+
+// shardID is the shard of a job.
+func shardID(id JobID) shard.ID { return shard.ID(id.Shard) }
+
+// checkLimits asserts how the limits relate.
+func checkLimits() {
+	invariant.Check(queue.EnqueueJobsMax+1 <= shard.BatchItemsMax, "the largest enqueue does not fit an entry")
+	invariant.Check(FinishMax <= shard.BatchItemsMax, "the largest finish does not fit an entry")
+	invariant.Check(queue.ItemsPerEntryMax == shard.BatchItemsMax, "positions and batches disagree on an entry's items")
+	invariant.Check(queue.CommandBytesMax == shard.CommandBytesMax, "machine and shard disagree on a command's size")
+	invariant.Check(queue.PayloadBytesMax < shard.CommandBytesMax, "the largest job does not fit a command")
+	invariant.Check(WaitingBytesMax >= 2*shard.CommandBytesMax, "the largest command never gets a place")
+	invariant.Check(cluster.QueuesMax <= queue.QueuesMax, "a shard cannot hold all queues")
+}

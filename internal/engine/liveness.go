@@ -1,0 +1,242 @@
+package engine
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/cluster"
+	"github.com/beaver-raft/beaver/internal/queue"
+)
+
+// RegisterWorker admits a worker and returns its id and its TTL: it is lost, and its jobs are given to others, when it is
+// silent for so long.
+func (e *Engine) RegisterWorker(ctx context.Context, info WorkerInfo) (WorkerID, time.Duration, error) {
+	if err := info.Validate(); err != nil {
+		return 0, 0, fieldError(err)
+	}
+	r, err := e.catalog.propose(ctx, func(dst []byte) []byte { return cluster.AppendRegisterWorker(dst, &info) })
+	if err != nil {
+		return 0, 0, err
+	}
+	w := e.workers.add(&cluster.Worker{ID: r.Worker, Info: info, Registered: queue.Millis(e.opts.Clock.NowMillis())})
+	return w.id, w.ttl, nil
+}
+
+// liveWorker returns a registered worker that was not lost.
+func (e *Engine) liveWorker(id WorkerID) (*worker, error) {
+	w := e.workers.get(id)
+	if w == nil || w.orphan || w.isGone() {
+		return nil, errWorkerLost()
+	}
+	return w, nil
+}
+
+// Heartbeat is a worker's sign of life. The reply says which of the jobs it holds it should stop, and which it holds no
+// longer. A worker that was lost is told so (WORKER_LOST) and must register again.
+func (e *Engine) Heartbeat(ctx context.Context, id WorkerID, held []LeaseRef) (HeartbeatReply, error) {
+	w, err := e.liveWorker(id)
+	if err != nil {
+		return HeartbeatReply{}, err
+	}
+	if len(held) > HeldMax {
+		return HeartbeatReply{}, invalid("held", "has %d leases; at most %d fit one heartbeat", len(held), HeldMax)
+	}
+	w.touch()
+	reply := HeartbeatReply{State: WorkerState(w.want.Load()), TTL: w.ttl}
+	for _, p := range e.pumps {
+		var mine []LeaseRef
+		for _, ref := range held {
+			if shardID(ref.ID) == p.shard {
+				mine = append(mine, ref)
+			}
+		}
+		if len(mine) == 0 {
+			continue
+		}
+		if err := e.host.Read(ctx, p.shard, func() { p.judge(id, mine, &reply) }); err != nil {
+			return reply, hostError(err)
+		}
+	}
+	for _, ref := range held {
+		if e.pump(shardID(ref.ID)) == nil {
+			reply.Lost = append(reply.Lost, ref)
+		}
+	}
+	return reply, nil
+}
+
+// judge sorts out of a worker's leases those it lost and those it should cancel. It runs on the shard's goroutine.
+func (p *pump) judge(id WorkerID, held []LeaseRef, reply *HeartbeatReply) {
+	for _, ref := range held {
+		if !p.machine.Holds(id, ref.ID.Pos, ref.Token) {
+			reply.Lost = append(reply.Lost, ref)
+			continue
+		}
+		if info, ok := p.machine.Job(ref.ID.Pos, 0, 0); ok && info.CancelRequested {
+			reply.Cancel = append(reply.Cancel, ref)
+		}
+	}
+}
+
+// ResumeWorker is a Heartbeat of a worker that connects again: besides, leases that it does not know of are given back,
+// no attempt counted. They were on their way to it when the connection or the node died.
+func (e *Engine) ResumeWorker(ctx context.Context, id WorkerID, held []LeaseRef) (HeartbeatReply, error) {
+	reply, err := e.Heartbeat(ctx, id, held)
+	if err != nil {
+		return reply, err
+	}
+	known := make(map[LeaseRef]bool, len(held))
+	for _, ref := range held {
+		known[ref] = true
+	}
+	for _, p := range e.pumps {
+		var leases []queue.Lease
+		if err := e.host.Read(ctx, p.shard, func() { leases = p.machine.WorkerLeases(id) }); err != nil {
+			return reply, hostError(err)
+		}
+		leases = slices.DeleteFunc(leases, func(l queue.Lease) bool {
+			return known[LeaseRef{ID: JobID{Shard: uint16(p.shard), Pos: l.Pos}, Token: l.Token}]
+		})
+		for len(leases) > 0 {
+			n := min(len(leases), FinishMax)
+			if err := p.do(ctx, releaseCall(leases[:n])); err != nil {
+				return reply, err
+			}
+			leases = leases[n:]
+		}
+	}
+	return reply, nil
+}
+
+// DeregisterWorker lets a worker go: its leases go back at once, and no crash is counted.
+func (e *Engine) DeregisterWorker(ctx context.Context, id WorkerID) error {
+	w, err := e.liveWorker(id)
+	if err != nil {
+		return err
+	}
+	w.leave()
+	return e.dismiss(ctx, []WorkerID{id}, queue.AppendWorkerGone)
+}
+
+// dismiss gives back the leases of workers that were marked as gone, then takes them out of the catalog. It may be
+// repeated when it fails half-way.
+func (e *Engine) dismiss(ctx context.Context, ids []WorkerID, encode func([]byte, WorkerID) []byte) error {
+	for _, p := range e.pumps {
+		var holders []WorkerID
+		if err := e.host.Read(ctx, p.shard, func() {
+			for _, id := range ids {
+				if len(p.machine.WorkerLeases(id)) > 0 {
+					holders = append(holders, id)
+				}
+			}
+		}); err != nil {
+			return hostError(err)
+		}
+		if len(holders) == 0 {
+			continue
+		}
+		c := newCall()
+		c.urgent = true
+		for _, id := range holders {
+			c.items.Commit(encode(c.items.Buf(), id))
+		}
+		if err := p.do(ctx, c); err != nil {
+			return err
+		}
+		c.free()
+	}
+	c := newCall()
+	c.urgent = true
+	for _, id := range ids {
+		c.items.Commit(cluster.AppendRemoveWorker(c.items.Buf(), id))
+	}
+	if err := e.catalog.do(ctx, c); err != nil {
+		return err
+	}
+	c.free()
+	for _, id := range ids {
+		e.workers.remove(id)
+	}
+	return nil
+}
+
+// Notices returns what a connected worker should hear between heartbeats, and a function that ends it. The channel is
+// bounded: what does not fit comes with the next heartbeat. It is never closed.
+func (e *Engine) Notices(id WorkerID) (<-chan Notice, func()) {
+	w := e.workers.get(id)
+	if w == nil {
+		return make(chan Notice), func() {}
+	}
+	return w.listen()
+}
+
+// SignalWorker sets what the server wants of a worker; it learns it with its next heartbeat.
+func (e *Engine) SignalWorker(_ context.Context, id WorkerID, s WorkerState) error {
+	if s > WorkerStop {
+		return invalid("state", "is %d; want run, quiet or stop", s)
+	}
+	w, err := e.liveWorker(id)
+	if err != nil {
+		return err
+	}
+	w.want.Store(uint32(s))
+	return nil
+}
+
+// monitor finds silent workers and workers that only leases know of. It is the engine's one goroutine of long life.
+func (e *Engine) monitor() {
+	ticker := time.NewTicker(e.opts.WorkerTTL / 5)
+	defer ticker.Stop()
+	for round := 1; ; round++ {
+		select {
+		case <-ticker.C:
+		case <-e.background.Done():
+			return
+		}
+		if round%10 == 0 {
+			if err := e.adoptHolders(e.background); err != nil {
+				e.opts.Logger.Warn("could not look for leases of unknown workers", slog.Any("error", err))
+			}
+		}
+		e.judgeWorkers()
+	}
+}
+
+// judgeWorkers dismisses the workers that were silent for their TTL. Those that it cannot dismiss now it tries again.
+func (e *Engine) judgeWorkers() {
+	var ids []WorkerID
+	for _, w := range e.workers.all() {
+		if w.silent() {
+			w.leave()
+			ids = append(ids, w.id)
+		}
+	}
+	slices.Sort(ids)
+	for lost := range slices.Chunk(ids, lostPerCall) {
+		if err := e.dismiss(e.background, lost, queue.AppendWorkerLost); err != nil {
+			if e.background.Err() == nil {
+				e.opts.Logger.Warn("jobs of lost workers could not be given back yet", slog.Int("workers", len(lost)), slog.Any("error", err))
+			}
+			return
+		}
+		e.lost.Add(uint64(len(lost)))
+		e.opts.Logger.Info("workers lost: silent for too long", slog.Int("workers", len(lost)), slog.Uint64("first", uint64(lost[0])))
+	}
+}
+
+// adoptHolders admits workers that hold leases and that nobody knows, with a full TTL: what a crash between giving back
+// leases and leaving the catalog can leave behind.
+func (e *Engine) adoptHolders(ctx context.Context) error {
+	for _, p := range e.pumps {
+		var holders []queue.WorkerCount
+		if err := e.host.Read(ctx, p.shard, func() { holders = p.machine.Workers() }); err != nil {
+			return hostError(err)
+		}
+		for _, h := range holders {
+			e.workers.adopt(h.Worker)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,131 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/cluster"
+	"github.com/beaver-raft/beaver/internal/queue"
+)
+
+// ConfigureQueue replaces a queue's settings, but not whether it is paused; zero fields mean their defaults. The queue is
+// made when it does not exist.
+func (e *Engine) ConfigureQueue(ctx context.Context, name string, s Settings) (QueueStatus, error) {
+	return e.UpdateQueue(ctx, name, func(old *Settings) { *old = s })
+}
+
+// UpdateQueue changes a queue's settings by edit, which sees the present ones: defaults, when the queue is made by this
+// call. Whether the queue is paused is not edit's to change. Updates of this node's callers come one after the other.
+func (e *Engine) UpdateQueue(ctx context.Context, name string, edit func(*Settings)) (QueueStatus, error) {
+	if !cluster.ValidQueueName(name) {
+		return QueueStatus{}, badQueueName("queue", name)
+	}
+	e.naming.Lock()
+	defer e.naming.Unlock()
+	settings := queue.DefaultSettings()
+	if err := e.host.Read(ctx, catalogShard, func() {
+		if q, ok := e.catalog.catalog.Queue(name); ok {
+			settings = q.Settings
+		}
+	}); err != nil {
+		return QueueStatus{}, hostError(err)
+	}
+	edit(&settings)
+	settings = settings.WithDefaults()
+	if err := settings.Validate(); err != nil {
+		return QueueStatus{}, fieldError(err)
+	}
+	if _, err := e.ensureQueue(ctx, name); err != nil {
+		return QueueStatus{}, err
+	}
+	return e.changeQueue(ctx, name, func(dst []byte) []byte { return cluster.AppendConfigureQueue(dst, name, &settings) })
+}
+
+// PauseQueue stops a queue's jobs from being fetched; running ones go on.
+func (e *Engine) PauseQueue(ctx context.Context, name string) (QueueStatus, error) {
+	return e.setPaused(ctx, name, true)
+}
+
+// ResumeQueue undoes PauseQueue.
+func (e *Engine) ResumeQueue(ctx context.Context, name string) (QueueStatus, error) {
+	return e.setPaused(ctx, name, false)
+}
+
+func (e *Engine) setPaused(ctx context.Context, name string, paused bool) (QueueStatus, error) {
+	if _, err := e.existing(name); err != nil {
+		return QueueStatus{}, err
+	}
+	e.naming.Lock()
+	defer e.naming.Unlock()
+	return e.changeQueue(ctx, name, func(dst []byte) []byte { return cluster.AppendPauseQueue(dst, name, paused) })
+}
+
+// changeQueue changes a queue's record in the catalog and brings the settings to its shard. When it fails in between,
+// repeating it or the next start completes it.
+func (e *Engine) changeQueue(ctx context.Context, name string, encode func(dst []byte) []byte) (QueueStatus, error) {
+	r, err := e.catalog.propose(ctx, encode)
+	if err != nil {
+		return QueueStatus{}, err
+	}
+	if err := e.configureShard(ctx, &r.Queue); err != nil {
+		return QueueStatus{}, err
+	}
+	return e.Queue(ctx, name)
+}
+
+// Queue returns one queue's status.
+func (e *Engine) Queue(ctx context.Context, name string) (QueueStatus, error) {
+	rt, err := e.existing(name)
+	if err != nil {
+		return QueueStatus{}, err
+	}
+	var info queue.QueueInfo
+	if err := e.host.Read(ctx, rt.pump.shard, func() { info, _ = rt.pump.machine.Queue(rt.id) }); err != nil {
+		return QueueStatus{}, hostError(err)
+	}
+	return e.queueStatus(rt, info), nil
+}
+
+// Queues returns the status of all queues, by name.
+func (e *Engine) Queues(ctx context.Context) ([]QueueStatus, error) {
+	infos := make(map[queue.QueueID]queue.QueueInfo)
+	for _, p := range e.pumps {
+		if err := e.host.Read(ctx, p.shard, func() {
+			for _, info := range p.machine.Queues() {
+				infos[info.Queue] = info
+			}
+		}); err != nil {
+			return nil, hostError(err)
+		}
+	}
+	routes := e.routes.sorted()
+	all := make([]QueueStatus, 0, len(routes))
+	for _, rt := range routes {
+		all = append(all, e.queueStatus(rt, infos[rt.id]))
+	}
+	return all, nil
+}
+
+func (e *Engine) queueStatus(rt *route, info queue.QueueInfo) QueueStatus {
+	s := QueueStatus{Name: rt.name, Shard: uint16(rt.pump.shard), Info: info}
+	if stamp, ok := e.storedAt(rt, info.OldestReady); ok {
+		s.OldestReadyAt = time.UnixMilli(stamp)
+	}
+	return s
+}
+
+// storedAt is when a queue's oldest ready job was stored: the stamp of its entry.
+func (e *Engine) storedAt(rt *route, pos queue.Pos) (int64, bool) {
+	if pos == 0 {
+		return 0, false
+	}
+	if known := rt.oldest.Load(); known != nil && known.pos == pos {
+		return known.stamp, true
+	}
+	h, _, err := e.host.Payload(rt.pump.shard, pos.Index(), pos.Ordinal())
+	if err != nil {
+		return 0, false
+	}
+	rt.oldest.Store(&storedAt{pos: pos, stamp: h.Stamp})
+	return h.Stamp, true
+}

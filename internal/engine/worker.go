@@ -1,0 +1,163 @@
+package engine
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/cluster"
+)
+
+// worker is what this node knows of a worker beyond the catalog: soft state, gone with the process. Every worker then
+// gets a full TTL before it is judged.
+type worker struct {
+	id         WorkerID
+	info       WorkerInfo
+	registered time.Time
+	ttl        time.Duration
+	orphan     bool         // holds leases, but the catalog does not know it: it can only be lost
+	beat       atomic.Int64 // the last sign of life: time since the registry's epoch
+	want       atomic.Uint32
+	epoch      time.Time
+
+	once sync.Once
+	gone chan struct{} // closed when it is lost or said goodbye
+
+	mu        sync.Mutex
+	listeners []chan Notice
+}
+
+func (w *worker) touch() { w.beat.Store(int64(time.Since(w.epoch))) }
+
+func (w *worker) lastBeat() time.Time { return w.epoch.Add(time.Duration(w.beat.Load())) }
+
+func (w *worker) silent() bool { return time.Since(w.epoch)-time.Duration(w.beat.Load()) > w.ttl }
+
+// leave marks the worker as gone. Its fetches end.
+func (w *worker) leave() { w.once.Do(func() { close(w.gone) }) }
+
+// goneChan is nil for no worker: nothing ever comes from it.
+func (w *worker) goneChan() <-chan struct{} {
+	if w == nil {
+		return nil
+	}
+	return w.gone
+}
+
+func (w *worker) isGone() bool {
+	if w == nil {
+		return false
+	}
+	select {
+	case <-w.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// notify passes a notice to whoever listens and has room; the next heartbeat tells it again.
+func (w *worker) notify(n Notice) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, ch := range w.listeners {
+		select {
+		case ch <- n:
+		default:
+		}
+	}
+}
+
+func (w *worker) listen() (<-chan Notice, func()) {
+	ch := make(chan Notice, NoticesMax)
+	w.mu.Lock()
+	w.listeners = append(w.listeners, ch)
+	w.mu.Unlock()
+	return ch, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for i, l := range w.listeners {
+			if l == ch {
+				w.listeners = append(w.listeners[:i], w.listeners[i+1:]...)
+				return
+			}
+		}
+	}
+}
+
+// registry is the workers this node knows of.
+type registry struct {
+	ttl   time.Duration
+	epoch time.Time
+
+	mu      sync.RWMutex
+	workers map[WorkerID]*worker // REQUIRES: mu
+}
+
+func newRegistry(ttl time.Duration) *registry {
+	return &registry{ttl: ttl, epoch: time.Now(), workers: make(map[WorkerID]*worker)}
+}
+
+// ttlOf spreads the TTLs of workers over ±10 %, so that those who came together do not beat together.
+func (r *registry) ttlOf(id WorkerID) time.Duration {
+	spread := time.Duration(uint64(id)*0x9e3779b97f4a7c15>>32) % 201
+	return (r.ttl - r.ttl/10 + r.ttl/1000*spread).Round(time.Millisecond)
+}
+
+// add admits a worker of the catalog, with a full TTL.
+func (r *registry) add(c *cluster.Worker) *worker {
+	return r.put(&worker{id: c.ID, info: c.Info, registered: time.UnixMilli(int64(c.Registered))})
+}
+
+// adopt admits a worker that is known only by its leases. It does nothing when the worker is known already.
+func (r *registry) adopt(id WorkerID) {
+	if r.get(id) == nil {
+		r.put(&worker{id: id, orphan: true})
+	}
+}
+
+func (r *registry) put(w *worker) *worker {
+	w.ttl, w.epoch, w.gone = r.ttlOf(w.id), r.epoch, make(chan struct{})
+	w.touch()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old := r.workers[w.id]; old != nil && !old.orphan {
+		return old
+	}
+	r.workers[w.id] = w
+	return w
+}
+
+func (r *registry) get(id WorkerID) *worker {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.workers[id]
+}
+
+func (r *registry) remove(id WorkerID) {
+	r.mu.Lock()
+	delete(r.workers, id)
+	r.mu.Unlock()
+}
+
+func (r *registry) all() []*worker {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	ws := make([]*worker, 0, len(r.workers))
+	for _, w := range r.workers {
+		ws = append(ws, w)
+	}
+	return ws
+}
+
+func (r *registry) count() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.workers)
+}
+
+func (r *registry) notify(id WorkerID, n Notice) {
+	if w := r.get(id); w != nil {
+		w.notify(n)
+	}
+}
