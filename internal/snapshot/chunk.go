@@ -21,7 +21,7 @@ type chunkWriter struct {
 }
 
 func newChunkWriter(w io.WriterAt, index uint64, header []byte) *chunkWriter {
-	c := &chunkWriter{w: w, index: index, buf: make([]byte, 0, len(header)+chunkHeaderBytes+chunkBytesMax)}
+	c := &chunkWriter{w: w, index: index, buf: make([]byte, 0, len(header)+2*chunkHeaderBytes+chunkBytesMax+endBytes)}
 	c.buf = append(c.buf, header...)
 	c.begin()
 	return c

@@ -15,7 +15,7 @@
 //
 // # Layout
 //
-// All numbers are little-endian; each CRC is CRC-32C of the bytes before it in its own row.
+// All numbers are little-endian. A CRC is CRC-32C: of the prefix, of the header, of a chunk's payload, of a chunk's header.
 //
 //	┌──────────────────┬──────────────┬─────────┐
 //	│ magic "BVRSNAP\n"│ version u32  │ crc u32 │   prefix: the same in every version, so an older

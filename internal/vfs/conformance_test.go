@@ -77,7 +77,7 @@ var conformance = []struct {
 		create(t, fsys, dir+"/a")
 		f, err := fsys.Open(dir + "/a")
 		must(t, err)
-		defer f.Close()
+		defer func() { must(t, f.Close()) }()
 		if _, err := f.WriteAt([]byte("x"), 0); err == nil {
 			t.Fatal("write accepted")
 		}
@@ -300,7 +300,7 @@ func content(t *testing.T, fsys vfs.FS, name string) string {
 	t.Helper()
 	f, err := fsys.Open(name)
 	must(t, err)
-	defer f.Close()
+	defer func() { must(t, f.Close()) }()
 	size, err := f.Size()
 	must(t, err)
 	var b bytes.Buffer

@@ -36,8 +36,8 @@ func usageOS(dir string) (Usage, error) {
 	if err := retryInterrupted(func() error { return unix.Statfs(dir, &st) }); err != nil {
 		return Usage{}, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	block := uint64(st.Bsize)                                                            //nolint:unconvert // its type differs between systems
-	return Usage{Free: uint64(st.Bavail) * block, Total: uint64(st.Blocks) * block}, nil //nolint:unconvert // as above
+	block := uint64(st.Bsize) // an int64, a uint32 or a uint64, by system
+	return Usage{Free: uint64(st.Bavail) * block, Total: st.Blocks * block}, nil
 }
 
 func retryInterrupted(call func() error) error {

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -139,7 +140,7 @@ func (c *cloner) surviving(n, out *node) {
 		set(number, c.from.mix(c.rng, n.page(number), d, func(sector int) fate { return decide(number, sector) }))
 	}
 	if lo := size % pageBytes; lo > 0 { // bytes past the end must read as zeros if the file grows again
-		if last := out.pages[size/pageBytes]; last != nil && !isZero(last.data[lo:]) {
+		if last := out.pages[size/pageBytes]; last != nil && !bytes.Equal(last.data[lo:], c.from.zero.data[lo:]) {
 			cut := &page{owner: c.to.epoch, data: last.data}
 			clear(cut.data[lo:])
 			out.pages[size/pageBytes] = cut

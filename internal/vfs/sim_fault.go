@@ -125,7 +125,7 @@ func (s *Sim) FlipBit(name string, offset int64, bit uint) error {
 	}
 	number, at := offset/pageBytes, offset%pageBytes
 	flip := func(p *page) *page {
-		flipped := &page{owner: s.epoch, data: *s.bytes(p)}
+		flipped := &page{owner: s.epoch, data: *s.dataOf(p)}
 		flipped.data[at] ^= 1 << bit
 		return flipped
 	}

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"bytes"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -81,8 +82,8 @@ func (s *Sim) newNode(dir bool) *node {
 	return n
 }
 
-// bytes returns a page's content; a hole reads as zeros.
-func (s *Sim) bytes(p *page) *[pageBytes]byte {
+// dataOf returns a page's content; a hole reads as zeros.
+func (s *Sim) dataOf(p *page) *[pageBytes]byte {
 	if p == nil {
 		return &s.zero.data
 	}
@@ -104,7 +105,7 @@ func (s *Sim) read(n *node, p []byte, offset int64) int {
 	p = p[:min(int64(len(p)), n.size-offset)]
 	for done := 0; done < len(p); {
 		at := offset + int64(done)
-		done += copy(p[done:], s.bytes(n.page(at / pageBytes))[at%pageBytes:])
+		done += copy(p[done:], s.dataOf(n.page(at / pageBytes))[at%pageBytes:])
 	}
 	return len(p)
 }
@@ -136,14 +137,14 @@ func (s *Sim) writePage(n *node, number int64, lo int, p []byte) {
 	d, fresh := s.touch(n, number)
 	d.mask.set(lo, lo+len(p))
 	current := n.pages[number]
-	if len(p) == pageBytes && isZero(p) {
+	if len(p) == pageBytes && bytes.Equal(p, s.zero.data[:]) {
 		n.pages[number] = s.zero
 		return
 	}
 	if fresh || current == nil || current.owner != s.epoch {
 		next := &page{owner: s.epoch}
 		if len(p) < pageBytes {
-			next.data = *s.bytes(current)
+			next.data = *s.dataOf(current)
 		}
 		n.pages[number] = next
 	}
@@ -217,8 +218,8 @@ const (
 
 // mix returns the page the disk holds when each written sector meets the fate that decide tells.
 func (s *Sim) mix(rng *rand.Rand, seen *page, d *dirtyPage, decide func(sector int) fate) *page {
-	out := &page{owner: s.epoch, data: *s.bytes(d.disk)}
-	fresh := s.bytes(seen)
+	out := &page{owner: s.epoch, data: *s.dataOf(d.disk)}
+	fresh := s.dataOf(seen)
 	same := true
 	for sector := range sectorsPerPage {
 		if !d.mask.anyInSector(sector) {
@@ -283,13 +284,4 @@ func (n *node) allocated() (pages int64) {
 		}
 	}
 	return pages
-}
-
-func isZero(p []byte) bool {
-	for _, b := range p {
-		if b != 0 {
-			return false
-		}
-	}
-	return true
 }
