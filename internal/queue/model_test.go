@@ -1,0 +1,627 @@
+package queue
+
+import (
+	"cmp"
+	"slices"
+)
+
+// The model says in obvious code what the machine must do: plain maps, walked whole. It takes commands, not bytes, and
+// shares with the machine only the types, the limits and the retry delay (which has a table of its own).
+
+type modelJob struct {
+	info       JobInfo
+	expiresAt  Millis
+	own        Spec // MaxAttempts, TimeoutMillis, Retry
+	endedOrder uint64
+}
+
+type modelQueue struct {
+	info   QueueInfo
+	raised bool // a job got ready in this entry, or the settings changed
+}
+
+type modelSession struct {
+	high     uint64
+	lastUsed Millis
+	answers  map[uint64][]Result
+}
+
+type model struct {
+	now      Millis
+	token    Token
+	ends     uint64
+	jobs     map[Pos]*modelJob
+	queues   map[QueueID]*modelQueue
+	sessions map[SessionID]*modelSession
+	out      Results
+}
+
+func newModel() *model {
+	return &model{jobs: map[Pos]*modelJob{}, queues: map[QueueID]*modelQueue{}, sessions: map[SessionID]*modelSession{}}
+}
+
+// A command is one item or an enqueue header with its jobs.
+type command struct {
+	kind        itemType
+	queue       QueueID
+	version     uint64
+	settings    Settings
+	session     SessionID
+	seq         uint64
+	atomic      bool
+	header      bool
+	jobs        []Spec
+	worker      WorkerID
+	queues      []QueueID
+	max         int
+	leaseMillis int64
+	pos         Pos
+	token       Token
+	priority    uint8
+	failure     Failure
+	percent     uint8
+	text        string
+}
+
+// encode appends the command's items.
+func (c *command) encode(items [][]byte) [][]byte {
+	switch c.kind {
+	case itemConfigure:
+		return append(items, AppendConfigure(nil, c.queue, c.version, &c.settings))
+	case itemEnqueue, itemJob:
+		if c.header {
+			items = append(items, AppendEnqueue(nil, c.session, c.seq, len(c.jobs), c.atomic))
+		}
+		for i := range c.jobs {
+			items = append(items, AppendJob(nil, &c.jobs[i]))
+		}
+		return items
+	case itemFetch:
+		return append(items, AppendFetch(nil, c.worker, c.queues, c.max, c.leaseMillis))
+	case itemAck:
+		return append(items, AppendAck(nil, c.pos, c.token, "text/plain", []byte(c.text)))
+	case itemFail:
+		return append(items, AppendFail(nil, c.pos, c.token, &c.failure))
+	case itemRelease:
+		return append(items, AppendRelease(nil, c.pos, c.token))
+	case itemExtend:
+		return append(items, AppendExtend(nil, c.pos, c.token, c.leaseMillis))
+	case itemProgress:
+		return append(items, AppendProgress(nil, c.pos, c.token, c.percent, c.text))
+	case itemCancel:
+		return append(items, AppendCancel(nil, c.pos, c.queue, c.priority))
+	case itemRetryDead:
+		return append(items, AppendRetryDead(nil, c.pos))
+	case itemDiscardDead:
+		return append(items, AppendDiscardDead(nil, c.pos))
+	case itemDamaged:
+		return append(items, AppendDamaged(nil, c.pos, c.token))
+	case itemWorkerLost:
+		return append(items, AppendWorkerLost(nil, c.worker))
+	case itemWorkerGone:
+		return append(items, AppendWorkerGone(nil, c.worker))
+	default:
+		return append(items, AppendTick(nil))
+	}
+}
+
+func (m *model) apply(index uint64, now Millis, commands []command) {
+	m.out = Results{}
+	m.now = max(m.now, now)
+	m.fire()
+	for i := range commands {
+		m.command(index, &commands[i])
+	}
+	for _, id := range m.queueIDs() {
+		q := m.queues[id]
+		if q.raised && q.info.ByState[StateReady] > 0 && !q.info.Settings.Paused {
+			m.event(EventReady, id, 0, 0, 0)
+		}
+		q.raised = false
+	}
+}
+
+func (m *model) queueIDs() []QueueID {
+	var ids []QueueID
+	for id := range m.queues {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (m *model) event(kind EventKind, q QueueID, w WorkerID, p Pos, t Token) {
+	m.out.Events = append(m.out.Events, Event{kind, q, w, p, t})
+}
+
+// fire fires all timers due by (time, position, kind).
+func (m *model) fire() {
+	type due struct {
+		at   Millis
+		p    Pos
+		kind timerKind
+	}
+	for {
+		var first *due
+		consider := func(d due) {
+			if d.at != 0 && d.at <= m.now && (first == nil ||
+				cmp.Or(cmp.Compare(d.at, first.at), cmp.Compare(d.p, first.p), cmp.Compare(d.kind, first.kind)) < 0) {
+				first = &d
+			}
+		}
+		for p, j := range m.jobs {
+			switch j.info.State {
+			case StateScheduled, StateBackoff:
+				consider(due{j.info.RunAt, p, timerRun})
+				consider(due{j.expiresAt, p, timerExpire})
+			case StateReady:
+				consider(due{j.expiresAt, p, timerExpire})
+			case StateRunning:
+				consider(due{j.info.Deadline, p, timerDeadline})
+			default:
+			}
+		}
+		if first == nil {
+			break
+		}
+		j := m.jobs[first.p]
+		switch first.kind {
+		case timerRun:
+			m.move(j, StateReady)
+			j.info.RunAt = 0
+		case timerExpire:
+			m.end(j, StateExpired)
+		default:
+			if j.info.Worker == 0 {
+				m.crash(j)
+			} else {
+				m.event(EventLeaseLost, j.info.Queue, j.info.Worker, j.info.Pos, j.info.Token)
+				m.fail(j, 0, &Failure{})
+			}
+		}
+	}
+	for id, s := range m.sessions {
+		if s.lastUsed+SessionIdleMillis <= m.now {
+			delete(m.sessions, id)
+		}
+	}
+}
+
+// move changes a job's state and the counters.
+func (m *model) move(j *modelJob, to State) {
+	q := m.queues[j.info.Queue]
+	if j.info.State != StateUnknown {
+		q.info.ByState[j.info.State]--
+	}
+	q.info.ByState[to]++
+	if to == StateReady {
+		q.raised = true
+	}
+	j.info.State = to
+}
+
+func (m *model) end(j *modelJob, to State) {
+	q := m.queues[j.info.Queue]
+	m.move(j, to)
+	j.info.RunAt, j.info.Deadline, j.info.EndedAt, j.expiresAt = 0, 0, m.now, 0
+	switch to {
+	case StateCompleted:
+		q.info.Completed++
+	case StateCancelled:
+		q.info.Cancelled++
+	case StateExpired:
+		q.info.Expired++
+	default:
+		q.info.Discarded++
+	}
+	m.ends++
+	j.endedOrder = m.ends
+	m.trim(q, 2)
+}
+
+func (m *model) trim(q *modelQueue, limit int) {
+	for range limit {
+		var oldest *modelJob
+		kept := 0
+		for _, j := range m.jobs {
+			if j.info.Queue == q.info.Queue && j.info.State.ended() {
+				kept++
+				if oldest == nil || j.endedOrder < oldest.endedOrder {
+					oldest = j
+				}
+			}
+		}
+		if kept <= int(q.info.Settings.KeepEnded) {
+			return
+		}
+		q.info.ByState[oldest.info.State]--
+		delete(m.jobs, oldest.info.Pos)
+	}
+}
+
+// wait makes a job wait in a state, unless its time to expire has passed.
+func (m *model) wait(j *modelJob, to State, at Millis) {
+	j.info.Deadline = 0
+	if j.expiresAt != 0 && j.expiresAt <= m.now {
+		m.end(j, StateExpired)
+		return
+	}
+	m.move(j, to)
+	j.info.RunAt = at
+}
+
+func (m *model) die(j *modelJob, why DeadReason) {
+	m.queues[j.info.Queue].info.Died++
+	m.move(j, StateDead)
+	j.info.Deadline, j.info.EndedAt, j.info.DeadReason = 0, m.now, why
+}
+
+func (m *model) fail(j *modelJob, at Pos, f *Failure) {
+	q := m.queues[j.info.Queue]
+	q.info.Failed++
+	j.info.Failures++
+	j.info.ErrorPos = append(slices.Clone(j.info.ErrorPos), at)
+	if len(j.info.ErrorPos) > ErrorsKeptMax {
+		j.info.ErrorPos = j.info.ErrorPos[1:]
+	}
+	retry, attempts := q.info.Settings.Retry, q.info.Settings.MaxAttempts
+	if j.own.Retry.Kind != RetryDefault {
+		retry = j.own.Retry
+	}
+	if j.own.MaxAttempts != 0 {
+		attempts = j.own.MaxAttempts
+	}
+	delay := f.DelayMillis
+	if delay == 0 {
+		delay = retry.delay(j.info.Pos, j.info.Failures)
+	}
+	switch {
+	case j.info.CancelRequested:
+		m.end(j, StateCancelled)
+	case f.Final:
+		m.die(j, DeadFinal)
+	case j.info.Failures >= attempts || retry.Kind == RetryNever:
+		m.die(j, DeadAttempts)
+	case delay == 0:
+		m.wait(j, StateReady, 0)
+	default:
+		m.wait(j, StateBackoff, m.now+Millis(delay))
+	}
+}
+
+func (m *model) crash(j *modelJob) {
+	q := m.queues[j.info.Queue]
+	q.info.Crashed++
+	j.info.Crashes++
+	switch {
+	case j.info.CancelRequested:
+		m.end(j, StateCancelled)
+	case j.info.Crashes >= q.info.Settings.PoisonLimit:
+		m.die(j, DeadPoison)
+	default:
+		m.wait(j, StateReady, 0)
+	}
+}
+
+func (m *model) release(j *modelJob) {
+	if j.info.CancelRequested {
+		m.end(j, StateCancelled)
+		return
+	}
+	m.wait(j, StateReady, 0)
+}
+
+func (m *model) result(code Code, st State, p Pos) {
+	m.out.Items = append(m.out.Items, Result{Code: code, State: st, Pos: p})
+}
+
+func (m *model) command(index uint64, c *command) {
+	here := MakePos(index, len(m.out.Items))
+	switch c.kind {
+	case itemConfigure:
+		m.configure(c)
+	case itemEnqueue, itemJob:
+		m.enqueue(index, c)
+	case itemFetch:
+		m.fetch(c)
+	case itemAck, itemFail, itemRelease, itemExtend, itemProgress, itemDamaged:
+		m.toLease(here, c)
+	case itemCancel:
+		m.cancel(c)
+	case itemRetryDead, itemDiscardDead:
+		m.toDead(c)
+	case itemWorkerLost, itemWorkerGone:
+		for _, j := range m.sorted(func(j *modelJob) bool {
+			return j.info.State == StateRunning && j.info.Worker == c.worker
+		}) {
+			if c.kind == itemWorkerLost {
+				m.crash(j)
+			} else {
+				m.release(j)
+			}
+		}
+		m.result(CodeOK, 0, 0)
+	default:
+		m.result(CodeOK, 0, 0)
+	}
+}
+
+// sorted returns the jobs that fit, by age.
+func (m *model) sorted(fits func(*modelJob) bool) []*modelJob {
+	var jobs []*modelJob
+	for _, j := range m.jobs {
+		if fits(j) {
+			jobs = append(jobs, j)
+		}
+	}
+	slices.SortFunc(jobs, func(a, b *modelJob) int { return cmp.Compare(a.info.Pos, b.info.Pos) })
+	return jobs
+}
+
+func (m *model) configure(c *command) {
+	q := m.queues[c.queue]
+	if q == nil {
+		q = &modelQueue{info: QueueInfo{Queue: c.queue}}
+		m.queues[c.queue] = q
+	} else if c.version <= q.info.Version {
+		m.result(CodeOK, 0, 0)
+		return
+	}
+	q.info.Version, q.info.Settings = c.version, c.settings.WithDefaults()
+	q.raised = true
+	m.trim(q, endedSlack)
+	m.result(CodeOK, 0, 0)
+}
+
+func (m *model) admit(s *Spec, pending map[QueueID]uint64) Code {
+	q := m.queues[s.Queue]
+	switch {
+	case s.ExpiresAt != 0 && (s.ExpiresAt <= m.now || s.ExpiresAt <= s.RunAt):
+		return CodeMalformed
+	case q == nil:
+		return CodeNoQueue
+	}
+	depth := pending[s.Queue]
+	for st, n := range q.info.ByState {
+		if !State(st).ended() {
+			depth += n
+		}
+	}
+	if depth >= q.info.Settings.DepthMax {
+		return CodeQueueFull
+	}
+	return CodeOK
+}
+
+func (m *model) enqueue(index uint64, c *command) {
+	remember := func([]Result) {}
+	if c.header && c.session != (SessionID{}) {
+		s := m.sessions[c.session]
+		if s == nil {
+			s = &modelSession{high: c.seq, answers: map[uint64][]Result{}}
+			m.sessions[c.session] = s
+		}
+		if c.seq+SessionWindow <= s.high {
+			m.result(CodeSessionTooOld, 0, 0)
+			for range c.jobs {
+				m.result(CodeSessionTooOld, 0, 0)
+			}
+			return
+		}
+		s.lastUsed = m.now
+		s.high = max(s.high, c.seq)
+		if known, ok := s.answers[c.seq]; ok {
+			m.repeat(c, known)
+			return
+		}
+		remember = func(r []Result) { s.answers[c.seq] = slices.Clone(r) }
+	}
+	if c.header {
+		m.result(CodeOK, 0, 0)
+	}
+	from := len(m.out.Items)
+	if c.header && c.atomic && !m.admitAll(c, from) {
+		remember(m.out.Items[from:])
+		return
+	}
+	for i := range c.jobs {
+		m.enqueueOne(MakePos(index, len(m.out.Items)), &c.jobs[i])
+	}
+	remember(m.out.Items[from:])
+}
+
+func (m *model) admitAll(c *command, from int) bool {
+	pending := map[QueueID]uint64{}
+	admitted := true
+	var codes []Code
+	for i := range c.jobs {
+		code := m.admit(&c.jobs[i], pending)
+		if code == CodeOK {
+			pending[c.jobs[i].Queue]++
+			code = CodeAborted
+		} else {
+			admitted = false
+		}
+		codes = append(codes, code)
+	}
+	if admitted {
+		return true
+	}
+	m.out.Items[from-1].Code = CodeAborted
+	for _, code := range codes {
+		m.result(code, 0, 0)
+	}
+	return false
+}
+
+func (m *model) repeat(c *command, known []Result) {
+	m.result(CodeDuplicate, 0, 0)
+	for i := range c.jobs {
+		switch {
+		case i >= len(known):
+			m.result(CodeMalformed, 0, 0)
+		case known[i].Code != CodeOK:
+			m.result(known[i].Code, 0, 0)
+		default:
+			var st State
+			s := &c.jobs[i] // a repeat that is none, with other jobs, does not find a plainly ready one
+			if j := m.jobs[known[i].Pos]; j != nil && (!j.plain() || s.Queue == j.info.Queue && s.Priority == j.info.Priority) {
+				st = j.info.State
+			}
+			m.result(CodeDuplicate, st, known[i].Pos)
+		}
+	}
+}
+
+func (m *model) enqueueOne(p Pos, s *Spec) {
+	if code := m.admit(s, nil); code != CodeOK {
+		m.result(code, 0, 0)
+		return
+	}
+	j := &modelJob{info: JobInfo{Pos: p, Queue: s.Queue, Priority: s.Priority}, expiresAt: s.ExpiresAt, own: *s}
+	m.jobs[p] = j
+	m.queues[s.Queue].info.Enqueued++
+	if s.RunAt > m.now {
+		m.wait(j, StateScheduled, s.RunAt)
+	} else {
+		m.wait(j, StateReady, 0)
+	}
+	m.result(CodeOK, j.info.State, p)
+}
+
+func (m *model) fetch(c *command) {
+	lo := len(m.out.Leases)
+	for range c.max {
+		j := m.next(c.queues)
+		if j == nil {
+			break
+		}
+		m.move(j, StateRunning)
+		m.token++
+		j.info.Token, j.info.Worker, j.info.StartedAt = m.token, c.worker, m.now
+		j.info.Attempt++
+		j.info.ProgressPercent, j.info.ProgressPos = 0, 0
+		timeout := m.timeout(j)
+		lease := c.leaseMillis
+		if lease == 0 {
+			lease = LeaseMillisDefault
+		}
+		switch {
+		case c.worker != 0 && timeout != 0:
+			j.info.Deadline = m.now + Millis(timeout)
+		case c.worker == 0 && timeout != 0:
+			j.info.Deadline = m.now + Millis(min(timeout, lease))
+		case c.worker == 0:
+			j.info.Deadline = m.now + Millis(lease)
+		}
+		m.out.Leases = append(m.out.Leases, Lease{
+			Pos: j.info.Pos, Token: j.info.Token, Queue: j.info.Queue, Attempt: j.info.Attempt,
+			Failures: j.info.Failures, Crashes: j.info.Crashes, Priority: j.info.Priority, Deadline: j.info.Deadline,
+		})
+	}
+	m.out.Items = append(m.out.Items, Result{Lo: uint32(lo), Hi: uint32(len(m.out.Leases))})
+}
+
+func (m *model) timeout(j *modelJob) int64 {
+	switch {
+	case j.own.TimeoutMillis < 0:
+		return 0
+	case j.own.TimeoutMillis > 0:
+		return j.own.TimeoutMillis
+	}
+	return m.queues[j.info.Queue].info.Settings.TimeoutMillis
+}
+
+// next is the job to fetch first: by priority, then the order of the queues, then age.
+func (m *model) next(queues []QueueID) *modelJob {
+	var best *modelJob
+	rank := func(j *modelJob) int { return slices.Index(queues, j.info.Queue) }
+	for _, j := range m.jobs {
+		if j.info.State != StateReady || rank(j) < 0 || m.queues[j.info.Queue].info.Settings.Paused {
+			continue
+		}
+		if best == nil || cmp.Or(cmp.Compare(j.info.Priority, best.info.Priority), cmp.Compare(rank(j), rank(best)),
+			cmp.Compare(j.info.Pos, best.info.Pos)) < 0 {
+			best = j
+		}
+	}
+	return best
+}
+
+func (m *model) toLease(here Pos, c *command) {
+	j := m.jobs[c.pos]
+	if j == nil || j.info.State != StateRunning || j.info.Token != c.token {
+		var st State
+		if j != nil && !j.plain() {
+			st = j.info.State
+		}
+		m.result(CodeStale, st, c.pos)
+		return
+	}
+	switch c.kind {
+	case itemAck:
+		m.end(j, StateCompleted)
+		j.info.ResultPos = here
+	case itemFail:
+		m.fail(j, here, &c.failure)
+	case itemRelease:
+		m.release(j)
+	case itemExtend:
+		at := m.now + Millis(c.leaseMillis)
+		if timeout := m.timeout(j); j.info.Worker == 0 && timeout != 0 {
+			at = min(at, max(j.info.StartedAt+Millis(timeout), m.now))
+		}
+		j.info.Deadline = at
+	case itemProgress:
+		j.info.ProgressPercent, j.info.ProgressPos = c.percent, here
+	default:
+		m.die(j, DeadDamaged)
+	}
+	m.result(CodeOK, j.info.State, c.pos)
+}
+
+// plain: the machine knows of the job only through its ready set.
+func (j *modelJob) plain() bool {
+	s := &j.own
+	return j.info.State == StateReady && j.info.Attempt == 0 && !(s.ExpiresAt != 0 || s.MaxAttempts != 0 || s.TimeoutMillis != 0 || s.Retry.Kind != RetryDefault)
+}
+
+func (m *model) cancel(c *command) {
+	j := m.jobs[c.pos]
+	switch {
+	case j == nil:
+		m.result(CodeNoJob, 0, 0)
+	case j.info.State.ended():
+		m.result(CodeWrongState, j.info.State, c.pos)
+	case j.info.State == StateRunning:
+		if !j.info.CancelRequested {
+			m.event(EventCancel, j.info.Queue, j.info.Worker, c.pos, j.info.Token)
+		}
+		j.info.CancelRequested = true
+		m.result(CodeCancelRequested, StateRunning, c.pos)
+	default:
+		m.end(j, StateCancelled)
+		m.result(CodeOK, StateCancelled, c.pos)
+	}
+}
+
+func (m *model) toDead(c *command) {
+	j := m.jobs[c.pos]
+	if j == nil || j.plain() {
+		m.result(CodeNoJob, 0, 0)
+		return
+	}
+	if j.info.State != StateDead {
+		m.result(CodeWrongState, j.info.State, c.pos)
+		return
+	}
+	if c.kind == itemDiscardDead {
+		m.end(j, StateDiscarded)
+	} else {
+		m.queues[j.info.Queue].info.Retried++
+		j.info.Failures, j.info.Crashes, j.info.DeadReason, j.info.CancelRequested = 0, 0, DeadNot, false
+		j.info.EndedAt, j.expiresAt = 0, 0
+		m.wait(j, StateReady, 0)
+	}
+	m.result(CodeOK, j.info.State, c.pos)
+}
