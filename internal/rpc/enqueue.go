@@ -1,0 +1,258 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/beaver-raft/beaver/internal/engine"
+)
+
+// enqueue answers Enqueue.
+func (h *Handler) enqueue(ctx context.Context, e Engine, in *enqueueRequest) (*enqueueResponse, error) {
+	if in.enqueueBuffers != nil {
+		defer in.release()
+	}
+	if in.err != nil {
+		return nil, in.err
+	}
+	if in.enqueueBuffers == nil || len(in.request.Jobs) == 0 {
+		return nil, invalid("jobs", "missing: want at least one job, or one job's fields such as queue and payload")
+	}
+	if err := checkSession(in.request.Session, in.request.Sequence); err != nil {
+		return nil, err
+	}
+	var err error
+	in.answers, err = e.Enqueue(ctx, &in.request, in.answers[:0])
+	if err != nil {
+		return nil, err
+	}
+	out := new(enqueueResponse)
+	out.fill(in.answers, func(i int) string { return fmt.Sprintf("jobs[%d]", i) })
+	if len(in.answers) == 1 && in.answers[0].Err != nil {
+		return nil, in.answers[0].Err // one job refused is the call refused: curl and scripts see it by the status
+	}
+	return out, nil
+}
+
+func checkSession(session engine.SessionID, sequence uint64) *engine.Error {
+	switch {
+	case session != engine.SessionID{} && sequence == 0:
+		return invalid("sequence", "missing: a session's messages are numbered from 1")
+	case session == engine.SessionID{} && sequence != 0:
+		return invalid("session", "missing: a sequence number belongs to a session of 16 random bytes")
+	}
+	return nil
+}
+
+// enqueueSlot is one message of an EnqueueStream on its way through the engine.
+type enqueueSlot struct {
+	in   streamRequest
+	err  error
+	done chan struct{} // receives when the engine answered
+}
+
+// enqueueStream serves one EnqueueStream. The call's own goroutine reads; each slot in flight has one that waits for the
+// engine; the writer answers in order.
+type enqueueStream struct {
+	engine  Engine
+	conn    connect.StreamingHandlerConn
+	session engine.SessionID
+	last    uint64 // sequence number of the last message
+
+	free  chan *enqueueSlot // slots that may be filled
+	order chan *enqueueSlot // filled ones, in the order of their messages
+	calls sync.WaitGroup    // of slots in the engine
+
+	failed  context.Context // done when the writer gave up; the cause says why
+	giveUp  context.CancelCauseFunc
+	out     streamResponse
+	pending []*enqueueSlot // answered by out
+	next    *enqueueSlot   // taken from order, not yet answered
+}
+
+func (h *Handler) enqueueStream(ctx context.Context, e Engine, conn connect.StreamingHandlerConn) error {
+	s := &enqueueStream{
+		engine: e, conn: conn,
+		free:  make(chan *enqueueSlot, EnqueueInFlightMax),
+		order: make(chan *enqueueSlot, EnqueueInFlightMax),
+	}
+	for range EnqueueInFlightMax {
+		s.free <- &enqueueSlot{done: make(chan struct{}, 1)}
+	}
+	s.failed, s.giveUp = context.WithCancelCause(ctx)
+	defer s.giveUp(nil)
+	defer interruptReads(ctx, h.stop, s.failed)()
+
+	var writer sync.WaitGroup
+	writer.Go(s.write)
+	err := s.read(ctx)
+	close(s.order)
+	writer.Wait() // every message taken in is answered now, unless the stream broke
+	s.calls.Wait()
+	if cause := context.Cause(s.failed); cause != nil && ctx.Err() == nil {
+		return cause
+	}
+	if h.stop.Err() != nil && err != nil {
+		return errStopping()
+	}
+	return err
+}
+
+// interruptReads makes the stream's reads fail when one of the contexts is done, so that its reader ends and nothing has
+// to be left behind. The returned function ends the watch.
+func interruptReads(ctx context.Context, causes ...context.Context) func() {
+	controller, ok := ctx.Value(controllerKey{}).(*http.ResponseController)
+	if !ok {
+		return func() {}
+	}
+	stops := make([]func() bool, 0, len(causes))
+	for _, cause := range causes {
+		stops = append(stops, context.AfterFunc(cause, func() {
+			_ = controller.SetReadDeadline(time.Now()) // fails only when the connection is gone, and the read with it
+		}))
+	}
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
+}
+
+// read takes in messages until the client ends the stream, which is no error, or something is wrong.
+func (s *enqueueStream) read(ctx context.Context) error {
+	for {
+		var slot *enqueueSlot
+		select {
+		case slot = <-s.free:
+		case <-s.failed.Done():
+			return context.Cause(s.failed)
+		}
+		slot.in.err = nil
+		slot.in.begin(nil)
+		if err := s.conn.Receive(&slot.in); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		if err := s.accept(slot); err != nil {
+			return err
+		}
+		s.order <- slot
+		s.calls.Go(func() {
+			in := &slot.in
+			in.answers, slot.err = s.engine.Enqueue(ctx, &in.request, in.answers[:0])
+			slot.done <- struct{}{}
+		})
+	}
+}
+
+// accept checks a message before it goes to the engine.
+func (s *enqueueStream) accept(slot *enqueueSlot) error {
+	in := &slot.in
+	if in.err != nil {
+		return in.err
+	}
+	if in.hasSession {
+		if s.last != 0 {
+			return invalid("session", "belongs into the first message of a stream")
+		}
+		s.session = in.session
+	}
+	switch {
+	case in.request.Sequence == 0:
+		return invalid("sequence", "missing: messages are numbered, with a session from 1")
+	case s.last != 0 && in.request.Sequence != s.last+1:
+		return invalid("sequence", "is %d after %d: it grows by one a message", in.request.Sequence, s.last)
+	case len(in.request.Jobs) == 0:
+		return invalid("jobs", "missing: want at least one job")
+	}
+	s.last = in.request.Sequence
+	in.request.Session = s.session
+	if s.session == (engine.SessionID{}) {
+		in.sequence, in.request.Sequence = s.last, 0 // only numbers the answers
+	} else {
+		in.sequence = s.last
+	}
+	return nil
+}
+
+// write answers messages in their order, as many at once as are done.
+func (s *enqueueStream) write() {
+	for {
+		slot := s.next
+		if slot == nil {
+			slot = <-s.order
+		}
+		if slot == nil {
+			return // closed: all are answered
+		}
+		s.next = nil
+		<-slot.done
+		if !s.collect(slot) {
+			s.drop()
+			return
+		}
+	}
+}
+
+// collect answers slot and those behind it that are done by now. It reports whether the stream goes on.
+func (s *enqueueStream) collect(slot *enqueueSlot) bool {
+	s.out.reset()
+	s.pending = s.pending[:0]
+	for slot != nil && slot.err == nil {
+		s.out.add(slot.in.sequence, slot.in.answers)
+		s.pending = append(s.pending, slot)
+		slot = s.nextDone()
+	}
+	if len(s.pending) > 0 {
+		if err := s.conn.Send(&s.out); err != nil {
+			s.giveUp(err)
+			return false
+		}
+	}
+	for _, done := range s.pending {
+		s.free <- done
+	}
+	if slot != nil {
+		s.giveUp(slot.err)
+		return false
+	}
+	return true
+}
+
+// nextDone returns the next message if the engine has answered it. One that is still on its way is kept in s.next.
+func (s *enqueueStream) nextDone() *enqueueSlot {
+	select {
+	case slot := <-s.order:
+		if slot == nil {
+			return nil
+		}
+		select {
+		case <-slot.done:
+			return slot
+		default:
+			s.next = slot
+			return nil
+		}
+	default:
+		return nil
+	}
+}
+
+// drop lets the messages behind a failure finish, unanswered.
+func (s *enqueueStream) drop() {
+	if s.next != nil {
+		<-s.next.done
+	}
+	for slot := range s.order {
+		<-slot.done
+	}
+}

@@ -1,0 +1,252 @@
+package rpc
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/pprof"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	"github.com/beaver-raft/beaver/internal/engine"
+)
+
+// rpcPrefix is the first part of every procedure's path.
+const rpcPrefix = "/beaver.v1."
+
+// Server returns an http.Server for the handler, for HTTP/1.1 and HTTP/2 without TLS on one port.
+func (h *Handler) Server() *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:           h,
+		Protocols:         protocols,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    headerBytes,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          streamsMax,
+			MaxReceiveBufferPerConnection: connWindow,
+			MaxReceiveBufferPerStream:     streamWindow,
+			MaxReadFrameSize:              readFrameBytes,
+			SendPingTimeout:               pingInterval,
+			PingTimeout:                   pingTimeout,
+			WriteByteTimeout:              writeTimeout,
+		},
+	}
+}
+
+// addPages registers what is not a procedure.
+func (h *Handler) addPages() {
+	h.pages.HandleFunc("/livez", h.livez)
+	h.pages.HandleFunc("/readyz", h.readyz)
+	h.pages.HandleFunc("/healthz", h.readyz)
+	h.pages.HandleFunc("/{$}", h.about)
+	h.pages.HandleFunc("/", h.unknown)
+	if h.opts.Metrics != nil {
+		h.pages.Handle("/metrics", h.opts.Metrics)
+	}
+	if h.opts.Pprof {
+		h.pages.HandleFunc("/debug/pprof/", pprof.Index)
+		h.pages.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		h.pages.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		h.pages.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		h.pages.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+}
+
+// ServeHTTP implements http.Handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !strings.HasPrefix(r.URL.Path, rpcPrefix) {
+		h.pages.ServeHTTP(w, r)
+		return
+	}
+	procedure, ok := h.rpc[r.URL.Path]
+	if !ok {
+		h.unknownProcedure(w, r)
+		return
+	}
+	if !h.acceptBody(w, r) {
+		return
+	}
+	procedure.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), controllerKey{}, http.NewResponseController(w))))
+}
+
+// controllerKey is where a stream finds its http.ResponseController, with which it stops its own reads.
+type controllerKey struct{}
+
+// acceptBody makes requests of plain curl understood, and refuses what certainly is too large or of a wrong type with an
+// error that says so. It reports whether to go on.
+func (h *Handler) acceptBody(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method != http.MethodPost {
+		return true
+	}
+	kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+	kind = strings.ToLower(strings.TrimSpace(kind))
+	switch {
+	case kind == "" || kind == "application/x-www-form-urlencoded":
+		if !jsonBody(r) {
+			h.refuse(w, r, http.StatusUnsupportedMediaType, &engine.Error{
+				Code: engine.CodeInvalidArgument, Reason: reasonMalformed,
+				Message: "the body is not a JSON object: send one, or say with a content-type header what it is",
+			})
+			return false
+		}
+		r.Header.Set("Content-Type", "application/json")
+	case !knownContentType(kind):
+		h.refuse(w, r, http.StatusUnsupportedMediaType, &engine.Error{
+			Code: engine.CodeInvalidArgument, Reason: reasonMalformed,
+			Message: fmt.Sprintf("content type %q is not understood: send application/json or application/proto", clip(kind)),
+		})
+		return false
+	}
+	if most := int64(h.opts.RequestBytesMax); r.ContentLength > most && kind != "application/grpc" {
+		h.refuse(w, r, http.StatusRequestEntityTooLarge, &engine.Error{
+			Code: engine.CodeResourceExhausted, Reason: reasonTooLarge,
+			Message: fmt.Sprintf("the message has %d bytes, at most %d are taken: send several smaller ones", r.ContentLength, most),
+		})
+		return false
+	}
+	return true
+}
+
+func knownContentType(kind string) bool {
+	return kind == "application/json" || kind == "application/proto" ||
+		strings.HasPrefix(kind, "application/connect+") || strings.HasPrefix(kind, "application/grpc")
+}
+
+// jsonBody looks at the first byte of the body that is not white space, and leaves the body whole. An empty body is an
+// empty JSON object.
+func jsonBody(r *http.Request) bool {
+	body := bufio.NewReaderSize(r.Body, probeBytesMax)
+	r.Body = &peekedBody{Reader: body, Closer: r.Body}
+	for n := 1; n <= probeBytesMax; n++ {
+		head, err := body.Peek(n)
+		if err != nil {
+			return errors.Is(err, io.EOF) && len(bytes.TrimSpace(head)) == 0
+		}
+		switch head[n-1] {
+		case ' ', '\t', '\r', '\n':
+		default:
+			return head[n-1] == '{'
+		}
+	}
+	return false
+}
+
+type peekedBody struct {
+	io.Reader
+	io.Closer
+}
+
+// refuse answers a request that no procedure gets to see, in the protocol it was made in.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, status int, e *engine.Error) {
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") && h.writer.IsSupported(r) {
+		_ = h.writer.Write(w, r, toConnect(e)) // fails only when the client is gone
+		return
+	}
+	w.Header().Set("Connection", "close") // the body is left unread
+	detail, err := connect.NewErrorDetail(errorInfo(e))
+	if err != nil {
+		detail = &connect.ErrorDetail{}
+	}
+	writeJSON(w, status, map[string]any{
+		"code": connectCode(e.Code).String(), "message": e.Message,
+		"details": []any{map[string]any{
+			"type": detail.Type(), "value": base64Raw(detail.Bytes()),
+			"debug": map[string]string{"reason": e.Reason},
+		}},
+	})
+}
+
+// unknownProcedure answers a path that looks like a procedure's and is none.
+func (h *Handler) unknownProcedure(w http.ResponseWriter, r *http.Request) {
+	message := fmt.Sprintf("there is no procedure %s", clip(r.URL.Path))
+	if near := nearest(r.URL.Path, h.procedures()); near != "" {
+		message += "; did you mean " + near + "?"
+	}
+	h.refuse(w, r, http.StatusNotFound, &engine.Error{
+		Code: engine.CodeUnimplemented, Reason: reasonNoMethod, Message: message,
+	})
+}
+
+func (h *Handler) procedures() []string {
+	names := make([]string, 0, len(h.rpc))
+	for name := range h.rpc {
+		names = append(names, name)
+	}
+	return names
+}
+
+// livez says that the process answers.
+func (h *Handler) livez(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]any{"live": true})
+}
+
+// Ready tells whether calls are served, and if not, why.
+func (h *Handler) Ready() (ready bool, reason string) {
+	if h.stop.Err() != nil {
+		return false, "stopping"
+	}
+	e := h.engine.Load()
+	if e == nil {
+		return false, *h.reason.Load()
+	}
+	return (*e).Ready()
+}
+
+// readyz says whether calls are served; ?verbose adds what it rests on.
+func (h *Handler) readyz(w http.ResponseWriter, r *http.Request) {
+	ready, reason := h.Ready()
+	answer := map[string]any{"ready": ready}
+	status := http.StatusOK
+	if !ready {
+		status = http.StatusServiceUnavailable
+		answer["reason"] = reason
+	}
+	if r.URL.Query().Has("verbose") {
+		enqueue, work := h.Streams()
+		answer["version"] = h.opts.Version
+		answer["engine"] = h.engine.Load() != nil
+		answer["stopping"] = h.stop.Err() != nil
+		answer["streams"] = map[string]int64{"enqueue": enqueue, "work": work}
+	}
+	writeJSON(w, status, answer)
+}
+
+// about says to people what this is.
+func (h *Handler) about(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	host := r.Host
+	_, _ = fmt.Fprintf(w, `Beaver-Raft %s: a job queue that never loses a job.
+
+Store a job:
+  curl -d '{"queue": "mail", "payload": {"to": "ada"}}' http://%s/beaver.v1.JobService/Enqueue
+Take it:
+  curl -d '{"queues": ["mail"]}' http://%s/beaver.v1.JobService/Fetch
+
+/readyz    whether calls are served
+/livez     whether the process answers
+/metrics   figures for Prometheus
+`, h.opts.Version, host, host)
+}
+
+// unknown answers every other path.
+func (h *Handler) unknown(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(http.StatusNotFound)
+	_, _ = fmt.Fprintf(w, "there is nothing at %s; see / for what there is\n", clip(r.URL.EscapedPath()))
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // fails only when the client is gone
+}

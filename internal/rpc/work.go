@@ -1,0 +1,565 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
+	"github.com/beaver-raft/beaver/internal/engine"
+	"github.com/beaver-raft/beaver/internal/queue"
+)
+
+// workStream serves one Work stream; the package doc names its goroutines.
+type workStream struct {
+	handler *Handler
+	engine  Engine
+	conn    connect.StreamingHandlerConn
+	worker  engine.WorkerID
+	queues  []string
+	ttl     time.Duration
+	held    []engine.LeaseRef // of the first message, copied
+
+	end   context.Context // done when the stream has to end; the cause says why
+	abort context.CancelCauseFunc
+	gone  chan struct{} // closed when the stream has left the handler's table
+
+	// Of the reader only.
+	lastBeat  time.Time
+	lastState engine.WorkerState
+	sequence  uint64 // of the last outcomes
+
+	mu       sync.Mutex
+	credits  int
+	stopWait context.CancelFunc // ends the fetch under way; nil: none
+	waiting  []*workRequest     // whose outcomes the engine has not seen
+	backlog  int                // outcomes in waiting
+	noMore   bool               // the reader has ended: no more outcomes
+	out      workResponse       // what the writer sends next
+	flush    bool               // the writer sends what is left and ends
+
+	wakeFetcher, wakeFinisher, wakeWriter, wakeReader chan struct{}
+}
+
+// wake makes the goroutine that waits for c look again.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (h *Handler) work(ctx context.Context, e Engine, conn connect.StreamingHandlerConn) error {
+	s := &workStream{
+		handler: h, engine: e, conn: conn, gone: make(chan struct{}),
+		wakeFetcher: make(chan struct{}, 1), wakeFinisher: make(chan struct{}, 1),
+		wakeWriter: make(chan struct{}, 1), wakeReader: make(chan struct{}, 1),
+	}
+	s.end, s.abort = context.WithCancelCause(ctx)
+	defer s.abort(nil)
+	defer interruptReads(ctx, h.stop, s.end)()
+	first, err := s.hello(ctx)
+	if err != nil {
+		if h.stop.Err() != nil {
+			return errStopping()
+		}
+		return err
+	}
+	defer h.forget(s)
+	return s.serve(ctx, first)
+}
+
+// hello takes the first message, registers the worker or takes it up again, and queues the welcome.
+func (s *workStream) hello(ctx context.Context) (*workRequest, error) {
+	in, err := s.receive()
+	if errors.Is(err, io.EOF) || err == nil && in.hello == nil {
+		return nil, invalid("hello", "missing: the first message of a stream says who the worker is")
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, bad := workerInfoOf("hello", in.hello)
+	if bad != nil {
+		return nil, bad
+	}
+	if bad := checkQueues("hello.queues", info.Queues); bad != nil {
+		return nil, bad
+	}
+	s.queues = info.Queues
+	resumed := false
+	if in.worker != 0 {
+		if resumed, err = s.resume(ctx, in); err != nil {
+			return nil, err
+		}
+	}
+	if !resumed {
+		if s.worker, s.ttl, err = s.engine.RegisterWorker(ctx, info); err != nil {
+			return nil, err
+		}
+		s.out.lost = append(s.out.lost, in.held...)
+		if err := s.handler.remember(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	s.lastBeat = time.Now()
+	s.out.worker, s.out.ttl = s.worker, s.ttl
+	return in, nil
+}
+
+// resume takes up a worker that was here before: an older stream of it is ended, and jobs that were leased to it and
+// never reached it go back. It reports whether the worker is still known.
+func (s *workStream) resume(ctx context.Context, in *workRequest) (bool, error) {
+	s.worker = in.worker
+	if err := s.handler.remember(ctx, s); err != nil {
+		return false, err
+	}
+	reply, err := s.engine.ResumeWorker(ctx, s.worker, in.held)
+	if err != nil {
+		s.handler.forget(s)
+		s.gone = make(chan struct{})
+		if asEngineError(err).Code == engine.CodeNotFound {
+			return false, nil
+		}
+		return false, err
+	}
+	s.ttl = reply.TTL
+	s.tell(reply)
+	return true, nil
+}
+
+// remember puts the stream into the handler's table and ends the older stream of the same worker, waiting until that
+// fetches no more.
+func (h *Handler) remember(ctx context.Context, s *workStream) error {
+	for {
+		h.mu.Lock()
+		old := h.workers[s.worker]
+		if old == nil {
+			h.workers[s.worker] = s
+			h.mu.Unlock()
+			return nil
+		}
+		h.mu.Unlock()
+		old.abort(&engine.Error{
+			Code: engine.CodeAborted, Reason: reasonReplaced, Message: "the worker has opened another stream",
+		})
+		select {
+		case <-old.gone:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (h *Handler) forget(s *workStream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.workers[s.worker] == s {
+		delete(h.workers, s.worker)
+	}
+	close(s.gone)
+}
+
+// serve runs the stream from its first message to its end.
+func (s *workStream) serve(ctx context.Context, first *workRequest) error {
+	notices, unsubscribe := s.engine.Notices(s.worker)
+	defer unsubscribe()
+	fetching, stopFetching := context.WithCancel(s.end)
+	defer stopFetching()
+	defer context.AfterFunc(s.handler.stop, stopFetching)()
+	var fetcher, finisher, writer sync.WaitGroup
+	fetcher.Go(func() { s.fetch(fetching) })
+	finisher.Go(func() { s.finish(ctx) })
+	writer.Go(func() { s.write(notices) })
+
+	err := s.take(ctx, first)
+	if err == nil {
+		err = s.read(ctx)
+	}
+	// The worker's side has ended, one way or another. What it said is still done and answered.
+	stopFetching()
+	fetcher.Wait()
+	s.locked(func() { s.noMore = true })
+	wake(s.wakeFinisher)
+	finisher.Wait()
+	clean := errors.Is(err, io.EOF)
+	var unsent []engine.FetchedJob
+	s.locked(func() {
+		if clean {
+			unsent, s.out.jobs = s.out.jobs, nil
+		}
+		s.flush = true
+	})
+	wake(s.wakeWriter)
+	writer.Wait()
+	s.locked(func() { unsent = append(unsent, s.out.jobs...) })
+	s.handler.giveBack(ctx, s.engine, s.worker, unsent)
+	return s.outcome(ctx, clean, err)
+}
+
+// outcome is what the stream ends with; a worker that ended it cleanly is deregistered.
+func (s *workStream) outcome(ctx context.Context, clean bool, err error) error {
+	if clean {
+		return s.engine.DeregisterWorker(ctx, s.worker)
+	}
+	if ctx.Err() == nil && s.end.Err() != nil {
+		return context.Cause(s.end)
+	}
+	if s.handler.stop.Err() != nil {
+		return errStopping()
+	}
+	return err
+}
+
+func (s *workStream) locked(fn func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fn()
+}
+
+// receive reads one message. A message's own error is an error here.
+func (s *workStream) receive() (*workRequest, error) {
+	in := workPool.Get().(*workRequest)
+	in.reset()
+	if err := s.conn.Receive(in); err != nil {
+		return nil, err
+	}
+	return in, in.err
+}
+
+// read takes in messages until the worker's side ends; io.EOF is a clean end.
+func (s *workStream) read(ctx context.Context) error {
+	for {
+		in, err := s.receive()
+		if err != nil {
+			return err
+		}
+		if in.hello != nil {
+			return invalid("hello", "belongs into the first message of a stream")
+		}
+		if err := s.beat(ctx, in); err != nil {
+			return err
+		}
+		if err := s.take(ctx, in); err != nil {
+			return err
+		}
+	}
+}
+
+// beat counts the message as a sign of life. The engine is asked when the worker says what it holds, and every sixth
+// part of the TTL.
+func (s *workStream) beat(ctx context.Context, in *workRequest) error {
+	now := time.Now()
+	if len(in.held) == 0 && now.Sub(s.lastBeat) < s.ttl/6 {
+		return nil
+	}
+	s.lastBeat = now
+	reply, err := s.engine.Heartbeat(ctx, s.worker, in.held)
+	if err != nil {
+		return err
+	}
+	s.tell(reply)
+	return nil
+}
+
+// tell queues what a heartbeat brought up.
+func (s *workStream) tell(reply engine.HeartbeatReply) {
+	changed := reply.State != s.lastState
+	s.lastState = reply.State
+	if !changed && len(reply.Cancel) == 0 && len(reply.Lost) == 0 {
+		return
+	}
+	s.locked(func() {
+		s.out.cancel = append(s.out.cancel, reply.Cancel...)
+		s.out.lost = append(s.out.lost, reply.Lost...)
+		if changed {
+			s.out.state = pbWorkerState(reply.State)
+		}
+	})
+	wake(s.wakeWriter)
+}
+
+// take hands the parts of a message to whom they concern. It waits while too many outcomes are waiting.
+func (s *workStream) take(ctx context.Context, in *workRequest) error {
+	if len(in.outcomes) > 0 {
+		if in.sequence == 0 || s.sequence != 0 && in.sequence != s.sequence+1 {
+			return invalid("outcomes_sequence", "is %d after %d: it grows by one a message that has outcomes", in.sequence, s.sequence)
+		}
+		s.sequence = in.sequence
+	}
+	s.mu.Lock()
+	for s.backlog+len(in.outcomes) > OutcomesWaitingMax && s.backlog > 0 {
+		s.mu.Unlock()
+		select {
+		case <-s.wakeReader:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.end.Done():
+			return context.Cause(s.end)
+		}
+		s.mu.Lock()
+	}
+	defer s.mu.Unlock()
+	if in.quiet {
+		s.credits = 0
+		if s.stopWait != nil {
+			s.stopWait()
+		}
+	} else if in.credits > 0 {
+		if s.credits+int(in.credits) > CreditsMax {
+			return invalid("credits", "more than %d are open: want no more than the worker can run", CreditsMax)
+		}
+		s.credits += int(in.credits)
+		wake(s.wakeFetcher)
+	}
+	if len(in.outcomes) == 0 {
+		in.release()
+		return nil
+	}
+	s.backlog += len(in.outcomes)
+	s.waiting = append(s.waiting, in)
+	wake(s.wakeFinisher)
+	return nil
+}
+
+// fetch gets jobs for as many credits as there are, until ctx is done.
+func (s *workStream) fetch(ctx context.Context) {
+	r := engine.FetchRequest{
+		Worker: s.worker, Queues: s.queues, Wait: queue.WaitMillisMax * time.Millisecond,
+	}
+	pause := fetchPauseMin
+	for ctx.Err() == nil {
+		wait, credits := s.startFetch(ctx)
+		if wait == nil {
+			select {
+			case <-s.wakeFetcher:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		r.Max = min(credits, queue.FetchMax)
+		jobs, err := s.engine.Fetch(wait, &r)
+		s.endFetch(jobs)
+		if err == nil {
+			pause = fetchPauseMin
+			continue
+		}
+		if wait.Err() != nil {
+			continue
+		}
+		if !passing(err) {
+			s.abort(err)
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+		pause = min(2*pause, fetchPauseMax)
+	}
+}
+
+// passing tells that an error of a fetch may be gone a moment later.
+func passing(err error) bool {
+	code := asEngineError(err).Code
+	return code == engine.CodeUnavailable || code == engine.CodeResourceExhausted || code == engine.CodeUnknownOutcome
+}
+
+// startFetch returns the context of the next fetch, or nil when there are no credits.
+func (s *workStream) startFetch(ctx context.Context) (wait context.Context, credits int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.credits == 0 {
+		return nil, 0
+	}
+	wait, s.stopWait = context.WithCancel(ctx)
+	return wait, s.credits
+}
+
+func (s *workStream) endFetch(jobs []engine.FetchedJob) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopWait()
+	s.stopWait = nil
+	s.credits = max(0, s.credits-len(jobs))
+	s.out.jobs = append(s.out.jobs, jobs...)
+	if len(jobs) > 0 {
+		wake(s.wakeWriter)
+	}
+}
+
+// finish gives all waiting outcomes to the engine at once, again and again until there will be no more.
+func (s *workStream) finish(ctx context.Context) {
+	var batch []engine.Outcome
+	var ended []engine.Ended
+	for {
+		requests, noMore := s.nextOutcomes()
+		if len(requests) == 0 {
+			if noMore {
+				return
+			}
+			<-s.wakeFinisher
+			continue
+		}
+		clear(batch)
+		batch = batch[:0]
+		for _, r := range requests {
+			batch = append(batch, r.outcomes...)
+		}
+		var err error
+		if ended, err = s.engine.Finish(ctx, s.worker, batch, ended[:0]); err != nil {
+			s.abort(err)
+			return
+		}
+		s.answer(batch, ended, requests[len(requests)-1].sequence)
+		for _, r := range requests {
+			r.release()
+		}
+	}
+}
+
+// nextOutcomes takes messages from the backlog, as many as fit into one call of the engine.
+func (s *workStream) nextOutcomes() (requests []*workRequest, noMore bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	count := 0
+	for _, r := range s.waiting {
+		if count > 0 && count+len(r.outcomes) > OutcomesMax {
+			break
+		}
+		count += len(r.outcomes)
+		requests = append(requests, r)
+	}
+	s.waiting = slices.Delete(s.waiting, 0, len(requests))
+	s.backlog -= count
+	if count > 0 {
+		wake(s.wakeReader)
+	}
+	return requests, s.noMore
+}
+
+// answer queues the answers to a batch of outcomes.
+func (s *workStream) answer(batch []engine.Outcome, ended []engine.Ended, through uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.out.through = through
+	for i := range ended {
+		if ended[i].Err != nil {
+			lease := engine.LeaseRef{ID: batch[i].ID, Token: batch[i].Token}
+			s.out.refused = append(s.out.refused, refusal{lease: lease, err: ended[i].Err})
+		}
+	}
+	wake(s.wakeWriter)
+}
+
+// write sends whatever is waiting, until it is told to flush.
+func (s *workStream) write(notices <-chan engine.Notice) {
+	var msg workResponse
+	for {
+		flush := s.swap(&msg)
+		if msg.empty() {
+			if flush {
+				return
+			}
+			select {
+			case <-s.wakeWriter:
+			case n, ok := <-notices:
+				if !ok {
+					notices = nil
+					continue
+				}
+				s.notice(n)
+			}
+			continue
+		}
+		if unsent, err := s.send(&msg); err != nil {
+			s.locked(func() { s.out.jobs = append(s.out.jobs, unsent...) })
+			s.abort(err)
+			return
+		}
+	}
+}
+
+// swap takes what is waiting to be sent and leaves the emptied msg in its place.
+func (s *workStream) swap(msg *workResponse) (flush bool) {
+	msg.reset()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*msg, s.out = s.out, *msg
+	return s.flush
+}
+
+func (s *workStream) notice(n engine.Notice) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n.Cancel {
+		s.out.cancel = append(s.out.cancel, n.Lease)
+	} else {
+		s.out.lost = append(s.out.lost, n.Lease)
+	}
+}
+
+// send sends msg in parts of about WorkBytesMax. When a part fails, it returns its jobs and those behind it.
+func (s *workStream) send(msg *workResponse) (unsent []engine.FetchedJob, err error) {
+	jobs := msg.jobs
+	for {
+		n := countWithin(jobs, WorkBytesMax)
+		part := *msg
+		part.jobs = jobs[:n]
+		if err := s.conn.Send(&part); err != nil {
+			return slices.Clone(jobs), err
+		}
+		jobs = jobs[n:]
+		if len(jobs) == 0 {
+			return nil, nil
+		}
+		*msg = workResponse{jobs: msg.jobs} // the rest went with the first part
+	}
+}
+
+// countWithin is how many of the jobs have payloads of at most limit bytes together, and at least one.
+func countWithin(jobs []engine.FetchedJob, limit int) int {
+	size := 0
+	for i := range jobs {
+		if size += len(jobs[i].Spec.Payload); size > limit && i > 0 {
+			return i
+		}
+	}
+	return len(jobs)
+}
+
+// workerInfoOf checks what a worker says of itself. path is where it says so.
+func workerInfoOf(path string, in *beaverv1.WorkerInfo) (engine.WorkerInfo, *engine.Error) {
+	if in == nil {
+		return engine.WorkerInfo{}, invalid(path, "missing: want at least the worker's queues")
+	}
+	info := engine.WorkerInfo{
+		Name: in.GetName(), Host: in.GetHost(), PID: int(in.GetPid()), Version: in.GetVersion(),
+		Labels: in.GetLabels(), Queues: in.GetQueues(), Concurrency: int(in.GetConcurrency()),
+	}
+	texts := map[string]string{"name": info.Name, "host": info.Host, "version": info.Version}
+	for _, field := range []string{"name", "host", "version"} {
+		if n := len(texts[field]); n > WorkerTextBytesMax {
+			return info, invalid(path+"."+field, "has %d bytes: want at most %d", n, WorkerTextBytesMax)
+		}
+	}
+	if n := len(info.Labels); n > WorkerLabelsMax {
+		return info, invalid(path+".labels", "has %d: want at most %d", n, WorkerLabelsMax)
+	}
+	for _, label := range info.Labels {
+		if len(label) > WorkerTextBytesMax {
+			return info, invalid(path+".labels", "one has %d bytes: want at most %d", len(label), WorkerTextBytesMax)
+		}
+	}
+	if n := len(info.Queues); n > queue.FetchQueuesMax {
+		return info, invalid(path+".queues", "has %d names: want at most %d", n, queue.FetchQueuesMax)
+	}
+	if info.Concurrency > WorkerConcurrencyMax {
+		return info, invalid(path+".concurrency", "is %d: want at most %d", info.Concurrency, WorkerConcurrencyMax)
+	}
+	return info, nil
+}
