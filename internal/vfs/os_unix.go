@@ -37,7 +37,8 @@ func usageOS(dir string) (Usage, error) {
 		return Usage{}, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	block := uint64(st.Bsize) // an int64, a uint32 or a uint64, by system
-	return Usage{Free: uint64(st.Bavail) * block, Total: st.Blocks * block}, nil
+	free := uint64(st.Bavail) //nolint:unconvert // an int64 on some systems
+	return Usage{Free: free * block, Total: st.Blocks * block}, nil
 }
 
 func retryInterrupted(call func() error) error {

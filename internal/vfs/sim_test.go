@@ -1,6 +1,8 @@
 package vfs_test
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -171,6 +173,9 @@ func dump(fsys vfs.FS, dir string) string {
 }
 
 func runLength(data []byte) string {
+	if len(data) > 0 && len(bytes.Trim(data[:min(len(data), 64)], string(data[:1]))) > 32 {
+		return fmt.Sprintf("%x", sha256.Sum256(data)) // it looks random
+	}
 	var out []string
 	for i := 0; i < len(data); {
 		j := i
@@ -240,7 +245,7 @@ func TestSimReproduces(t *testing.T) {
 		return dump(s.Crash(seed+1), "/")
 	}
 	differ := 0
-	for seed := range uint64(20) {
+	for seed := range uint64(8) {
 		first := run(seed)
 		if first != run(seed) {
 			t.Fatalf("seed %d: two runs differ", seed)
