@@ -75,6 +75,7 @@ func (e *enqueuer) connect() bool {
 	received := make(chan struct{})
 	go func() {
 		defer close(received)
+		defer cancel() // Send may wait for room in a stream that is over.
 		e.receive(stream)
 	}()
 	finished := e.send(stream, resend)

@@ -111,17 +111,7 @@ func fromJobError(e *beaverv1.JobError) *Error {
 	return &Error{Code: Code(e.GetCode()), Reason: e.GetReason(), Field: e.GetField(), Message: e.GetMessage()}
 }
 
-// fromConnect turns what a call failed with into an *Error. The ErrorInfo detail carries reason and field.
-func fromConnect(err error) error {
-	if err == nil {
-		return nil
-	}
-	if e := asError(err); e != nil {
-		return e
-	}
-	return nil
-}
-
+// asError turns what a call failed with into an Error, whose reason and field are in the ErrorInfo detail.
 func asError(err error) *Error {
 	var own *Error
 	if errors.As(err, &own) {
@@ -138,6 +128,9 @@ func asError(err error) *Error {
 		return &Error{Code: CodeUnavailable, Message: err.Error(), cause: err}
 	}
 	e := &Error{Code: Code(ce.Code().String()), Message: ce.Message(), cause: err}
+	if !connect.IsWireError(err) && (e.Code == CodeUnknown || e.Code == CodeInvalidArgument) {
+		e.Code = CodeUnavailable // Not the server's word: the connection broke in the middle of a message.
+	}
 	for _, d := range ce.Details() {
 		v, err := d.Value()
 		if err != nil {

@@ -106,6 +106,7 @@ func (w *Worker) connect() (welcomed bool, err error) {
 	received := make(chan struct{})
 	go func() {
 		defer close(received)
+		defer cancel() // Send may wait for room in a stream that is over.
 		w.receive(stream)
 	}()
 	finished := w.send(stream)
