@@ -1,0 +1,17 @@
+// Package server is a whole Beaver-Raft node inside your process.
+//
+//	srv, err := server.Open(ctx, server.Options{DataDir: "/var/lib/beaver"})
+//	if err != nil { … }
+//	defer srv.Close(ctx)
+//	client, err := srv.Client()
+//
+// Open listens at once and recovers before it returns: meanwhile /livez answers and /readyz says how far it is. Client
+// hands out the same beaver.Client that remote programs use, over a pipe in memory.
+//
+// Invariant: the order of starting and stopping. Starting: listen, recover, serve. Stopping: not ready, hand out no more
+// jobs, finish what clients asked for, close the engine, and only then the listener. What was acknowledged is durable
+// whatever happens in between.
+//
+// This is the only place where the parts of a node are wired together. It prints nothing: all it has to say goes to
+// Options.Logger.
+package server

@@ -1,0 +1,115 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+)
+
+// Defaults of Options.
+const (
+	DefaultDataDir          = "beaver-data"
+	DefaultListen           = "127.0.0.1:7400"
+	DefaultConnectionsMax   = 10_000
+	DefaultRequestBytesMax  = 8 << 20
+	DefaultShutdownDuration = 15 * time.Second
+)
+
+// Limits of Options.
+const (
+	ShardsMax       = 256
+	ConnectionsMax  = 1_000_000
+	RequestBytesMin = 1 << 20
+	RequestBytesMax = 64 << 20
+	WorkerTTLMin    = time.Second
+	WorkerTTLMax    = 10 * time.Minute
+)
+
+// Options configure a Server. The zero value of a field means its default.
+type Options struct {
+	// DataDir holds everything the node keeps; it is made when missing. Default "beaver-data".
+	DataDir string
+
+	// Listen is the address for clients, workers, curl and Prometheus. Default "127.0.0.1:7400", which only this machine
+	// reaches; port 0 picks a free one, see Server.Addr. "-" listens nowhere: only Server.Client reaches the node.
+	Listen string
+
+	// Logger gets the node's log. Default: none.
+	Logger *slog.Logger
+
+	// Shards is how many data shards the node serves; it may grow from one start to the next and never shrink. Default:
+	// as many as the data directory has, or the engine's default for a new one.
+	Shards int
+
+	// WorkerTTL is how long a worker may be silent before its jobs go to others. Default 5 s.
+	WorkerTTL time.Duration
+
+	// ConnectionsMax is how many connections are open at once; further ones wait. Default 10,000.
+	ConnectionsMax int
+
+	// RequestBytesMax is the size of the largest message a client may send. Default 8 MiB.
+	RequestBytesMax int
+
+	// Pprof serves Go's profiles under /debug/pprof/. They show internals: leave it off where strangers reach Listen.
+	Pprof bool
+
+	// Version is what the node says of itself; default: from the build.
+	Version string
+
+	// LogFileBytes and SnapshotBytes are for experts and tests: the size of the log's files, and how much log is written
+	// until a shard is snapshotted. Default: what the engine finds right.
+	LogFileBytes  int64
+	SnapshotBytes int64
+
+	// Fatal is called once when the log failed to write: going on could lose jobs. Default: log it and exit with status 1.
+	Fatal func(error)
+}
+
+// withDefaults returns the options with every zero field filled in.
+func (o Options) withDefaults() Options {
+	if o.DataDir == "" {
+		o.DataDir = DefaultDataDir
+	}
+	if o.Listen == "" {
+		o.Listen = DefaultListen
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.ConnectionsMax == 0 {
+		o.ConnectionsMax = DefaultConnectionsMax
+	}
+	if o.RequestBytesMax == 0 {
+		o.RequestBytesMax = DefaultRequestBytesMax
+	}
+	if o.Version == "" {
+		o.Version = buildVersion()
+	}
+	return o
+}
+
+// validate names every field that is out of its limits. The options have their defaults.
+func (o Options) validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("server.Options: "+format, args...))
+		}
+	}
+	if o.Listen != listenNowhere {
+		_, _, err := net.SplitHostPort(o.Listen)
+		check(err == nil, "Listen is %q: want host:port, for example %q", o.Listen, DefaultListen)
+	}
+	check(o.Shards >= 0 && o.Shards <= ShardsMax, "Shards is %d: want 1 to %d, or 0 for the default", o.Shards, ShardsMax)
+	check(o.WorkerTTL == 0 || o.WorkerTTL >= WorkerTTLMin && o.WorkerTTL <= WorkerTTLMax,
+		"WorkerTTL is %v: want %v to %v", o.WorkerTTL, WorkerTTLMin, WorkerTTLMax)
+	check(o.ConnectionsMax >= 1 && o.ConnectionsMax <= ConnectionsMax,
+		"ConnectionsMax is %d: want 1 to %d", o.ConnectionsMax, ConnectionsMax)
+	check(o.RequestBytesMax >= RequestBytesMin && o.RequestBytesMax <= RequestBytesMax,
+		"RequestBytesMax is %d: want %d to %d", o.RequestBytesMax, RequestBytesMin, RequestBytesMax)
+	check(o.LogFileBytes >= 0, "LogFileBytes is %d: want a size, or 0 for the default", o.LogFileBytes)
+	check(o.SnapshotBytes >= 0, "SnapshotBytes is %d: want a size, or 0 for the default", o.SnapshotBytes)
+	return errors.Join(errs...)
+}

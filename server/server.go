@@ -1,0 +1,188 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/beaver-raft/beaver"
+	"github.com/beaver-raft/beaver/internal/engine"
+	"github.com/beaver-raft/beaver/internal/host"
+	"github.com/beaver-raft/beaver/internal/metrics"
+	"github.com/beaver-raft/beaver/internal/rpc"
+	"github.com/beaver-raft/beaver/internal/vfs"
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+// listenNowhere as Options.Listen opens no port.
+const listenNowhere = "-"
+
+// Server is a running node. Its methods may be called from any goroutine.
+type Server struct {
+	opts   Options
+	logger *slog.Logger
+	front  *rpc.Handler
+	engine *engine.Engine
+
+	http     *http.Server
+	listener net.Listener // nil when listening nowhere
+	pipe     *pipeListener
+
+	serving sync.WaitGroup // the accept loops
+	closing sync.Once
+	closed  chan struct{}
+	err     error // of Close; valid once closed is closed
+}
+
+// Open starts a node: it listens, recovers what the data directory holds, and returns when the node serves. A data
+// directory that another process uses, or that is damaged, is an error that says so. ctx bounds the start only.
+func Open(ctx context.Context, opts Options) (*Server, error) {
+	opts = opts.withDefaults()
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{opts: opts, logger: opts.Logger, pipe: newPipeListener(), closed: make(chan struct{})}
+	figures := metrics.New(opts.Version)
+	s.front = rpc.New(rpc.Options{
+		Logger: s.logger, Version: opts.Version, RequestBytesMax: opts.RequestBytesMax, Pprof: opts.Pprof,
+		Metrics: figures.Handler(), Recorder: figures.Recorder,
+	})
+	figures.SetStreams(s.front.Streams)
+	if err := s.listen(); err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	e, err := engine.Open(ctx, s.engineOptions())
+	if err != nil {
+		s.stopListening()
+		return nil, fmt.Errorf("open %s: %w", opts.DataDir, err)
+	}
+	s.engine = e
+	figures.SetEngine(e)
+	s.front.Serve(e)
+	s.logger.Info("ready", "addr", s.Addr(), "dir", opts.DataDir, "elapsed", time.Since(start))
+	return s, nil
+}
+
+func (s *Server) engineOptions() engine.Options {
+	return engine.Options{
+		FS: vfs.OS(), Dir: s.opts.DataDir, Shards: s.opts.Shards, Logger: s.logger, Version: s.opts.Version,
+		WorkerTTL: s.opts.WorkerTTL, Fatal: s.fatal, Progress: s.progress(),
+		SnapshotBytes: s.opts.SnapshotBytes, WAL: wal.Options{FileBytes: s.opts.LogFileBytes},
+	}
+}
+
+// progress returns what tells /readyz how far the recovery is: the share of all shards' entries that is replayed.
+func (s *Server) progress() func(host.Progress) {
+	var mu sync.Mutex
+	reports := make(map[uint64]host.Progress)
+	return func(p host.Progress) {
+		mu.Lock()
+		defer mu.Unlock()
+		reports[uint64(p.Shard)] = p
+		var applied, last uint64
+		for _, r := range reports {
+			applied, last = applied+min(r.Applied, r.Last), last+r.Last
+		}
+		if last > 0 {
+			s.front.SetNotReady(fmt.Sprintf("recovering %d%%", 100*applied/last))
+		}
+	}
+}
+
+// Client returns a client of this node, over a pipe in memory. Close it before the server.
+func (s *Server) Client() (*beaver.Client, error) {
+	return beaver.NewClient(beaver.Config{
+		Addr: "http://in-process", Logger: s.logger, HTTPClient: &http.Client{Transport: s.pipe.transport()},
+	})
+}
+
+// fatal ends the process after the log failed: nothing may be acknowledged any more.
+func (s *Server) fatal(err error) {
+	if s.opts.Fatal != nil {
+		s.opts.Fatal(err)
+		return
+	}
+	s.logger.Error("the log failed; the process ends so that nothing is acknowledged that is not stored", "err", err)
+	os.Exit(1)
+}
+
+// listen opens the port and the pipe and starts to answer.
+func (s *Server) listen() error {
+	s.http = s.front.Server()
+	s.http.ErrorLog = slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug)
+	if s.opts.Listen != listenNowhere {
+		l, err := net.Listen("tcp", s.opts.Listen)
+		if err != nil {
+			return fmt.Errorf("listen on %s: %w; is another node running here? choose another address", s.opts.Listen, err)
+		}
+		s.listener = limitListener(l, s.opts.ConnectionsMax)
+		s.serve(s.listener)
+	}
+	s.serve(s.pipe)
+	return nil
+}
+
+func (s *Server) serve(l net.Listener) {
+	s.serving.Go(func() {
+		if err := s.http.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			s.logger.Error("listener failed", "addr", l.Addr().String(), "err", err)
+		}
+	})
+}
+
+// Addr is the address the node listens on, with the port it really has; empty when it listens nowhere.
+func (s *Server) Addr() string {
+	if s.listener == nil {
+		return ""
+	}
+	return s.listener.Addr().String()
+}
+
+// Ready tells whether the node serves, and if not, why.
+func (s *Server) Ready() (bool, string) { return s.front.Ready() }
+
+// Wait returns when the node is closed, with what Close returned.
+func (s *Server) Wait() error {
+	<-s.closed
+	return s.err
+}
+
+// Close stops the node: it is not ready any more, hands out nothing, finishes what clients asked for, ends their streams
+// and closes the engine. When ctx is done first, what is under way is cut off; nothing acknowledged is lost by that.
+// Further calls wait for the first one and return the same.
+func (s *Server) Close(ctx context.Context) error {
+	s.closing.Do(func() {
+		s.err = s.close(ctx)
+		close(s.closed)
+	})
+	<-s.closed
+	return s.err
+}
+
+func (s *Server) close(ctx context.Context) error {
+	s.logger.Info("stopping")
+	start := time.Now()
+	if err := s.front.Drain(ctx); err != nil {
+		s.logger.Warn("clients were cut off", "err", err)
+	}
+	err := s.engine.Close(ctx)
+	s.stopListening()
+	if err != nil {
+		return fmt.Errorf("close: %w", err)
+	}
+	s.logger.Info("stopped", "elapsed", time.Since(start))
+	return nil
+}
+
+// stopListening closes the listeners and all connections. Calls are over: Drain has seen to that, or gave up on them.
+func (s *Server) stopListening() {
+	_ = s.http.Close()
+	s.serving.Wait()
+}
