@@ -188,3 +188,11 @@ func (d *driver) Leadership(leading bool, term uint64) {
 func (d *driver) Snapshot() shard.Image     { return d.freeze() }
 func (d *driver) Restore(r io.Reader) error { return d.restore(r) }
 func (d *driver) Fingerprint() uint64       { return d.print }
+
+// writerOf is an image's encoder as package snapshot wants it.
+func writerOf(image shard.Image) func(io.Writer) error {
+	return func(w io.Writer) error {
+		_, err := image.WriteTo(w)
+		return err
+	}
+}

@@ -15,7 +15,6 @@ type memLog struct {
 	appended wal.Position
 	flushes  int
 	onFlush  func() error // called by Flush without the lock
-	onAppend func()
 	retained map[wal.ShardID]wal.Retention
 	needs    []wal.ShardID
 	full     bool
@@ -108,9 +107,6 @@ func (l *memLog) Term(id wal.ShardID, index uint64) (uint64, error) {
 }
 
 func (l *memLog) Append(id wal.ShardID, hs *wal.HardState, entries []wal.Entry) (wal.Position, error) {
-	if l.onAppend != nil {
-		l.onAppend()
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.shard(id)
@@ -130,9 +126,10 @@ func (l *memLog) Flush() (wal.Position, error) {
 	l.mu.Lock()
 	position := l.appended
 	l.flushes++
+	onFlush := l.onFlush
 	l.mu.Unlock()
-	if l.onFlush != nil {
-		if err := l.onFlush(); err != nil {
+	if onFlush != nil {
+		if err := onFlush(); err != nil {
 			return 0, err
 		}
 	}

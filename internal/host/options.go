@@ -82,6 +82,8 @@ type Options struct {
 	SnapshotBytes int64
 	CacheBytes    int64 // recent entries kept in memory, per shard
 
+	UncommittedBytes int64 // proposals of a shard that are not committed; over it they are dropped
+
 	WAL wal.Options // FS and Dir are set by Open
 
 	// Progress, when set, is told how the recovery inside Open goes.

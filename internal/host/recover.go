@@ -62,7 +62,10 @@ func (r *replica) recover(ctx context.Context, progress *sync.Mutex) error {
 		Log:        r.h.log,
 		Machine:    machine{r.driver, r},
 		CacheBytes: r.h.opts.CacheBytes,
-		Logger:     r.h.opts.Logger.With("shard", r.id),
+
+		UncommittedBytes: r.h.opts.UncommittedBytes,
+
+		Logger: r.h.opts.Logger.With("shard", r.id),
 	}, snap)
 	if err != nil {
 		return err

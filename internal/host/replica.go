@@ -49,7 +49,8 @@ type replica struct {
 	inflight []uint64  // sequences proposed and not applied, oldest first
 	waits    []waiting // oldest first
 	lastPos  wal.Position
-	unsynced int // bytes appended since the last that was handed to a flush
+	handed   wal.Position // what was appended up to it was flushed, or the writer was asked to
+	unsynced int          // bytes appended behind handed
 
 	leading  bool // as told to the driver
 	term     uint64
@@ -316,28 +317,24 @@ func (r *replica) append(a *shard.Append) error {
 	return nil
 }
 
-// handToWriter leaves the flush to the log writer.
+// handToWriter leaves the flush of what was appended to the log writer.
 func (r *replica) handToWriter() {
-	if r.unsynced >= 0 {
-		r.unsynced = flushHanded
+	if r.lastPos > r.handed {
+		r.handed, r.unsynced = r.lastPos, 0
 		r.h.kickWriter()
 	}
 }
-
-// flushHanded is the value of replica.unsynced after the flush was left to the writer.
-const flushHanded = -1
 
 // flush makes a small append durable right here, when nobody else is flushing; otherwise it leaves it to the writer. It
 // reports whether acknowledgements were delivered.
 func (r *replica) flush() (bool, error) {
 	if len(r.waits) == 0 {
-		r.unsynced = max(r.unsynced, 0)
 		return false, nil
 	}
 	if r.h.isDurable(r.waits[0].position) {
 		return true, r.complete()
 	}
-	if r.unsynced < 0 {
+	if r.waits[len(r.waits)-1].position <= r.handed {
 		return false, nil
 	}
 	if !r.h.flushMu.TryLock() {
@@ -349,7 +346,7 @@ func (r *replica) flush() (bool, error) {
 	if !ok {
 		return false, ErrStopped
 	}
-	r.unsynced = 0
+	r.handed, r.unsynced = r.lastPos, 0
 	return true, r.complete()
 }
 
