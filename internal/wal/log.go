@@ -234,7 +234,9 @@ func (l *Log) appendShardState(shard ShardID, s *shardLog) {
 }
 
 // InstallSnapshot makes a durable snapshot of a shard, received from a peer, the base of its tail: entries above index
-// are void, the next entry is index+1. Entries at and below index stay readable until Retain says that they are dead.
+// are void, the next entry is index+1. When the tail holds the very entry that the snapshot ends with, it agrees with the
+// snapshot, and entries up to index stay readable until Retain says that they are dead; otherwise only those do that are
+// known committed, by the hard state or by Retain, which is therefore to be called first after Open.
 // Durable with the next Flush. ErrCompacted when the tail already begins behind index+1.
 func (l *Log) InstallSnapshot(shard ShardID, index, term uint64) error {
 	if index == 0 || index == ^uint64(0) {
@@ -248,6 +250,12 @@ func (l *Log) InstallSnapshot(shard ShardID, index, term uint64) error {
 	s := l.shardFor(shard)
 	if index+1 < s.first {
 		return fmt.Errorf("install a snapshot of shard %d at index %d, before %d: %w", shard, index, s.first, ErrCompacted)
+	}
+	if have, ok := s.termOf(index); !ok || have != term {
+		st := s.shardState
+		st.last = min(s.last, max(s.hard.Commit, s.snapshot, s.first-1))
+		s.become(st)
+		l.appendShardState(shard, s)
 	}
 	s.become(shardState{hard: s.hard, first: index + 1, prevTerm: term, known: true, last: index})
 	l.appendShardState(shard, s)

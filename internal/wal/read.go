@@ -179,6 +179,7 @@ func (l *Log) ReadRange(shard ShardID, lo, hi uint64, maxBytes int) ([]Entry, er
 	var count, bytes int
 	var err error
 	switch {
+	case hi <= lo:
 	case s == nil || hi > s.last+1:
 		err = ErrUnavailable
 	case lo < s.first:

@@ -3,10 +3,12 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"sort"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // Open opens the log in opts.Dir, making it when there is none, and recovers it; the caller has locked the directory.
@@ -51,6 +53,9 @@ func (r *recovery) run() error {
 			return fmt.Errorf("make %s: %w", dir, err)
 		}
 	}
+	if err := r.syncNames(); err != nil {
+		return err
+	}
 	if _, err := l.fs.Stat(l.reserveName()); err == nil {
 		l.reserveHeld = true
 	}
@@ -83,6 +88,25 @@ func (r *recovery) run() error {
 	}
 	r.found.TailFiles = len(l.files)
 	l.opened = true
+	return nil
+}
+
+// syncNames makes the names that Open will rely on durable: a process that was killed may have left them in memory only,
+// and a power cut after this Open must not take back what it builds on.
+func (r *recovery) syncNames() error {
+	l := r.log
+	for _, dir := range []string{l.tailDir(), l.liveRoot(), l.opts.Dir} {
+		if err := l.fs.SyncDir(dir); err != nil {
+			return fmt.Errorf("sync %s: %w", dir, err)
+		}
+	}
+	for dir := l.opts.Dir; path.Dir(dir) != dir; {
+		dir = path.Dir(dir)
+		// A directory that others own was not made by us.
+		if err := l.fs.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) {
+			return fmt.Errorf("sync %s: %w", dir, err)
+		}
+	}
 	return nil
 }
 
@@ -209,7 +233,7 @@ func (r *recovery) replayFile(f *tailFile, end, proven int64, oldest bool) error
 		at := scan.offset
 		h, data, err := scan.next()
 		if err == nil {
-			err = r.apply(f, &h, data, at, oldest)
+			err = r.apply(f, h, data, at, oldest)
 		}
 		if errors.Is(err, errScan) {
 			return fmt.Errorf("%s: %w", f.name, err)
@@ -219,7 +243,7 @@ func (r *recovery) replayFile(f *tailFile, end, proven int64, oldest bool) error
 		}
 		if scan.offset <= proven {
 			l.writer.states[h.shard] = l.shards[h.shard].shardState
-			f.noteHighest(&h)
+			f.noteHighest(h)
 		}
 	}
 	if proven == end {
@@ -229,14 +253,14 @@ func (r *recovery) replayFile(f *tailFile, end, proven int64, oldest bool) error
 }
 
 // noteHighest keeps the highest index of each shard in the file.
-func (f *tailFile) noteHighest(h *frameHeader) {
+func (f *tailFile) noteHighest(h frameHeader) {
 	if h.kind == kindEntry && h.index > f.highest[h.shard] {
 		f.highest[h.shard] = h.index
 	}
 }
 
 // apply puts one frame into the index.
-func (r *recovery) apply(f *tailFile, h *frameHeader, data []byte, at int64, oldest bool) error {
+func (r *recovery) apply(f *tailFile, h frameHeader, data []byte, at int64, oldest bool) error {
 	s := r.log.shardFor(h.shard)
 	switch h.kind {
 	case kindEntry:
@@ -359,6 +383,10 @@ func (r *recovery) openSegments() error {
 func (r *recovery) openShardSegments(shard ShardID) error {
 	l := r.log
 	dir := l.liveDir(shard)
+	// A merged segment must be durable by name before those that it covers go.
+	if err := l.fs.SyncDir(dir); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
 	if err := r.removeTemporary(dir); err != nil {
 		return err
 	}

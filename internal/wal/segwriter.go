@@ -48,12 +48,11 @@ func (l *Log) newSegmentWriter(shard ShardID, firstSeq, lastSeq uint64) (*segmen
 // add appends one entry, whose checksum the caller has verified.
 func (w *segmentWriter) add(e *Entry, crc uint32) error {
 	offset := w.at + int64(len(w.buf))
-	if len(w.g.entries) == 0 {
+	if n := len(w.g.entries); n == 0 {
 		w.g.first = e.Index
-	} else {
-		invariant.Check(e.Index > w.g.index(len(w.g.entries)-1), "segment entries out of order at %d", e.Index)
+	} else if e.Index <= w.g.index(n-1) || e.Index-w.g.first >= 1<<32 {
+		invariant.Check(false, "segment entries from %d: %d is out of order or too far", w.g.first, e.Index)
 	}
-	invariant.Check(e.Index-w.g.first < 1<<32, "a segment spans from %d to %d", w.g.first, e.Index)
 	h := frameHeader{kind: kindEntry, entryType: e.Type, shard: w.g.shard, index: e.Index, term: e.Term, dataCRC: crc}
 	at := len(w.buf)
 	w.buf = appendFrame(w.buf, &h, e.Data)

@@ -20,7 +20,9 @@ type tailEntry struct {
 type sizeAndType uint32
 
 func packSize(dataBytes int, entryType uint8) sizeAndType {
-	invariant.Check(dataBytes <= EntryBytesMax, "entry of %d bytes passed the limit", dataBytes)
+	if dataBytes > EntryBytesMax { // the arguments of a check that holds would allocate
+		invariant.Check(false, "entry of %d bytes passed the limit", dataBytes)
+	}
 	return sizeAndType(dataBytes)<<8 | sizeAndType(entryType)
 }
 
@@ -74,13 +76,11 @@ func (s *shardLog) find(index uint64) (tailEntry, bool) {
 
 // term of an entry, if known.
 func (s *shardLog) termOf(index uint64) (uint64, bool) {
-	if e, ok := s.find(index); ok && index <= s.last {
-		return e.term, true
-	}
 	if index+1 == s.first {
 		return s.prevTerm, s.known
 	}
-	return 0, false
+	e, ok := s.find(index)
+	return e.term, ok
 }
 
 // truncate voids everything above last.
@@ -100,7 +100,9 @@ func (s *shardLog) truncate(last uint64) {
 // push adds the entry after last.
 func (s *shardLog) push(e tailEntry) {
 	r := s.tail()
-	invariant.Check(r.next() == s.last+1, "tail ends at %d, its run before %d", s.last, r.next())
+	if r.next() != s.last+1 {
+		invariant.Check(false, "tail ends at %d, its run before %d", s.last, r.next())
+	}
 	r.entries = append(r.entries, e)
 	s.last++
 }
