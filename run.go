@@ -81,9 +81,26 @@ func (w *Worker) startLocked(m *beaverv1.LeasedJob) {
 	go w.do(r)
 }
 
-// do runs the handler of a job, and puts the outcome on its way.
+// do runs the handler of a job, and puts the outcome on its way, also when the handler panics or ends its goroutine.
 func (w *Worker) do(r *run) {
-	err := w.handle(r)
+	err := error(&PanicError{Value: "the handler ended its goroutine"}) // runtime.Goexit; there is no way back from it.
+	defer func() { w.end(r, err) }()
+	err = w.handle(r)
+}
+
+// handle calls the handler, and makes an error of a panic.
+func (w *Worker) handle(r *run) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			w.logger.Error("handler panicked", "job", r.job.ID, "kind", r.job.Kind, "panic", fmt.Sprint(value))
+			err = &PanicError{Value: value, Stack: string(debug.Stack())}
+		}
+	}()
+	return w.cfg.Handler.Handle(r, r.job)
+}
+
+// end takes note of what the handler of a job returned.
+func (w *Worker) end(r *run, err error) {
 	r.stopTimer()
 	message := outcomeOf(r.job, err, context.Cause(r))
 	r.cancel(nil)
@@ -104,26 +121,6 @@ func (w *Worker) do(r *run) {
 	}
 	signal(w.wake)
 	signal(w.changed)
-}
-
-// handle calls the handler, and makes an error of a panic.
-func (w *Worker) handle(r *run) (err error) {
-	returned := false
-	defer func() {
-		if returned {
-			return
-		}
-		value := recover()
-		if value == nil {
-			value = "the handler ended its goroutine" // runtime.Goexit, or panic(nil) of old.
-		}
-		p := &PanicError{Value: value, Stack: string(debug.Stack())}
-		w.logger.Error("handler panicked", "job", r.job.ID, "kind", r.job.Kind, "panic", fmt.Sprint(value))
-		err = p
-	}()
-	err = w.cfg.Handler.Handle(r, r.job)
-	returned = true
-	return err
 }
 
 func isPanic(err error) bool {
