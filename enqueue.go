@@ -27,38 +27,31 @@ func (c *Client) Enqueue(ctx context.Context, job Job) (JobID, error) {
 // that some answers are missing; their Err then is the same error.
 func (c *Client) EnqueueMany(ctx context.Context, jobs []Job) ([]Enqueued, error) {
 	answers := make([]Enqueued, len(jobs))
-	places := make([]place, len(jobs))
-	var failed error
-	for i := range jobs {
-		job := jobs[i]
-		if err := job.prepare(); err != nil {
+	prepared := slices.Clone(jobs)
+	for i := range prepared {
+		if err := prepared[i].prepare(); err != nil {
 			answers[i].Err = asError(err)
-			continue
-		}
-		if failed == nil {
-			places[i], failed = c.enqueuer.add(ctx, &job)
-		}
-		if failed != nil {
-			answers[i].Err = asError(failed)
 		}
 	}
+	places := make([]place, len(jobs))
+	failed := c.enqueuer.addMany(ctx, prepared, answers, places)
 	for i, p := range places {
 		if p.batch == nil {
+			if answers[i].Err == nil {
+				answers[i].Err = asError(failed)
+			}
 			continue
 		}
-		if err := c.enqueuer.wait(ctx, p); err != nil {
+		err := c.enqueuer.wait(ctx, p)
+		if err == nil {
+			err = p.batch.err
+		}
+		if err != nil {
 			answers[i].Err, failed = asError(err), err
 			continue
 		}
 		id, err := p.batch.answer(p.index)
-		if err != nil {
-			answers[i].Err = asError(err)
-			if p.batch.err != nil {
-				failed = err
-			}
-			continue
-		}
-		answers[i].ID = id
+		answers[i] = Enqueued{ID: id, Err: asError(err)}
 	}
 	return answers, failed
 }

@@ -108,6 +108,56 @@ func (e *enqueuer) add(ctx context.Context, job *Job) (place, error) {
 	}
 }
 
+// addMany puts jobs into batches, as many as fit at a time, and their places into places. It passes over those that have an
+// error in answers already, and adds the errors of its own. When it fails, the jobs without a place and an error are missing.
+func (e *enqueuer) addMany(ctx context.Context, jobs []Job, answers []Enqueued, places []place) error {
+	for next := 0; ; {
+		e.mu.Lock()
+		if e.closed {
+			e.mu.Unlock()
+			return ErrClosed
+		}
+		next = e.fillMany(next, jobs, answers, places)
+		e.startLocked()
+		if next == len(jobs) {
+			e.mu.Unlock()
+			e.signal()
+			return nil
+		}
+		room := e.roomLocked()
+		e.mu.Unlock()
+		e.signal()
+		if err := e.waitRoom(ctx, room); err != nil {
+			return err
+		}
+	}
+}
+
+// fillMany puts the jobs from next on into batches, and returns the first one that there is no room for.
+//
+// REQUIRES: e.mu.
+func (e *enqueuer) fillMany(next int, jobs []Job, answers []Enqueued, places []place) int {
+	for ; next < len(jobs); next++ {
+		if answers[next].Err != nil {
+			continue
+		}
+		m, err := e.message(&jobs[next])
+		if err != nil {
+			answers[next].Err = asError(err)
+			continue
+		}
+		size := proto.Size(m)
+		b := e.open(size, false)
+		if b == nil {
+			return next
+		}
+		if places[next], err = b.append(m, size); err != nil {
+			answers[next].Err = asError(err)
+		}
+	}
+	return next
+}
+
 // addAtomic puts jobs into a batch of their own.
 func (e *enqueuer) addAtomic(ctx context.Context, jobs []Job) (place, error) {
 	for {

@@ -113,6 +113,9 @@ func fromJobError(e *beaverv1.JobError) *Error {
 
 // asError turns what a call failed with into an Error, whose reason and field are in the ErrorInfo detail.
 func asError(err error) *Error {
+	if err == nil {
+		return nil
+	}
 	var own *Error
 	if errors.As(err, &own) {
 		return own
