@@ -239,6 +239,9 @@ func (d *desk) wakeCaller(c *call) {
 // setClosed lets calls in (nil), or refuses them with why and answers all that wait: nothing of theirs happened.
 func (d *desk) setClosed(why *Error) {
 	d.mu.Lock()
+	if d.closed != nil && d.closed.Reason == ReasonStopping {
+		why = d.closed // for good
+	}
 	d.closed = why
 	d.mu.Unlock()
 	if why == nil {

@@ -52,6 +52,9 @@ const (
 	verifyEntries = 4096
 	verifyMillis  = 60_000
 
+	// droppedMillis is how long a pump waits when the shard did not take its entry.
+	droppedMillis = 5
+
 	// gatherBytes is where a call that carries independent items is cut into several: an entry's worth.
 	gatherBytes = shard.EntryTargetBytes / 2
 	// lostPerCall is how many lost workers one command names.

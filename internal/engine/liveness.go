@@ -187,14 +187,23 @@ func (e *Engine) SignalWorker(_ context.Context, id WorkerID, s WorkerState) err
 
 // monitor finds silent workers and workers that only leases know of. It is the engine's one goroutine of long life.
 func (e *Engine) monitor() {
-	ticker := time.NewTicker(e.opts.WorkerTTL / 5)
+	interval := e.opts.WorkerTTL / 5
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
+	last := time.Now()
 	for round := 1; ; round++ {
 		select {
 		case <-ticker.C:
 		case <-e.background.Done():
 			return
 		}
+		// When the node itself stood still, nobody could reach it: the workers' silence is its own.
+		if now := time.Now(); now.Sub(last) > interval+e.opts.WorkerTTL/2 {
+			for _, w := range e.workers.all() {
+				w.touch()
+			}
+		}
+		last = time.Now()
 		if round%10 == 0 {
 			if err := e.adoptHolders(e.background); err != nil {
 				e.opts.Logger.Warn("could not look for leases of unknown workers", slog.Any("error", err))

@@ -22,7 +22,9 @@ type pump struct {
 	leading  bool
 	diverged atomic.Pointer[Error] // the state's fingerprint differs from the log's
 
-	unfinished bool // timers are due that the last entry did not get to
+	dropped    bool  // the last entry was not taken: let some time pass
+	unfinished bool  // timers are due that the last entry did not get to
+	lastGather int64 // stamp
 	verified   uint64
 	verifiedAt int64 // stamp
 
@@ -59,6 +61,7 @@ func (p *pump) Gather(b *shard.BatchBuilder, now int64) uint64 {
 	if !p.leading || p.diverged.Load() != nil {
 		return 0
 	}
+	p.dropped, p.lastGather = false, now
 	f := p.newFlight(now)
 	p.collect()
 	room := p.handOff(b, f)
@@ -137,6 +140,9 @@ func (p *pump) tickDue(now int64) bool {
 func (p *pump) Wakeup() int64 {
 	if !p.leading || len(p.flights) > 0 || p.diverged.Load() != nil {
 		return 0
+	}
+	if p.dropped {
+		return p.lastGather + droppedMillis
 	}
 	if p.unfinished {
 		return 1 // now
@@ -259,6 +265,7 @@ func (p *pump) Dropped(sequence uint64, unknown bool) {
 	if f == nil {
 		return
 	}
+	p.dropped = !unknown
 	p.undo(f)
 	for _, r := range f.riders {
 		switch {
@@ -284,7 +291,7 @@ func (p *pump) Settled() {
 	p.mu.Lock()
 	stirred := len(p.dirty) > 0
 	p.mu.Unlock()
-	if stirred || p.more() {
+	if (stirred || p.more()) && !p.dropped {
 		p.wake()
 	}
 }
