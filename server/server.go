@@ -50,7 +50,7 @@ func Open(ctx context.Context, opts Options) (*Server, error) {
 	s := &Server{opts: opts, logger: opts.Logger, pipe: newPipeListener(), closed: make(chan struct{})}
 	figures := metrics.New(opts.Version)
 	s.front = rpc.New(rpc.Options{
-		Logger: s.logger, Version: opts.Version, RequestBytesMax: opts.RequestBytesMax, Pprof: opts.Pprof,
+		Logger: s.logger, Version: opts.Version, DataDir: opts.DataDir, RequestBytesMax: opts.RequestBytesMax, Pprof: opts.Pprof,
 		Metrics: figures.Handler(), Recorder: figures.Recorder,
 	})
 	figures.SetStreams(s.front.Streams)

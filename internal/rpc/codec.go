@@ -82,11 +82,17 @@ func (c jsonCodec) MarshalAppend(dst []byte, v any) ([]byte, error) {
 		if err := proto.Unmarshal(m.appendProto(nil), msg); err != nil {
 			return nil, err
 		}
-		return appendJSON(dst, msg.ProtoReflect())
+		return appendLine(dst, msg)
 	case proto.Message:
-		return appendJSON(dst, m.ProtoReflect())
+		return appendLine(dst, m)
 	}
 	return nil, fmt.Errorf("cannot encode a %T", v)
+}
+
+// appendLine ends the JSON with a newline: a terminal's prompt should not stick to it.
+func appendLine(dst []byte, m proto.Message) ([]byte, error) {
+	dst, err := appendJSON(dst, m.ProtoReflect())
+	return append(dst, '\n'), err
 }
 
 func (c jsonCodec) Unmarshal(data []byte, v any) error {

@@ -104,7 +104,9 @@ func parseID(field, s string) (engine.JobID, *engine.Error) {
 	return id, nil
 }
 
-func parseIDBytes(field string, b []byte) (engine.JobID, *engine.Error) { return parseID(field, string(b)) }
+func parseIDBytes(field string, b []byte) (engine.JobID, *engine.Error) {
+	return parseID(field, string(b))
+}
 
 // indexed is the path of an element.
 func indexed(field string, i int) string { return fmt.Sprintf("%s[%d]", field, i) }

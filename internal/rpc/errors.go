@@ -11,18 +11,18 @@ import (
 	"github.com/beaver-raft/beaver/internal/engine"
 )
 
-// The reasons that the front door itself gives. The engine's are its own.
+// The reasons that the front door itself gives: the engine's where they fit, and its own.
 const (
-	reasonInvalid   = "INVALID_ARGUMENT"
-	reasonMalformed = "MALFORMED"
-	reasonTooLarge  = "MESSAGE_TOO_LARGE"
+	reasonInvalid   = engine.ReasonInvalid
+	reasonMalformed = engine.ReasonMalformed
+	reasonTooLarge  = engine.ReasonTooLarge
+	reasonStopping  = engine.ReasonStopping
+	reasonInternal  = engine.ReasonInternal
+	reasonCancelled = engine.ReasonCancelled
+	reasonDeadline  = engine.ReasonDeadline
 	reasonNotReady  = "NOT_READY"
-	reasonStopping  = "STOPPING"
 	reasonReplaced  = "STREAM_REPLACED"
 	reasonNoMethod  = "NO_SUCH_METHOD"
-	reasonInternal  = "INTERNAL"
-	reasonCancelled = "CANCELLED"
-	reasonDeadline  = "DEADLINE_EXCEEDED"
 )
 
 // connectCodes maps the engine's codes to Connect's. CodeUnknownOutcome is aborted and not unavailable, since clients

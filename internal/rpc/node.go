@@ -3,6 +3,9 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 	"github.com/beaver-raft/beaver/internal/engine"
@@ -13,11 +16,24 @@ func (h *Handler) getStatus(ctx context.Context, e Engine, _ *beaverv1.GetStatus
 	if err != nil {
 		return nil, err
 	}
+	l := &s.Host.Log
 	out := &beaverv1.GetStatusResponse{
 		NodeId: s.Node, ClusterId: s.ClusterID, Version: s.Version, StartedAt: pbInstant(s.StartedAt),
-		Ready: s.Ready, NotReadyReason: s.Reason, Workers: uint32(s.Workers),
+		Ready: s.Ready, NotReadyReason: s.Reason, DataDir: h.opts.DataDir, Workers: uint32(s.Workers),
 		Shards: make([]*beaverv1.ShardStatus, len(s.Shards)),
-		Log:    &beaverv1.LogStatus{DiskFull: s.DiskFull},
+		Log: &beaverv1.LogStatus{
+			TailFiles: uint32(l.TailFiles), Segments: uint32(l.Segments),
+			SegmentBytes: uint64(l.SegmentBytes), SegmentLiveBytes: uint64(l.SegmentLiveBytes),
+			Flushes: l.Flushes, FlushedBytes: l.FlushedBytes,
+			DiskFreeBytes: l.DiskFree, DiskTotalBytes: l.DiskTotal, DiskFull: s.DiskFull,
+		},
+		Recovery: &beaverv1.RecoveryStatus{
+			Duration:  durationpb.New(time.Duration(s.Host.RecoverySeconds * float64(time.Second))),
+			TornBytes: uint64(s.Host.Recovery.TornBytes),
+		},
+	}
+	for i := range s.Host.Shards {
+		out.Recovery.EntriesReplayed += s.Host.Shards[i].EntriesReplayed
 	}
 	for i := range s.Shards {
 		out.Shards[i] = pbShard(&s.Shards[i])

@@ -20,6 +20,7 @@ import (
 type Options struct {
 	Logger          *slog.Logger // default: discards
 	Version         string       // shown at /
+	DataDir         string       // shown by GetStatus
 	RequestBytesMax int          // default RequestBytesDefault
 	Metrics         http.Handler // serves /metrics; default: none
 	Pprof           bool         // serves /debug/pprof/

@@ -1,0 +1,111 @@
+package rpc
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
+	"github.com/beaver-raft/beaver/internal/engine"
+)
+
+// newMessage makes an empty message of the API by its name.
+func newMessage(t testing.TB, name string) proto.Message {
+	kind, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName("beaver.v1." + name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kind.New().Interface()
+}
+
+// TestJSON runs the scripts in testdata/json. Each decodes a message and shows what it encodes as again, or the error.
+func TestJSON(t *testing.T) {
+	datadriven.Walk(t, "testdata/json", func(t *testing.T, path string) {
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			msg := newMessage(t, d.Cmd)
+			if err := unmarshalJSON([]byte(d.Input), msg); err != nil {
+				e, ok := errors.AsType[*engine.Error](err)
+				if !ok {
+					t.Fatalf("error is a %T", err)
+				}
+				return "error " + e.Reason + " field=" + e.Field + "\n" + e.Message + "\n"
+			}
+			out, err := jsonCodec{}.Marshal(msg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(out)
+		})
+	})
+}
+
+// Bytes that claim to be JSON and are not must not break the document around them.
+func TestJSONDamagedContent(t *testing.T) {
+	for _, payload := range []string{`{"a":`, "\xff", "", "1 2", `"a` + "\n" + `"`} {
+		msg := &beaverv1.LeasedJob{Id: "x", Payload: []byte(payload), ContentType: contentTypeJSON}
+		out, err := jsonCodec{}.Marshal(msg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !json.Valid(out) {
+			t.Errorf("payload %q: not valid JSON: %s", payload, out)
+		}
+		if payload != "" && !bytes.Contains(out, []byte("payloadBase64")) {
+			t.Errorf("payload %q: want base64: %s", payload, out)
+		}
+	}
+}
+
+func TestJSONDeep(t *testing.T) {
+	deep := strings.Repeat("[", 9_000) + strings.Repeat("]", 9_000)
+	msg := new(beaverv1.EnqueueRequest)
+	if err := unmarshalJSON([]byte(`{"queue":"q","payload":`+deep+`}`), msg); err != nil {
+		t.Fatal(err)
+	}
+	if string(msg.GetPayload()) != deep {
+		t.Error("payload changed")
+	}
+	tooDeep := strings.Repeat("[", 11_000) + strings.Repeat("]", 11_000)
+	if err := unmarshalJSON([]byte(`{"payload":`+tooDeep+`}`), msg); err == nil {
+		t.Error("nesting without end was accepted")
+	}
+}
+
+// FuzzJSON: whatever comes in, the codec does not panic; what it accepts, it writes as valid JSON that reads back as the
+// same message.
+func FuzzJSON(f *testing.F) {
+	f.Add([]byte(`{"queue":"mail","payload":{"to":"ada"},"runAt":"2026-01-31T08:00:00Z","metadata":{"a":"b"}}`))
+	f.Add([]byte(`{"jobs":[{"queue":"a","payloadBase64":"AAEC","contentType":"image/png","priority":0}],"atomic":true}`))
+	f.Add([]byte(`{"jobs":[{"retry":{"list":{"delays":["1s","2.5s"]},"jitterPercent":7},"timeout":"1h30m"}],"sequence":"18446744073709551615"}`))
+	f.Add([]byte(`{"payload": null, "delay": "-1ns"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		first := new(beaverv1.EnqueueRequest)
+		if err := unmarshalJSON(data, first); err != nil {
+			if e, ok := errors.AsType[*engine.Error](err); !ok || e.Message == "" {
+				t.Fatalf("want an engine error with a message, got %#v", err)
+			}
+			return
+		}
+		out, err := jsonCodec{}.Marshal(first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !json.Valid(out) {
+			t.Fatalf("not valid JSON: %s", out)
+		}
+		second := new(beaverv1.EnqueueRequest)
+		if err := unmarshalJSON(out, second); err != nil {
+			t.Fatalf("%s does not read back: %v", out, err)
+		}
+		if !proto.Equal(first, second) {
+			t.Fatalf("read back as another message:\n%v\n%v", first, second)
+		}
+	})
+}
