@@ -102,12 +102,13 @@ type addition struct {
 // driver drives counters: a small model of what the engine does.
 type driver struct {
 	*counters
-	id       shard.ID
-	wakeupAt int64 // set on the shard's goroutine
-	onApply  func()
-	events   []string // leadership changes
+	id        shard.ID
+	wakeupAt  int64 // set on the shard's goroutine
+	onApplied func()
+	events    []string // leadership changes
 
 	mu      sync.Mutex
+	leads   bool
 	queue   []*addition
 	batches map[uint64][]*addition
 	seq     uint64
@@ -124,8 +125,13 @@ func (d *driver) push(key string) *addition {
 	a := &addition{done: make(chan struct{})}
 	a.items.Commit(append(a.items.Buf(), key...))
 	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.leads {
+		a.err = ErrStopped
+		close(a.done)
+		return a
+	}
 	d.queue = append(d.queue, a)
-	d.mu.Unlock()
 	return a
 }
 
@@ -147,12 +153,12 @@ func (d *driver) Gather(b *shard.BatchBuilder, _ int64) uint64 {
 }
 
 func (d *driver) Apply(index uint64, h shard.Header, items [][]byte) {
-	if d.onApply != nil {
-		d.onApply()
-	}
 	results := make([]uint64, len(items))
 	for i, item := range items {
 		results[i] = d.apply(index, item)
+	}
+	if d.onApplied != nil {
+		d.onApplied()
 	}
 	for _, a := range d.batches[h.Sequence] {
 		a.value, a.index = results[a.first], index
@@ -181,8 +187,18 @@ func (d *driver) Settled() {
 
 func (d *driver) Wakeup() int64 { return d.wakeupAt }
 
-func (d *driver) Leadership(leading bool, term uint64) {
+func (d *driver) Leadership(leading bool, _ uint64) {
 	d.events = append(d.events, fmt.Sprintf("leading=%v", leading))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.leads = leading
+	if !leading {
+		for _, a := range d.queue {
+			a.err = ErrStopped
+			d.settled = append(d.settled, a)
+		}
+		d.queue = nil
+	}
 }
 
 func (d *driver) Snapshot() shard.Image     { return d.freeze() }

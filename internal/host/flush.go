@@ -13,6 +13,8 @@ const (
 	maintainBytes = 4 << 20
 	// maintainRetry is how long the maintainer waits when the disk is full.
 	maintainRetry = time.Second
+	// damageRetry is how long it waits when it met damage.
+	damageRetry = time.Minute
 )
 
 // writeLog is the log writer: group commit that clocks itself. While one sync is in flight the shards append behind it,
@@ -86,6 +88,7 @@ func (h *Host) kickMaintainer() {
 // maintain is the maintainer: it takes the log's background work in steps, and asks for the snapshots without which
 // sealed files cannot go.
 func (h *Host) maintain() {
+	h.retainRestored()
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {
@@ -97,27 +100,12 @@ func (h *Host) maintain() {
 		case <-h.stop:
 			return
 		}
-		for more := true; more; {
-			var err error
-			more, err = h.log.Maintain()
-			switch {
-			case err != nil && noSpace(err):
-				h.opts.Logger.Warn("log maintenance waits for disk space", "error", err)
-				retry.Reset(maintainRetry)
-				more = false
-			case errors.Is(err, wal.ErrClosed):
-				return // The writer has told of the failure.
-			case err != nil:
-				h.fail(fmt.Errorf("maintain log: %w", err))
-				return
-			}
-			select {
-			case <-h.aborted:
-				return
-			case <-h.stop:
-				return
-			default:
-			}
+		pause, ok := h.maintainAll()
+		if !ok {
+			return
+		}
+		if pause > 0 {
+			retry.Reset(pause)
 		}
 		for _, id := range h.log.NeedsSnapshot() {
 			if r := h.byID[id]; r != nil && !r.wanted.Swap(true) {
@@ -125,4 +113,34 @@ func (h *Host) maintain() {
 			}
 		}
 	}
+}
+
+// maintainAll does what there is to do. A pause says when to try again; ok is false when the maintainer must stop.
+func (h *Host) maintainAll() (pause time.Duration, ok bool) {
+	for more := true; more; {
+		var (
+			err    error
+			damage *wal.CorruptError
+		)
+		more, err = h.log.Maintain()
+		switch {
+		case err == nil:
+		case noSpace(err):
+			h.opts.Logger.Warn("log maintenance waits for disk space", "error", err)
+			return maintainRetry, true
+		case errors.As(err, &damage):
+			// Nothing was dropped, and what is damaged is refused when it is read. The rest goes on.
+			h.opts.Logger.Error("log maintenance met damage: check the disk", "shard", damage.Shard, "index", damage.Index, "error", err)
+			return damageRetry, true
+		default:
+			if !errors.Is(err, wal.ErrClosed) { // Else the writer has told of the failure.
+				h.fail(fmt.Errorf("maintain log: %w", err))
+			}
+			return 0, false
+		}
+		if isStopped(h.aborted) || isStopped(h.stop) {
+			return 0, false
+		}
+	}
+	return 0, true
 }

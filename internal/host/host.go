@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"sync"
 	"sync/atomic"
@@ -99,7 +100,7 @@ func openWith(ctx context.Context, opts Options, openLog logOpener) (*Host, erro
 		stop:         make(chan struct{}),
 		flushKick:    make(chan struct{}, 1),
 		maintainKick: make(chan struct{}, 1),
-		snapshots:    make(chan snapshotJob, 2*len(opts.Shards)),
+		snapshots:    make(chan snapshotJob, len(opts.Shards)),
 	}
 	if err := h.openFiles(openLog); err != nil {
 		return nil, errors.Join(err, h.release())
@@ -127,6 +128,12 @@ func (h *Host) openFiles(openLog logOpener) error {
 		return fmt.Errorf("lock data directory %s: %w", o.Dir, err)
 	}
 	h.unlock = lock.Close
+	if err := syncNames(o.FS, o.Dir); err != nil {
+		return err
+	}
+	if err := o.FS.SyncDir(path.Dir(o.Dir)); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("sync parent of data directory: %w", err)
+	}
 	if h.identity, err = claim(o.FS, o.Dir, o.Cluster, o.Node); err != nil {
 		return err
 	}

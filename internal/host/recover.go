@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"path"
 	"sync"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/vfs"
+	"github.com/beaver-raft/beaver/internal/wal"
 )
 
 // progressEntries is how many entries lie between two reports of Options.Progress.
@@ -72,9 +76,8 @@ func (r *replica) recover(ctx context.Context, progress *sync.Mutex) error {
 	}
 	r.snap.index = snap.Index
 	r.count.SnapshotIndex = snap.Index
-	r.h.snapshots <- snapshotJob{
-		r: r, meta: snapshot.Meta{Index: snap.Index}, image: r.driver.Snapshot(), since: min(first, snap.Index+1), stored: true,
-	}
+	// Which snapshot before this one is good is not known: nothing more is given up until there are two new ones.
+	r.restored = wal.Retention{Snapshot: snap.Index, KeepFrom: min(first, snap.Index+1), Live: r.driver.Snapshot().Live()}
 	if err := r.replay(ctx, snap.Index, progress); err != nil {
 		return err
 	}
@@ -117,6 +120,9 @@ func (r *replica) replay(ctx context.Context, from uint64, progress *sync.Mutex)
 // restore gives the driver the state of the newest good snapshot, or makes the genesis of a new shard.
 func (r *replica) restore() (shard.Restored, error) {
 	dir := SnapshotDir(r.h.opts.Dir, r.id)
+	if err := syncNames(r.h.opts.FS, dir, path.Dir(dir)); err != nil {
+		return shard.Restored{}, err
+	}
 	loaded, damaged, err := snapshot.Load(r.h.opts.FS, dir)
 	for _, d := range damaged {
 		r.count.DamagedSnapshot++
@@ -149,6 +155,17 @@ func (r *replica) restore() (shard.Restored, error) {
 		return snap, r.h.log.InstallSnapshot(r.id, m.Index, m.Term)
 	}
 	return snap, nil
+}
+
+// syncNames makes the names in directories durable, as far as the directories exist. A process that was killed between
+// making a name and syncing it leaves one that is seen and not durable: it must not be relied on before this.
+func syncNames(fsys vfs.FS, dirs ...string) error {
+	for _, dir := range dirs {
+		if err := fsys.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("sync directory %s: %w", dir, err)
+		}
+	}
+	return nil
 }
 
 // isNew reports whether the log has never held anything of the shard.

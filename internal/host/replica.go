@@ -59,8 +59,9 @@ type replica struct {
 	nextTick time.Time
 	settle   bool // something was applied or dropped since Settled
 
-	snap  snapshotState
-	count ShardStats // counters and facts that turn into reported
+	restored wal.Retention // what the restored snapshot refers to, until the maintainer takes it
+	snap     snapshotState
+	count    ShardStats // counters and facts that turn into reported
 }
 
 func newReplica(h *Host, id shard.ID) *replica {

@@ -28,8 +28,6 @@ type snapshotJob struct {
 	image shard.Image
 	bytes uint64 // as snapshotState.bytes
 	since uint64 // index of the snapshot before it, which stays
-	// stored: the image is of a snapshot that is durable already. Only the log must hear what it refers to.
-	stored bool
 }
 
 // snapshotResult is what became of a job.
@@ -65,7 +63,7 @@ func (r *replica) snapshot() error {
 	r.count.SnapshotPause = time.Since(started).Seconds()
 	r.wanted.Store(false)
 	r.snap.running = true
-	r.h.snapshots <- snapshotJob{ // Never blocks: each shard has one job, and one more at start.
+	r.h.snapshots <- snapshotJob{ // Never blocks: each shard has one job at most.
 		r: r,
 		meta: snapshot.Meta{
 			Shard:       uint16(r.id),
@@ -139,10 +137,6 @@ func (h *Host) storeSnapshots() {
 	for {
 		select {
 		case job := <-h.snapshots:
-			if job.stored {
-				h.retainStored(job)
-				continue
-			}
 			res := h.storeSnapshot(job)
 			if res.err != nil && !noSpace(res.err) {
 				h.fail(fmt.Errorf("shard %d: write snapshot: %w", job.r.id, res.err))
@@ -179,8 +173,11 @@ func (h *Host) storeSnapshot(job snapshotJob) snapshotResult {
 	return res
 }
 
-// retainStored tells the log what the snapshot refers to that the shard was restored from.
-func (h *Host) retainStored(job snapshotJob) {
-	h.log.Retain(job.r.id, wal.Retention{Snapshot: job.meta.Index, KeepFrom: job.since, Live: job.image.Live()})
-	h.kickMaintainer()
+// retainRestored tells the log what the snapshots refer to that the shards were restored from: until it knows, it can
+// drop nothing.
+func (h *Host) retainRestored() {
+	for _, r := range h.replicas {
+		h.log.Retain(r.id, r.restored)
+		r.restored = wal.Retention{}
+	}
 }
