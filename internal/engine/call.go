@@ -27,6 +27,7 @@ type laneCount struct {
 // call is one command on its way through the log. Calls are pooled; a caller that leaves early hands its call over to
 // the pump, which lets the garbage collector have it.
 type call struct {
+	pool   *sync.Pool
 	items  shard.Items
 	adds   []laneCount // jobs that are ready once the command is applied
 	urgent bool        // ends or tends jobs: admitted past the ordinary limit
@@ -41,14 +42,15 @@ type call struct {
 	catalog []cluster.Result
 }
 
-// callPool is the only state of the package: spare calls, interchangeable.
-var callPool = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
-
 // callKeepBytes is the largest buffer a pooled call keeps.
 const callKeepBytes = 1 << 20
 
-func newCall() *call {
-	c := callPool.Get().(*call)
+// newCall takes a spare call or makes one. It must be used with this desk.
+func (d *desk) newCall() *call {
+	c, _ := d.spareCalls.Get().(*call)
+	if c == nil {
+		c = &call{pool: &d.spareCalls, done: make(chan struct{}, 1)}
+	}
 	c.items.Reset()
 	c.adds = c.adds[:0]
 	c.urgent, c.ends = false, false
@@ -63,7 +65,7 @@ func (c *call) free() {
 	if cap(c.items.Body) > callKeepBytes {
 		c.items.Body = nil
 	}
-	callPool.Put(c)
+	c.pool.Put(c)
 }
 
 // addReady counts a job that the command makes ready.

@@ -127,7 +127,7 @@ func (p *catalogPump) Restore(r io.Reader) error {
 
 // propose sends one catalog command through the log and returns its result. A refusal is an error.
 func (p *catalogPump) propose(ctx context.Context, encode func(dst []byte) []byte) (cluster.Result, error) {
-	c := newCall()
+	c := p.newCall()
 	c.urgent = true
 	c.items.Add(encode)
 	if err := p.do(ctx, c); err != nil {

@@ -57,7 +57,7 @@ func (e *Engine) onDead(ctx context.Context, ids []JobID, dst []Ended, encode fu
 		}
 	}
 	for _, p := range e.pumps {
-		c := newCall()
+		c := p.newCall()
 		c.urgent = true
 		var asked []int
 		for i, id := range ids {
@@ -131,7 +131,7 @@ func (e *Engine) deadBatch(ctx context.Context, rt *route, infos []queue.JobInfo
 	if len(infos) == 0 {
 		return 0, nil
 	}
-	c := newCall()
+	c := rt.pump.newCall()
 	c.urgent = true
 	for i := range infos {
 		c.items.Commit(encode(c.items.Buf(), infos[i].Pos))

@@ -22,6 +22,8 @@ type desk struct {
 	incoming []*call
 	closed   *Error // why nothing is taken; nil: open
 
+	spareCalls sync.Pool // of *call
+
 	waiting    atomic.Int64 // calls not yet proposed
 	bytes      atomic.Int64 // of these
 	inFlight   atomic.Int64

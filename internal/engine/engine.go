@@ -42,6 +42,8 @@ type Engine struct {
 	goroutines sync.WaitGroup
 	ready      atomic.Pointer[string] // why not ready; nil: ready
 
+	spareFetches sync.Pool // of *fetch on one shard
+
 	lost    atomic.Uint64 // workers
 	damaged atomic.Uint64 // payloads
 	turn    atomic.Uint64 // which shard an unwaiting fetch asks first

@@ -152,7 +152,7 @@ func jobError(r *EnqueueRequest, i int, err *Error) *Error {
 
 // enqueueOn stores all jobs of a request that have no error yet and live on one pump's shard.
 func (e *Engine) enqueueOn(ctx context.Context, p *pump, r *EnqueueRequest, out []Enqueued, now queue.Millis) error {
-	c := newCall()
+	c := p.newCall()
 	header, err := encodeJobs(c, p, e, r, out, now, false)
 	if err != nil {
 		c.free()
@@ -257,7 +257,7 @@ func (e *Engine) enqueueSeveral(ctx context.Context, r *EnqueueRequest, out []En
 		if known {
 			continue
 		}
-		c := newCall()
+		c := p.newCall()
 		header, err := encodeJobs(c, p, e, r, out, now, true)
 		if err != nil {
 			return err // nothing was submitted yet

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
@@ -12,9 +11,6 @@ import (
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
-
-// fetchPool holds spare fetches that live on one shard; it is interchangeable memory, no state.
-var fetchPool = sync.Pool{New: func() any { return &fetch{done: make(chan struct{}, 1)} }}
 
 // Fetch leases up to Max jobs of the queues to the worker and returns them with their payloads; it waits up to Wait for
 // the first. The answer is empty when there was none. Queues that do not exist yet are waited for, and not made.
@@ -204,9 +200,10 @@ func (e *Engine) fetchParked(ctx context.Context, r *FetchRequest, legs []leg, w
 func (e *Engine) newFetch(r *FetchRequest, legs []leg, once bool) *fetch {
 	var ft *fetch
 	if len(legs) == 1 {
-		ft = fetchPool.Get().(*fetch)
-	} else {
-		ft = &fetch{done: make(chan struct{}, 1)}
+		ft, _ = e.spareFetches.Get().(*fetch)
+	}
+	if ft == nil {
+		ft = &fetch{pool: &e.spareFetches, done: make(chan struct{}, 1)}
 	}
 	ft.once, ft.max, ft.err = once, r.Max, nil
 	ft.leases = ft.leases[:0]
@@ -240,7 +237,7 @@ func (e *Engine) newFetch(r *FetchRequest, legs []leg, once bool) *fetch {
 // free gives a fetch back that its caller is done with and no pump holds.
 func (ft *fetch) free() {
 	if ft != nil && len(ft.parts) == 1 {
-		fetchPool.Put(ft)
+		ft.pool.Put(ft)
 	}
 }
 
@@ -356,7 +353,7 @@ func (e *Engine) abandon(ft *fetch) {
 
 // release gives leases back on behalf of a caller who left. Nobody waits for it.
 func (e *Engine) release(p *pump, leases []queue.Lease) {
-	if err := p.submit(releaseCall(leases)); err != nil {
+	if err := p.submit(p.releaseCall(leases)); err != nil {
 		e.opts.Logger.Warn("leases of an abandoned fetch could not be given back; their jobs wait for the worker to end or the lease to run out",
 			slog.Int("shard", int(p.shard)), slog.Int("jobs", len(leases)), slog.Any("error", err))
 	}
@@ -425,7 +422,7 @@ func (e *Engine) bury(p *pump, l *queue.Lease, cause error) {
 	id := JobID{Shard: uint16(p.shard), Pos: l.Pos}
 	e.opts.Logger.Error("a job's payload is damaged: the job is dead",
 		slog.String("job", id.String()), slog.Int("shard", int(p.shard)), slog.Uint64("index", l.Pos.Index()), slog.Any("error", cause))
-	c := newCall()
+	c := p.newCall()
 	c.urgent = true
 	c.items.Commit(queue.AppendDamaged(c.items.Buf(), l.Pos, l.Token))
 	if err := p.submit(c); err != nil {

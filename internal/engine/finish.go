@@ -54,7 +54,7 @@ func (e *Engine) perShard(ctx context.Context, outcomes []Outcome, out []Ended) 
 		}
 		l := findLeg(legs, p)
 		if l == nil || l.call.items.Size() >= gatherBytes {
-			c := newCall()
+			c := p.newCall()
 			c.urgent, c.ends = true, true
 			legs = append(legs, finishLeg{pump: p, call: c, lo: i})
 			l = &legs[len(legs)-1]
@@ -174,7 +174,7 @@ func (e *Engine) Extend(ctx context.Context, id JobID, t Token, d time.Duration)
 	if p == nil {
 		return time.Time{}, errNoJob()
 	}
-	c := newCall()
+	c := p.newCall()
 	c.urgent = true
 	c.items.Commit(queue.AppendExtend(c.items.Buf(), id.Pos, t, millis))
 	if err := p.do(ctx, c); err != nil {
@@ -208,7 +208,7 @@ func (e *Engine) onJob(ctx context.Context, id JobID, encode func(dst []byte) []
 	if p == nil {
 		return queue.Result{}, errNoJob()
 	}
-	c := newCall()
+	c := p.newCall()
 	c.urgent = true
 	c.items.Add(encode)
 	if err := p.do(ctx, c); err != nil {

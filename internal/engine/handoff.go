@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,7 @@ const (
 
 // fetch is one caller that wants jobs. It is parked on every shard that has one of its queues.
 type fetch struct {
+	pool  *sync.Pool
 	state atomic.Uint32
 	once  bool // it does not wait at all
 	max   int
@@ -306,7 +308,7 @@ func (p *pump) settleFetches() {
 			continue
 		}
 		if len(ft.leases) > 0 && ft.err == nil {
-			p.requeue(releaseCall(ft.leases))
+			p.requeue(p.releaseCall(ft.leases))
 			p.wake()
 		}
 	}
@@ -323,8 +325,8 @@ func (p *pump) settleFetches() {
 }
 
 // releaseCall gives back leases that never reached a worker. Nobody waits for its answer.
-func releaseCall(leases []queue.Lease) *call {
-	c := newCall()
+func (p *pump) releaseCall(leases []queue.Lease) *call {
+	c := p.newCall()
 	c.urgent = true
 	for _, l := range leases {
 		c.items.Commit(queue.AppendRelease(c.items.Buf(), l.Pos, l.Token))

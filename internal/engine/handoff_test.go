@@ -75,6 +75,7 @@ func TestHandOffTakesOneEntry(t *testing.T) {
 		e := open(t, vfs.NewSim(1, vfs.SimOptions{}), nil)
 		ack(t, e, first(t, e, enqueue(t, e, jobs("q", 1)...)))
 		got := e.fetchAside(t.Context(), &FetchRequest{Queues: []string{"q"}, Max: 10, Wait: time.Minute})
+		synctest.Wait()
 		second := e.fetchAside(t.Context(), &FetchRequest{Queues: []string{"q"}, Max: 10, Wait: time.Minute})
 		synctest.Wait()
 		if n := parked(e, "q"); n != 2 {

@@ -101,7 +101,7 @@ func (e *Engine) ResumeWorker(ctx context.Context, id WorkerID, held []LeaseRef)
 		})
 		for len(leases) > 0 {
 			n := min(len(leases), FinishMax)
-			if err := p.do(ctx, releaseCall(leases[:n])); err != nil {
+			if err := p.do(ctx, p.releaseCall(leases[:n])); err != nil {
 				return reply, err
 			}
 			leases = leases[n:]
@@ -137,7 +137,7 @@ func (e *Engine) dismiss(ctx context.Context, ids []WorkerID, encode func([]byte
 		if len(holders) == 0 {
 			continue
 		}
-		c := newCall()
+		c := p.newCall()
 		c.urgent = true
 		for _, id := range holders {
 			c.items.Commit(encode(c.items.Buf(), id))
@@ -147,7 +147,7 @@ func (e *Engine) dismiss(ctx context.Context, ids []WorkerID, encode func([]byte
 		}
 		c.free()
 	}
-	c := newCall()
+	c := e.catalog.newCall()
 	c.urgent = true
 	for _, id := range ids {
 		c.items.Commit(cluster.AppendRemoveWorker(c.items.Buf(), id))
@@ -205,7 +205,7 @@ func (e *Engine) monitor() {
 		}
 		last = time.Now()
 		if round%10 == 0 {
-			if err := e.adoptHolders(e.background); err != nil {
+			if err := e.adoptHolders(e.background); err != nil && e.background.Err() == nil {
 				e.opts.Logger.Warn("could not look for leases of unknown workers", slog.Any("error", err))
 			}
 		}

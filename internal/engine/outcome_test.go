@@ -101,7 +101,7 @@ func TestOverload(t *testing.T) {
 		p := e.routes.byName("q").pump
 		release := disk.hold()
 		fill := func(size int) *call {
-			c := newCall()
+			c := p.newCall()
 			c.items.Commit(append(c.items.Buf(), make([]byte, size)...))
 			if err := p.submit(c); err != nil {
 				t.Fatal(err)
@@ -145,14 +145,14 @@ func TestOverload(t *testing.T) {
 func TestOverloadByBytes(t *testing.T) {
 	p := newPump(1, 1, 0, func() {}, pumpHooks{})
 	p.setClosed(nil)
-	c := newCall()
+	c := p.newCall()
 	c.items.Commit(make([]byte, shard.CommandBytesMax))
 	for i := range WaitingBytesMax / shard.CommandBytesMax {
 		if err := p.submit(c); err != nil {
 			t.Fatalf("command %d: %v", i, err)
 		}
 	}
-	small := newCall()
+	small := p.newCall()
 	small.items.Commit([]byte{1})
 	wantError(t, p.submit(small), CodeResourceExhausted, ReasonOverloaded)
 	small.urgent = true
@@ -172,7 +172,7 @@ func TestDivergedShardStops(t *testing.T) {
 	if told != nil {
 		t.Fatalf("a right fingerprint stopped the shard: %v", told)
 	}
-	c := newCall()
+	c := p.newCall()
 	c.items.Commit(queue.AppendTick(nil))
 	if err := p.submit(c); err != nil {
 		t.Fatal(err)
@@ -181,7 +181,7 @@ func TestDivergedShardStops(t *testing.T) {
 	wantError(t, told, CodeDataLoss, ReasonDiverged)
 	<-c.done
 	wantError(t, c.err, CodeDataLoss, ReasonDiverged)
-	wantError(t, p.submit(newCall()), CodeDataLoss, ReasonDiverged)
+	wantError(t, p.submit(p.newCall()), CodeDataLoss, ReasonDiverged)
 	var b shard.BatchBuilder
 	if p.Gather(&b, 5); b.Items() != 0 {
 		t.Fatal("a diverged shard proposes")

@@ -114,7 +114,7 @@ func (p *pump) keepHouse(b *shard.BatchBuilder, f *flight, now int64) {
 
 // add puts one item of the pump's own into the entry if it fits.
 func (p *pump) add(b *shard.BatchBuilder, encode func([]byte) []byte) bool {
-	c := newCall()
+	c := p.newCall()
 	defer c.free()
 	c.items.Add(encode)
 	if !b.Fits(&c.items) {

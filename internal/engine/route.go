@@ -172,7 +172,7 @@ func (e *Engine) configureShard(ctx context.Context, q *cluster.Queue) error {
 		return newError(CodeFailedPrecondition, ReasonInternal,
 			"queue %q lives on shard %d, but this node was started with %d shards; start it with as many as before", q.Name, q.Shard, len(e.pumps))
 	}
-	c := newCall()
+	c := p.newCall()
 	c.urgent = true
 	c.items.Commit(queue.AppendConfigure(c.items.Buf(), q.ID, q.Version, &q.Settings))
 	if err := p.do(ctx, c); err != nil {
