@@ -240,7 +240,8 @@ func (s *script) retain(shard wal.ShardID) error {
 	}
 	live := roaring64.New()
 	must := make(map[uint64]*wal.Entry)
-	for index, e := range seen.entries {
+	for _, index := range slices.Sorted(maps.Keys(seen.entries)) {
+		e := seen.entries[index]
 		dead := index <= before.Snapshot && s.h.live[shard][index] == nil
 		if index <= snapshot && !dead && (index*0x9e3779b97f4a7c15>>40+uint64(s.rng.IntN(64)))%64 < 24 {
 			must[index] = e
