@@ -112,16 +112,25 @@ func interruptReads(ctx context.Context, causes ...context.Context) func() {
 	if !ok {
 		return func() {}
 	}
+	var mu sync.Mutex
+	over := false // the call has returned: its response must not be touched any more
 	stops := make([]func() bool, 0, len(causes))
 	for _, cause := range causes {
 		stops = append(stops, context.AfterFunc(cause, func() {
-			_ = controller.SetReadDeadline(time.Now()) // fails only when the connection is gone, and the read with it
+			mu.Lock()
+			defer mu.Unlock()
+			if !over {
+				_ = controller.SetReadDeadline(time.Now()) // fails only when the connection is gone, and the read with it
+			}
 		}))
 	}
 	return func() {
 		for _, stop := range stops {
 			stop()
 		}
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
 	}
 }
 
