@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-
 	"path/filepath"
 	"slices"
 	"testing"

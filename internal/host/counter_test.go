@@ -212,3 +212,10 @@ func writerOf(image shard.Image) func(io.Writer) error {
 		return err
 	}
 }
+
+// count is how often the driver was asked to gather.
+func (d *driver) count() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.gathers
+}

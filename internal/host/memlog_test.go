@@ -166,3 +166,9 @@ func (l *memLog) Full() bool {
 
 func (l *memLog) Stats() wal.Stats { return wal.Stats{} }
 func (l *memLog) Close() error     { return nil }
+
+func (l *memLog) flushCount() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.flushes
+}
