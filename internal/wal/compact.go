@@ -95,8 +95,7 @@ func (l *Log) stepMerge() error {
 		}
 		n, err := l.copySegment(job, g, budget)
 		if err != nil {
-			var damage *CorruptError
-			if errors.As(err, &damage) {
+			if _, damaged := errors.AsType[*CorruptError](err); damaged {
 				g.damaged = true
 			}
 			return err
@@ -151,7 +150,7 @@ func (l *Log) finishMerge(job *mergeJob) error {
 	// Rename and index change together: a reader must not open the new file by the old segment's place in it.
 	l.mu.Lock()
 	if job.w != nil {
-		if err = job.w.publish(); err != nil {
+		if err = l.rename(job.w.temp, job.w.g.name); err != nil {
 			l.mu.Unlock()
 			return err
 		}
@@ -179,7 +178,7 @@ func (l *Log) finishMerge(job *mergeJob) error {
 		l.handles.drop(g)
 	}
 	if job.w != nil {
-		if err = l.fs.SyncDir(dir); err != nil {
+		if err = l.syncDir(dir); err != nil {
 			return err
 		}
 	}
@@ -193,7 +192,7 @@ func (l *Log) finishMerge(job *mergeJob) error {
 		}
 	}
 	if removed {
-		return l.fs.SyncDir(dir)
+		return l.syncDir(dir)
 	}
 	return nil
 }

@@ -8,6 +8,48 @@
 // replay, only its entries that still hold live jobs are copied to a segment; the rest is never written again. Segments
 // whose live bytes fall under a threshold are copied forward and removed.
 //
-// The caller appends from any goroutine, flushes from exactly one, and calls Maintain from exactly one.
+// # What the caller does
+//
+//   - It locks the directory, and calls Open once. An error means that the node must not serve.
+//   - It appends from any goroutine, flushes from exactly one, and acknowledges what it appended only when Flush has
+//     returned a position at or beyond what Append returned. An error of Flush is final.
+//   - It calls Retain after Open and after each durable snapshot, and snapshots the shards that NeedsSnapshot names.
+//   - It calls Maintain from exactly one goroutine until it says that there is no more, and again after each flush
+//     that sealed a file, each Retain, and every few seconds.
+//   - It refuses new jobs while Full reports true.
+//
 // The package starts no goroutine, reads no clock and writes no log line: it returns facts.
+//
+// # Files
+//
+//	DIR/tail/0000000007.wal                    tail files, ids without gaps: tailfile.go has the layout
+//	DIR/tail/spare-0000000003                  preallocated, content void; removed by Open
+//	DIR/live/00002/0000000001-0000000004.seg   live entries of shard 2 from tail files 1 to 4: segment.go has the layout
+//	DIR/reserve                                room to give back when the disk is full
+//	*.tmp                                      half made; removed by Open
+//
+// Frames (frame.go) are the same in both. All integers are little endian, all checksums CRC32C.
+//
+// # Torn or damaged
+//
+// Each frame says up to where its file was synced when it was written. Recovery that meets a bad frame in the last file
+// looks on for a good one that proves the bad bytes were durable: then it is damage, an error that names file and offset.
+// Without proof it is where a crash tore the last write. The proof comes with the next write, so damage inside the very
+// last flush before a crash cannot be told from a torn write; Close leaves a mark that proves all, a new file proves the
+// one before, and everything but that last flush is proven at any time. In files that have a successor any bad frame is
+// damage. A write is assumed not to harm synced bytes beside it in the same sector (powersafe overwrite).
+//
+// # Recovered is not durable
+//
+// Bytes read back after a crash may be only in the page cache, with the sync that failed forgotten. So Open writes what
+// is not proven durable again: to a new tail file, synced before it gets its name, whose header cuts the old file off
+// before those bytes. The same holds for names: Open syncs the directories before it relies on what is in them.
+//
+// # Crash points
+//
+//   - Next tail file (flush.go, beginFile): named only when its first frames are synced.
+//   - Retiring a tail file (retire.go): segments are durable before the file goes; until then it is replayed, and
+//     segments that reach its id are leftovers.
+//   - Merging segments (compact.go): the wider file covers the others, which are leftovers once it has its name.
+//   - A file with a final name that does not validate is damage. Nothing is ever removed because something is missing.
 package wal

@@ -150,7 +150,7 @@ func (l *Log) stamp(f *tailFile, stream []byte, offset, synced int64) int {
 
 // beginFile makes the next file current, with as much of the stream as fits in it, and seals the one before.
 //
-// Crash points: before the rename is durable the file is a spare or a temporary, its content void, and the old file is
+// Crash points: before the rename is durable the file is a spare or a temporary, which Open removes, and the old file is
 // the last. After it, the new header says where the old file ends, and all of both is synced. The seal comes last: an
 // old file with a seal and without a successor is a missing file, not an end.
 func (l *Log) beginFile(stream []byte) (int, error) {

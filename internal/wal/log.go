@@ -33,7 +33,8 @@ type Log struct {
 	durable           Position // end of what is in files
 	files             []*tailFile
 	spares            []spareFile
-	reserveHeld       bool
+	reserveHeld       bool // the reserve file is there
+	reserveGiven      bool // it was removed for want of room
 	stats             Stats
 
 	writer  writer     // the flusher's own

@@ -53,14 +53,18 @@ func (l *Log) Maintain() (more bool, err error) {
 	if err == nil {
 		return more, nil
 	}
+	copying := l.keeper.retire != nil || l.keeper.merge != nil
 	l.keeper.abandon()
 	var damage *CorruptError
 	switch {
+	case errors.Is(err, errFinal):
 	case errors.As(err, &damage), errors.Is(err, errRead):
 		return false, err
 	case isFull(err):
 		l.keeper.starved = true
-		l.dropReserve()
+		if !l.dropReserve() && copying {
+			l.dropSpare() // copying gives back more than it takes
+		}
 		l.measureDisk()
 		return false, fullError("maintain log", err)
 	}
@@ -107,7 +111,7 @@ func (l *Log) account() bool {
 	for _, id := range l.Shards() {
 		l.mu.RLock()
 		s := l.shards[id]
-		live := s.live
+		live, snapshot := s.live, s.snapshot
 		l.mu.RUnlock()
 		if live == s.accounted {
 			continue
@@ -117,7 +121,7 @@ func (l *Log) account() bool {
 		} else {
 			l.countDead(s, roaring64.AndNot(s.accounted, live))
 		}
-		s.accounted = live
+		s.accounted, s.accountedAt = live, snapshot
 		return true
 	}
 	return false
@@ -206,19 +210,19 @@ func (l *Log) stepZero() error {
 		return nil
 	}
 	if err := job.file.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", job.name, err)
+		return fmt.Errorf("sync %s: %w: %w", job.name, errFinal, err)
 	}
-	if err := l.fs.Rename(job.temp, job.name); err != nil {
-		return fmt.Errorf("name %s: %w", job.name, err)
+	if err := l.rename(job.temp, job.name); err != nil {
+		return err
 	}
-	if err := l.fs.SyncDir(path.Dir(job.name)); err != nil {
+	if err := l.syncDir(path.Dir(job.name)); err != nil {
 		return err
 	}
 	l.keeper.zero = nil
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if job.reserve {
-		l.reserveHeld = true
+		l.reserveHeld, l.reserveGiven = true, false
 		return job.file.Close()
 	}
 	l.spares = append(l.spares, spareFile{name: job.name, size: job.size, file: job.file})
@@ -229,9 +233,42 @@ func (l *Log) stepZero() error {
 func (l *Log) dropReserve() bool {
 	l.mu.Lock()
 	held := l.reserveHeld
-	l.reserveHeld = false
+	l.reserveHeld, l.reserveGiven = false, l.reserveGiven || held
 	l.mu.Unlock()
 	return held && l.fs.Remove(l.reserveName()) == nil
+}
+
+// dropSpare removes a spare file.
+func (l *Log) dropSpare() {
+	l.mu.Lock()
+	var s spareFile
+	if n := len(l.spares); n > 0 {
+		s = l.spares[n-1]
+		l.spares = l.spares[:n-1]
+	}
+	l.mu.Unlock()
+	if s.file != nil {
+		_ = s.file.Close()      // void
+		_ = l.fs.Remove(s.name) // Open removes it too
+	}
+}
+
+// errFinal marks failures to make names or data durable: whatever the reason, a retry would prove nothing.
+var errFinal = errors.New("not certain to be durable")
+
+func (l *Log) syncDir(dir string) error {
+	if err := l.fs.SyncDir(dir); err != nil {
+		return fmt.Errorf("sync %s: %w: %w", dir, errFinal, err)
+	}
+	return nil
+}
+
+// rename is a Rename of which a failure is final.
+func (l *Log) rename(from, to string) error {
+	if err := l.fs.Rename(from, to); err != nil {
+		return fmt.Errorf("rename %s: %w: %w", from, errFinal, err)
+	}
+	return nil
 }
 
 // measureDisk looks at the free space. A failure leaves the last measure.
@@ -248,5 +285,13 @@ func (l *Log) reserveLimit() uint64 {
 }
 
 // Full reports that free disk, as Maintain and new files last saw it, is below the reserve: new jobs should be refused,
-// acknowledgements and snapshots may go on.
-func (l *Log) Full() bool { return l.diskFree.Load() < l.reserveLimit() }
+// acknowledgements and snapshots may go on. The room that the reserve file gave back does not count as free.
+func (l *Log) Full() bool {
+	limit := l.reserveLimit()
+	l.mu.RLock()
+	if !l.reserveHeld && l.reserveGiven {
+		limit += uint64(l.reserveFileBytes())
+	}
+	l.mu.RUnlock()
+	return l.diskFree.Load() < limit
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -76,7 +77,7 @@ func (r *recovery) run() error {
 	if err = r.openSegments(); err != nil {
 		return err
 	}
-	if err = r.openSpares(); err != nil {
+	if err = r.removeSpares(); err != nil {
 		return err
 	}
 	if err = r.begin(end); err != nil {
@@ -145,7 +146,7 @@ func (r *recovery) openFiles() error {
 			r.spares = append(r.spares, name)
 		}
 	}
-	sort.Slice(ids, func(i, j int) bool { return ids[i] < ids[j] })
+	slices.Sort(ids)
 	for i, id := range ids {
 		if i > 0 && id != ids[i-1]+1 {
 			return &CorruptError{File: l.tailName(ids[i-1] + 1), Reason: "the file is missing, though later ones exist"}
@@ -334,29 +335,14 @@ func (r *recovery) begin(end tailEnd) error {
 	return nil
 }
 
-// openSpares keeps spare files that fit and removes the others.
-func (r *recovery) openSpares() error {
-	l := r.log
-	for _, base := range r.spares {
-		name := path.Join(l.tailDir(), base)
-		if n, err := strconv.ParseUint(base[len(sparePrefix):], 10, 64); err == nil {
-			l.keeper.spare = max(l.keeper.spare, n)
+// removeSpares removes the spare files: they never outlive a process. One of them may hold frames for the file that was
+// about to be begun, under the very id that comes next, and those must not be there when it is begun again. It also
+// gives a full disk the room that Open needs.
+func (r *recovery) removeSpares() error {
+	for _, name := range r.spares {
+		if err := r.log.fs.Remove(path.Join(r.log.tailDir(), name)); err != nil {
+			return fmt.Errorf("remove spare file: %w", err)
 		}
-		info, err := l.fs.Stat(name)
-		if err != nil {
-			return fmt.Errorf("look at spare file: %w", err)
-		}
-		if info.Size != l.opts.FileBytes || len(l.spares) >= l.opts.SpareFilesMax {
-			if err := l.fs.Remove(name); err != nil {
-				return fmt.Errorf("remove spare file: %w", err)
-			}
-			continue
-		}
-		f, err := l.fs.OpenReadWrite(name)
-		if err != nil {
-			return fmt.Errorf("open spare file: %w", err)
-		}
-		l.spares = append(l.spares, spareFile{name: name, size: info.Size, file: f})
 	}
 	return nil
 }

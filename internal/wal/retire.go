@@ -2,12 +2,13 @@ package wal
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/beaver-raft/beaver/internal/invariant"
 )
 
 // Retiring a tail file. Only the oldest sealed file is considered, when for every shard with entries in it the highest
-// index there is below the shard's durable first index. Then
+// index there is below the shard's durable first index, and covered by the live set that Maintain has accounted. Then
 //
 //  1. for each such shard with live entries in the file a segment is written, synced, named, its directory synced;
 //  2. the file is renamed to a spare (or removed), and the directory synced;
@@ -46,7 +47,9 @@ func (l *Log) nextRetire() *retireJob {
 			continue
 		}
 		s := l.shards[id]
-		if s.live == nil || highest >= s.durableFirst {
+		// What the accounted live set does not speak of is not known to be dead: an installed snapshot moves first
+		// past entries before Retain tells of them.
+		if s.accounted == nil || highest >= s.durableFirst || min(highest, s.last) > s.accountedAt {
 			return nil
 		}
 		job.shards = append(job.shards, id)
@@ -133,10 +136,10 @@ func (l *Log) finishCopy(job *retireJob) error {
 	if err := job.w.seal(); err != nil {
 		return err
 	}
-	if err := job.w.publish(); err != nil {
+	if err := l.rename(job.w.temp, job.w.g.name); err != nil {
 		return err
 	}
-	if err := l.fs.SyncDir(l.liveDir(job.w.g.shard)); err != nil {
+	if err := l.syncDir(l.liveDir(job.w.g.shard)); err != nil {
 		return err
 	}
 	job.done = append(job.done, job.w.g)
@@ -153,14 +156,14 @@ func (l *Log) finishRetire(job *retireJob) error {
 	spare := spareFile{name: l.spareName(l.keeper.spare), size: f.size, file: f.file}
 	var err error
 	if recycle {
-		err = l.fs.Rename(f.name, spare.name)
+		err = l.rename(f.name, spare.name)
 	} else {
 		err = l.fs.Remove(f.name)
 	}
 	if err != nil {
 		return fmt.Errorf("retire log file: %w", err)
 	}
-	if err = l.fs.SyncDir(l.tailDir()); err != nil {
+	if err = l.syncDir(l.tailDir()); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -171,7 +174,7 @@ func (l *Log) finishRetire(job *retireJob) error {
 	}
 	for _, g := range job.done {
 		s := l.shards[g.shard]
-		s.segments = append(s.segments[:len(s.segments):len(s.segments)], g)
+		s.segments = append(slices.Clip(s.segments), g)
 	}
 	l.stats.SealedEntriesCopied += job.copied
 	l.stats.SealedEntriesDropped += job.total - job.copied

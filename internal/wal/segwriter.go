@@ -29,6 +29,9 @@ type segmentWriter struct {
 func (l *Log) newSegmentWriter(shard ShardID, firstSeq, lastSeq uint64) (*segmentWriter, error) {
 	dir := l.liveDir(shard)
 	if err := l.fs.MkdirAll(dir); err != nil {
+		if _, statErr := l.fs.Stat(dir); statErr == nil {
+			err = fmt.Errorf("%w: %w", errFinal, err) // it was made, but not durably
+		}
 		return nil, fmt.Errorf("make directory of segments: %w", err)
 	}
 	g := &segment{
@@ -104,20 +107,12 @@ func (w *segmentWriter) seal() error {
 		return err
 	}
 	if err := w.file.Sync(); err != nil {
-		return fmt.Errorf("sync segment %s: %w", w.temp, err)
+		return fmt.Errorf("sync segment %s: %w: %w", w.temp, errFinal, err)
 	}
 	err := w.file.Close()
 	w.file = nil
 	w.g.live, w.g.liveBytes = len(w.g.entries), w.g.bytes
 	return err
-}
-
-// publish gives the sealed file its name.
-func (w *segmentWriter) publish() error {
-	if err := w.fs.Rename(w.temp, w.g.name); err != nil {
-		return fmt.Errorf("name segment: %w", err)
-	}
-	return nil
 }
 
 // abandon removes what was written; Open removes it if that fails.

@@ -52,6 +52,7 @@ type shardLog struct {
 	snapshot     uint64            // newest durable snapshot that Retain told of
 	live         *roaring64.Bitmap // its live set; nil when not yet told
 	accounted    *roaring64.Bitmap // M: the live set that the segments' live bytes reflect
+	accountedAt  uint64            // M: the snapshot of that live set
 	durableFirst uint64            // first as durable in the tail: only what is below it may be retired
 }
 
