@@ -4,9 +4,60 @@
 // in exactly one state; a job has at most one live lease, and a stale lease changes nothing.
 //
 // The machine is pure: no goroutine, no clock, no I/O, no randomness, no map order that shows. Time enters only as the
-// stamp of an entry, and never runs backwards. Bad input is refused in the result and never panics.
+// stamp of an entry, and never runs backwards. Bad input is refused in the result and never panics; only a broken
+// invariant of its own does.
+//
+// # What it holds
 //
 // It holds the hot state only. What is big stays in the log and is named by its position there: a job's payload by the
 // position of its enqueue, a result or an error text by the position of the ack or fail that brought it. Whoever owns the
 // log must keep every entry whose index is in Image.Live.
+//
+// A job that is ready, never ran and uses its queue's settings is a bit in a run of positions (runSet). Any other has a
+// record of fixed size; one that has settings of its own has an extra, one that failed an errorList. A job keeps its
+// position, and so its entry stays live, from enqueue to the end of the queue's window of recent ends: a dead job that is
+// retried was live all the while. So an entry that is not in Live never comes back into it (dead is forever).
+//
+// # States
+//
+//	            ┌────────────────── cancel ─────────────────┐
+//	scheduled ──┤                                           ▼
+//	    │ time  │           ┌─ ack ─► completed         cancelled
+//	    ▼       │           │
+//	  ready ────┴─ fetch ─► running ─ fail ─► backoff ─ time ─► ready
+//	    ▲                   │  │                 (out of attempts, final, poison) ─► dead
+//	    └ release, lost ────┘  └ cancel: a wish, granted when the attempt ends         │
+//	    └────────────────────────────── retry ─────────────────────────────────────────┤
+//	scheduled, ready, backoff: expire at their time                      discard ─► discarded
+//
+// Order is strict priority, then age: a job that comes back takes its old place. An attempt that ends in a failure or a
+// timeout counts as a failure; one that ends in a lost worker, or an anonymous lease that ran out, counts as a crash; a
+// released one counts as neither. The attempt's number counts leases and is never reused, nor is a token.
+//
+// # Time
+//
+// The leader stamps entries; the clock is the greatest stamp applied. Before an entry's items all timers that are due
+// fire, by (time, position, kind), at most TimersPerEntry of them; EventUnfinished says that more are due. The leader
+// proposes a tick when NextTimer has passed.
+//
+// # Sessions
+//
+// An enqueue that names a session and a sequence number is applied once: a repeat within SessionWindow gets the first
+// answer, refusals included. A session that is idle for SessionIdleMillis is forgotten.
+//
+// # Snapshots and the fingerprint
+//
+// Snapshot freezes the state by copying the roots of copy-on-write trees; a queue's own struct is cloned before its first
+// change after that. The image is then read by another goroutine while Apply goes on. An image is canonical: replicas at
+// one index write the same bytes.
+//
+// The fingerprint is a sum of hashes over all elements of the state, kept as they change. It does not hold the applied
+// index. A leader puts its own through the log (AppendVerify); the result of that item may differ between replicas, which
+// is its purpose, and it changes no state. A replica that reports EventDiverged must stop.
+//
+// # Room for more
+//
+// Items carry a type and a version, and unknown ones are refused; images are made of tagged sections, and an unknown one
+// is an error that says to use a newer version. Unique keys, limits by key, batches and periodic jobs get items and
+// sections of their own.
 package queue

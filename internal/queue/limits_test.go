@@ -217,10 +217,14 @@ func TestQueuesAndSessionsLimit(t *testing.T) {
 	t.Parallel()
 	m := New(1)
 	s := DefaultSettings()
+	var items [][]byte
 	for q := range QueueID(QueuesMax) {
-		if out := apply(m, AppendConfigure(nil, q+1, 1, &s)); out.Items[0].Code != CodeOK {
-			t.Fatal(out.Items[0])
-		}
+		items = append(items, AppendConfigure(nil, q+1, 1, &s))
+	}
+	for len(items) > 0 {
+		n := min(len(items), ItemsPerEntryMax)
+		mustAllOK(t, apply(m, items[:n]...))
+		items = items[n:]
 	}
 	if out := apply(m, AppendConfigure(nil, QueuesMax+1, 1, &s)); out.Items[0].Code != CodeLimit {
 		t.Fatal(out.Items[0])
@@ -228,24 +232,35 @@ func TestQueuesAndSessionsLimit(t *testing.T) {
 	if out := apply(m, AppendConfigure(nil, QueuesMax, 2, &s)); out.Items[0].Code != CodeOK {
 		t.Fatal(out.Items[0])
 	}
-	enqueue := func(n uint32) Code {
+	enqueue := func(n uint32) [][]byte {
 		var id SessionID
 		binary.LittleEndian.PutUint32(id[:], n+1)
-		return apply(m, AppendEnqueue(nil, id, 1, 1, false), AppendJob(nil, &Spec{Queue: 1})).Items[1].Code
+		return [][]byte{AppendEnqueue(nil, id, 1, 1, false), AppendJob(nil, &Spec{Queue: 1})}
 	}
-	for n := range uint32(SessionsMax) {
-		if code := enqueue(n); code != CodeOK {
-			t.Fatal(code)
+	for n := uint32(0); n < SessionsMax; {
+		items = items[:0]
+		for ; n < SessionsMax && len(items) < ItemsPerEntryMax-1; n++ {
+			items = append(items, enqueue(n)...)
 		}
+		mustAllOK(t, apply(m, items...))
 	}
-	if code := enqueue(SessionsMax); code != CodeLimit {
+	if code := apply(m, enqueue(SessionsMax)...).Items[1].Code; code != CodeLimit {
 		t.Fatal(code)
 	}
-	if code := enqueue(0); code != CodeDuplicate {
+	if code := apply(m, enqueue(0)...).Items[1].Code; code != CodeDuplicate {
 		t.Fatal(code)
 	}
 	if err := m.CheckInvariants(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func mustAllOK(t *testing.T, out *Results) {
+	t.Helper()
+	for i := range out.Items {
+		if out.Items[i].Code != CodeOK {
+			t.Fatalf("item %d: %v", i, out.Items[i])
+		}
 	}
 }
 

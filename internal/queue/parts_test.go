@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -191,6 +192,7 @@ func checkFIFO(t *testing.T, f *posFIFO, want []Pos) {
 // TestCheckFindsDamage proves that CheckInvariants would see what it looks for.
 func TestCheckFindsDamage(t *testing.T) {
 	t.Parallel()
+	image := imageOf(t, busyMachine(t))
 	for name, damage := range map[string]func(*Machine){
 		"fingerprint": func(m *Machine) { m.sum++ },
 		"clock":       func(m *Machine) { m.now++ },
@@ -219,7 +221,10 @@ func TestCheckFindsDamage(t *testing.T) {
 			}
 		},
 	} {
-		m := busyMachine(t)
+		m, err := Restore(3, bytes.NewReader(image))
+		if err != nil {
+			t.Fatal(err)
+		}
 		damage(m)
 		if m.CheckInvariants() == nil {
 			t.Errorf("%s: damage not found", name)

@@ -67,7 +67,7 @@ const (
 // Code is the outcome of one item.
 type Code uint8
 
-// The outcomes. Every code but CodeOK and CodeDuplicate changed nothing.
+// The outcomes. Every code but CodeOK, CodeDuplicate and CodeCancelRequested changed nothing.
 const (
 	CodeOK              Code = iota
 	CodeDuplicate            // the session sent this before; Pos is the first one's answer
@@ -75,12 +75,12 @@ const (
 	CodeQueueFull            // the queue's limit of waiting jobs is reached
 	CodeNoJob                // no such job (or no longer in the window of recent ends)
 	CodeStale                // the lease is no longer held: token or attempt is stale
-	CodeWrongState           // the job's state does not allow it; State says which
+	CodeWrongState           // the job's state does not allow it, State says which; of a verify: the fingerprint differs
 	CodeLimit                // a limit of the shard is reached
 	CodeSessionTooOld        // the session's sequence number is before its window: the outcome is not known any more
 	CodeMalformed            // the item does not decode or breaks a limit
 	CodeAborted              // another item of the same atomic command was refused
-	CodeCancelRequested      // the job is running: it will be cancelled when its attempt ends
+	CodeCancelRequested      // the job is running: it will be cancelled when its attempt ends, unless that completes it
 )
 
 // RetryKind is the shape of a retry policy.
@@ -211,7 +211,7 @@ type JobInfo struct {
 	ProgressPercent uint8
 	ProgressPos     Pos
 	ResultPos       Pos
-	ErrorPos        []Pos // the last errors, oldest first; at most ErrorsKeptMax
+	ErrorPos        []Pos // the last errors, oldest first; at most ErrorsKeptMax; 0 is an attempt that timed out
 	DeadReason      DeadReason
 }
 
