@@ -146,7 +146,10 @@ func TestCrashAtEveryCall(t *testing.T) {
 	t.Parallel()
 	outcomes := seeds(t, 1)
 	hist := newHistory()
-	var crashes []crashed
+	var (
+		mu      sync.Mutex
+		crashes []crashed
+	)
 	disk := vfs.NewSim(1, vfs.SimOptions{})
 	disk.SetHook(func(op vfs.Op) error {
 		all := []vfs.Outcome{vfs.AllLost(), vfs.AllKept(), vfs.Killed()}
@@ -156,6 +159,8 @@ func TestCrashAtEveryCall(t *testing.T) {
 		if outcomes == 1 {
 			all = all[op.Number%4:][:1] // one outcome for each call, in turn
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		for _, o := range all {
 			crashes = append(crashes, crashed{fmt.Sprintf("%s before call %d", o, op.Number), disk.CrashClone(o), hist.clone(), hist.prints})
 		}

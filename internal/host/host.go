@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -144,20 +145,11 @@ func (h *Host) openFiles(openLog logOpener) error {
 		return fmt.Errorf("open log: %w", err)
 	}
 	for _, id := range h.log.Shards() {
-		if !containsShard(o.Shards, id) {
+		if !slices.Contains(o.Shards, id) {
 			return fmt.Errorf("the log has data of shard %d, which this node is not configured for: start it with all its shards", id)
 		}
 	}
 	return nil
-}
-
-func containsShard(ids []shard.ID, id shard.ID) bool {
-	for _, have := range ids {
-		if have == id {
-			return true
-		}
-	}
-	return false
 }
 
 // start starts the goroutines that doc.go names.

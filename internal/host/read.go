@@ -163,8 +163,7 @@ func (h *Host) Payload(id shard.ID, index uint64, ordinal int) (shard.Header, []
 		return header, item, err
 	}
 	header, item, err := shard.ReadItem(entryReader{h.log, id, index}, ordinal)
-	var damaged *shard.DamagedItemError
-	if !errors.As(err, &damaged) {
+	if _, damaged := errors.AsType[*shard.DamagedItemError](err); !damaged {
 		return header, item, err
 	}
 	// The log knows file and offset, and whether the damage is in this item or was only in what was read this time.

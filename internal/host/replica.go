@@ -216,9 +216,8 @@ func (r *replica) pause() (time.Duration, bool) {
 	if !r.nextTick.IsZero() {
 		pause, timed = time.Until(r.nextTick), true
 	}
-	if r.wanted.Load() && !r.snap.running && !r.snap.notBefore.IsZero() {
-		untilRetry := max(time.Until(r.snap.notBefore), wakeupMin)
-		if !timed || untilRetry < pause {
+	if at := latest(r.snap.notBefore, r.snap.wantedAfter); r.wanted.Load() && !r.snap.running && at.After(time.Now()) {
+		if untilRetry := time.Until(at); !timed || untilRetry < pause {
 			pause, timed = untilRetry, true
 		}
 	}
@@ -231,6 +230,13 @@ func (r *replica) pause() (time.Duration, bool) {
 		}
 	}
 	return max(pause, 0), timed
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // complete delivers the acknowledgements of appends that are durable now.

@@ -10,15 +10,22 @@ import (
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
-// snapshotRetry is how long a snapshot that found no room waits.
-const snapshotRetry = 10 * time.Second
+const (
+	// snapshotRetry is how long a snapshot that found no room waits.
+	snapshotRetry = 10 * time.Second
+	// wantedPause lies between two snapshots of a shard that the maintainer wants, so that a log that asks again and
+	// again does not keep an idle shard busy.
+	wantedPause = 100 * time.Millisecond
+)
 
 // snapshotState is what a shard's loop knows of its snapshots.
 type snapshotState struct {
-	index     uint64 // of the newest durable one
-	bytes     uint64 // bytes applied (Shard.Applied) when it was taken
-	running   bool   // the snapshotter has one
-	notBefore time.Time
+	index     uint64    // of the newest durable one
+	bytes     uint64    // bytes applied (Shard.Applied) when it was taken
+	running   bool      // the snapshotter has one
+	notBefore time.Time // the last one found no room
+
+	wantedAfter time.Time // when the maintainer's next wish is granted
 }
 
 // snapshotJob is a frozen state on its way to the disk.
@@ -46,7 +53,7 @@ func (r *replica) snapshot() error {
 		return nil
 	}
 	applied, term, bytes := r.sh.Applied()
-	wanted := r.wanted.Load()
+	wanted := r.wanted.Load() && !time.Now().Before(r.snap.wantedAfter)
 	due := wanted || bytes-r.snap.bytes >= uint64(r.h.opts.SnapshotBytes) || r.closingSnapshot()
 	if !due || time.Now().Before(r.snap.notBefore) {
 		return nil
@@ -125,6 +132,7 @@ func (r *replica) takeStored() {
 		r.snap.notBefore = time.Now().Add(snapshotRetry)
 		return
 	}
+	r.snap.wantedAfter = time.Now().Add(wantedPause)
 	r.sh.Compacted(r.snap.index + 1)
 	r.snap.index, r.snap.bytes = res.index, res.bytes
 	r.count.SnapshotIndex, r.count.SnapshotBytes = res.index, res.size

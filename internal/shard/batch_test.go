@@ -177,8 +177,7 @@ func FuzzDecodeBatch(f *testing.F) {
 			t.Fatalf("ReadItem and ItemAt disagree: %v, %v", errRead, errAt)
 		}
 		if err != nil {
-			var be *BatchError
-			if !errors.As(err, &be) {
+			if _, ok := errors.AsType[*BatchError](err); !ok {
 				t.Fatalf("an error of another type: %v", err)
 			}
 			return

@@ -107,7 +107,7 @@ func TestReplayBeyondCache(t *testing.T) {
 	t.Parallel()
 	s, log := leader(t, func(c *Config) { c.CacheBytes = 1 })
 	want := s.cfg.Machine.(*journal)
-	for _, word := range strings.Fields("the quick brown fox") {
+	for word := range strings.FieldsSeq("the quick brown fox") {
 		if err := s.Propose(batchOf(word)); err != nil {
 			t.Fatal(err)
 		}
