@@ -99,7 +99,9 @@ func TestEndToEndFailures(t *testing.T) {
 	startWorker(t, c, beaver.WorkerConfig{Queues: []string{"q"}, Handler: mux})
 
 	answers, err := c.EnqueueMany(t.Context(), []beaver.Job{
-		{Queue: "q", Kind: "flaky"}, {Queue: "q", Kind: "hopeless"}, {Queue: "q", Kind: "panics", MaxAttempts: 1},
+		{Queue: "q", Kind: "flaky"},
+		{Queue: "q", Kind: "hopeless"},
+		{Queue: "q", Kind: "panics", MaxAttempts: 1},
 		{Queue: "q", Kind: "unknown", Retry: &beaver.RetryPolicy{Kind: beaver.RetryNever}},
 	})
 	if err != nil {

@@ -276,6 +276,7 @@ func asEnqueueError(err error) *Error {
 	switch e.Code {
 	case CodeUnavailable, CodeAborted, CodeCanceled, CodeDeadlineExceeded, CodeUnknown, CodeInternal:
 		e.refusal = false
+	default: // The server says no.
 	}
 	return &e
 }

@@ -54,7 +54,7 @@ func newEnqueuer(dial func(context.Context) enqueueStream, retryFor time.Duratio
 		wake: make(chan struct{}, 1), exited: make(chan struct{}),
 	}
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
-	rand.Read(e.session[:]) //nolint:errcheck // It never fails: see crypto/rand.
+	rand.Read(e.session[:]) // It never fails.
 	return e
 }
 

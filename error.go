@@ -83,7 +83,7 @@ func (e *Error) Unwrap() error { return e.cause }
 
 // Is matches the sentinels: by Reason if the target has one, else by Code.
 func (e *Error) Is(target error) bool {
-	t, ok := target.(*Error) //nolint:errorlint // Is compares with the target itself, not with what it wraps.
+	t, ok := target.(*Error)
 	if !ok {
 		return false
 	}
@@ -116,8 +116,7 @@ func asError(err error) *Error {
 	if err == nil {
 		return nil
 	}
-	var own *Error
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[*Error](err); ok {
 		return own
 	}
 	var ce *connect.Error
