@@ -48,7 +48,7 @@ type Machine struct {
 
 type pastFingerprint struct{ index, sum uint64 }
 
-const recordDegree = 16
+const recordDegree = 32
 
 // New returns the empty machine of a shard.
 func New(shard uint16) *Machine {
