@@ -2,14 +2,10 @@ package cluster
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"github.com/beaver-raft/beaver/internal/queue"
 )
-
-// errMalformed is what every decoder of the package fails with.
-var errMalformed = errors.New("catalog record is malformed")
 
 // decoder takes fields off a buffer. After the first field that does not fit, bad stays true and fields are zero.
 type decoder struct {

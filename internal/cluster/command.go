@@ -33,7 +33,7 @@ func AppendCreateQueue(dst []byte, name string, shard uint16, s *queue.Settings)
 	return AppendSettings(dst, s)
 }
 
-// AppendConfigureQueue encodes: replace a queue's settings, but not whether it is paused.
+// AppendConfigureQueue encodes: replace a queue's settings, whether it is paused included.
 func AppendConfigureQueue(dst []byte, name string, s *queue.Settings) []byte {
 	dst = append(dst, commandConfigure)
 	dst = appendText(dst, name)
@@ -134,7 +134,6 @@ func (c *Catalog) configure(name string, s queue.Settings) Result {
 	if !ok {
 		return Result{Code: CodeNotFound}
 	}
-	s.Paused = q.Settings.Paused
 	return c.change(q, s)
 }
 

@@ -37,7 +37,7 @@ func newCycler(e *Engine, worker WorkerID, queueName string, batch int) *cycler 
 	return c
 }
 
-func (c *cycler) cycle(b *testing.B, ctx context.Context) {
+func (c *cycler) cycle(ctx context.Context, b *testing.B) {
 	var err error
 	if c.enqueued, err = c.e.Enqueue(ctx, &c.request, c.enqueued[:0]); err != nil {
 		b.Fatal(err)
@@ -71,7 +71,7 @@ func BenchmarkCycle(b *testing.B) {
 		wg.Go(func() {
 			c := newCycler(e, w, []string{"a", "b", "c", "d"}[i%4], batch)
 			for range work {
-				c.cycle(b, ctx)
+				c.cycle(ctx, b)
 			}
 		})
 	}
@@ -177,7 +177,11 @@ func BenchmarkFdatasync(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer f.Close()
+	defer func() {
+		if err := f.Close(); err != nil {
+			b.Error(err)
+		}
+	}()
 	if err := f.Preallocate(8 << 20); err != nil {
 		b.Fatal(err)
 	}

@@ -209,14 +209,6 @@ func (d *desk) retire(f *flight) {
 	d.spare = append(d.spare, f)
 }
 
-// newestStamp is the stamp of the newest flight; 0 when nothing flies.
-func (d *desk) newestStamp() int64 {
-	if n := len(d.flights); n > 0 {
-		return d.flights[n-1].stamp
-	}
-	return 0
-}
-
 // answer ends a call; its caller is woken by settle.
 func (d *desk) answer(c *call, err error) {
 	c.err = err

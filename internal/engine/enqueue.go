@@ -298,8 +298,7 @@ func (e *Engine) enqueueSeveral(ctx context.Context, r *EnqueueRequest, out []En
 
 // asError returns err as an *Error.
 func asError(err error) *Error {
-	var own *Error
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[*Error](err); ok {
 		return own
 	}
 	return hostError(err)

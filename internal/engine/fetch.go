@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
@@ -128,10 +129,8 @@ func addToLeg(legs []leg, rt *route) []leg {
 		if legs[i].pump != rt.pump {
 			continue
 		}
-		for _, q := range legs[i].queues {
-			if q == rt.id {
-				return legs // named twice
-			}
+		if slices.Contains(legs[i].queues, rt.id) {
+			return legs // named twice
 		}
 		legs[i].queues = append(legs[i].queues, rt.id)
 		return legs

@@ -11,11 +11,14 @@ import (
 // ConfigureQueue replaces a queue's settings, but not whether it is paused; zero fields mean their defaults. The queue is
 // made when it does not exist.
 func (e *Engine) ConfigureQueue(ctx context.Context, name string, s Settings) (QueueStatus, error) {
-	return e.UpdateQueue(ctx, name, func(old *Settings) { *old = s })
+	return e.UpdateQueue(ctx, name, func(old *Settings) {
+		s.Paused = old.Paused
+		*old = s
+	})
 }
 
 // UpdateQueue changes a queue's settings by edit, which sees the present ones: defaults, when the queue is made by this
-// call. Whether the queue is paused is not edit's to change. Updates of this node's callers come one after the other.
+// call. Updates come one after the other, and each edit sees what the one before it left.
 func (e *Engine) UpdateQueue(ctx context.Context, name string, edit func(*Settings)) (QueueStatus, error) {
 	if !cluster.ValidQueueName(name) {
 		return QueueStatus{}, badQueueName("queue", name)

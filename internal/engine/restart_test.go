@@ -228,7 +228,9 @@ func flip(t *testing.T, disk *vfs.Sim, want []byte) {
 			if _, err := f.ReadAt(content, 0); err != nil && !errors.Is(err, io.EOF) {
 				t.Fatal(err)
 			}
-			f.Close()
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
 			if at := bytes.Index(content, want); at >= 0 {
 				found++
 				if err := disk.FlipBit(path, int64(at), 3); err != nil {

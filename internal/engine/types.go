@@ -9,17 +9,26 @@ import (
 
 // The machine's types that the front doors speak in.
 type (
-	JobID     = queue.JobID
-	WorkerID  = queue.WorkerID
-	Token     = queue.Token
+	// JobID names a job for ever.
+	JobID = queue.JobID
+	// WorkerID names a registered worker; 0 is anonymous.
+	WorkerID = queue.WorkerID
+	// Token fences a lease.
+	Token = queue.Token
+	// SessionID names a client session; the zero value is none.
 	SessionID = queue.SessionID
-	State     = queue.State
-	Settings  = queue.Settings
-	Retry     = queue.Retry
-	Failure   = queue.Failure
-	Spec      = queue.Spec
-	KeyValue  = queue.KeyValue
-
+	// State is where a job stands.
+	State = queue.State
+	// Settings are a queue's.
+	Settings = queue.Settings
+	// Retry says how long a failed job waits.
+	Retry = queue.Retry
+	// Failure is what a worker says of a failed attempt.
+	Failure = queue.Failure
+	// Spec is what a producer says of a job.
+	Spec = queue.Spec
+	// KeyValue is one item of a job's metadata.
+	KeyValue = queue.KeyValue
 	// WorkerInfo is what a worker says of itself.
 	WorkerInfo = cluster.WorkerInfo
 )

@@ -95,16 +95,16 @@ func TestNotices(t *testing.T) {
 		if s, err := e.Cancel(t.Context(), ids[0]); err != nil || s != queue.StateRunning {
 			t.Fatalf("cancel: %v, %v", s, err)
 		}
-		first := LeaseRef{ID: got[0].ID, Token: got[0].Token}
-		second := LeaseRef{ID: got[1].ID, Token: got[1].Token}
-		if n := <-notices; n != (Notice{Lease: first, Cancel: true}) {
+		one := LeaseRef{ID: got[0].ID, Token: got[0].Token}
+		two := LeaseRef{ID: got[1].ID, Token: got[1].Token}
+		if n := <-notices; n != (Notice{Lease: one, Cancel: true}) {
 			t.Fatalf("notice %+v", n)
 		}
-		if n := <-notices; n != (Notice{Lease: second}) {
+		if n := <-notices; n != (Notice{Lease: two}) {
 			t.Fatalf("notice %+v", n)
 		}
-		reply, err := e.Heartbeat(t.Context(), w, []LeaseRef{first, second})
-		if err != nil || len(reply.Cancel) != 1 || reply.Cancel[0] != first || len(reply.Lost) != 1 || reply.Lost[0] != second {
+		reply, err := e.Heartbeat(t.Context(), w, []LeaseRef{one, two})
+		if err != nil || len(reply.Cancel) != 1 || reply.Cancel[0] != one || len(reply.Lost) != 1 || reply.Lost[0] != two {
 			t.Fatalf("%+v, %v", reply, err)
 		}
 		if err := e.SignalWorker(t.Context(), w, WorkerQuiet); err != nil {
