@@ -10,7 +10,7 @@ import (
 type StateMachine interface {
 	// Apply applies one committed batch. It must be deterministic in (state, index, header, items) and must not fail:
 	// what it cannot do it refuses in its results. items alias the entry and are valid for as long as anyone holds them;
-	// they must not be changed. Indexes grow; those of Raft's own empty or configuration entries are skipped.
+	// they must not be changed; the slice that lists them is used again. Indexes grow; those of Raft's own empty or configuration entries are skipped.
 	Apply(index uint64, h Header, items [][]byte)
 	// Snapshot freezes the state in O(1). The image is read from another goroutine while Apply goes on.
 	Snapshot() Image
