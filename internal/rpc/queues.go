@@ -28,7 +28,7 @@ func (h *Handler) getQueue(ctx context.Context, e Engine, in *beaverv1.GetQueueR
 	}
 	q, err := e.Queue(ctx, in.GetName())
 	if err != nil {
-		return nil, err
+		return nil, renamed(err, "queue", "name")
 	}
 	return &beaverv1.GetQueueResponse{Queue: pbQueue(&q)}, nil
 }
@@ -45,7 +45,7 @@ func (h *Handler) configureQueue(
 	}
 	q, err := e.UpdateQueue(ctx, in.GetName(), edit)
 	if err != nil {
-		return nil, err
+		return nil, renamed(err, "queue", "name")
 	}
 	return &beaverv1.ConfigureQueueResponse{Queue: pbQueue(&q)}, nil
 }
