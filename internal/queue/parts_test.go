@@ -2,6 +2,7 @@ package queue
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -28,7 +29,7 @@ func TestJobID(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", "0", "000000000000000i", "00000000000000000", "000000000000000 "} {
-		if _, err := ParseJobID(bad); err != ErrBadJobID { //nolint:errorlint // The sentinel itself is promised.
+		if _, err := ParseJobID(bad); !errors.Is(err, ErrBadJobID) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}
