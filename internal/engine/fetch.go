@@ -408,11 +408,19 @@ func (e *damagedSpecError) Unwrap() error { return e.cause }
 
 // isDamage reports whether a payload is lost for good, rather than unreadable for the moment.
 func isDamage(err error) bool {
-	var file *wal.CorruptError
-	var item *shard.DamagedItemError
-	var spec *damagedSpecError
-	return errors.As(err, &file) || errors.As(err, &item) || errors.As(err, &spec) ||
-		errors.Is(err, wal.ErrCompacted) || errors.Is(err, shard.ErrNoItem)
+	if err == nil {
+		return false
+	}
+	if _, ok := errors.AsType[*wal.CorruptError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*shard.DamagedItemError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*damagedSpecError](err); ok {
+		return true
+	}
+	return errors.Is(err, wal.ErrCompacted) || errors.Is(err, shard.ErrNoItem)
 }
 
 // bury tells the machine that a leased job's payload is damaged.
