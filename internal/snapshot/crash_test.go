@@ -17,6 +17,9 @@ func outcomes() []vfs.Outcome {
 	seeds, err := strconv.ParseUint(os.Getenv("BEAVER_SEEDS"), 10, 64)
 	if err != nil {
 		seeds = 3
+		if testing.Short() {
+			seeds = 1
+		}
 	}
 	all := []vfs.Outcome{vfs.AllLost(), vfs.AllKept(), vfs.Killed()}
 	for seed := range seeds {

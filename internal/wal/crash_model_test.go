@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"testing"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 
@@ -29,6 +30,9 @@ func crashOptions(fsys vfs.FS) wal.Options {
 func seeds(short uint64) uint64 {
 	if n, err := strconv.ParseUint(os.Getenv("BEAVER_SEEDS"), 10, 64); err == nil {
 		return n
+	}
+	if testing.Short() {
+		return 1
 	}
 	return short
 }

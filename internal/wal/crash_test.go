@@ -325,7 +325,7 @@ func stride(offset int64) int64 {
 	if offset < 300 {
 		return 3
 	}
-	return 37
+	return 61
 }
 
 // serveDamaged opens a harmed log and tells where the damage was noticed.
