@@ -23,7 +23,7 @@ const (
 )
 
 func crashOptions(fsys vfs.FS) wal.Options {
-	return wal.Options{FS: fsys, Dir: crashDir, FileBytes: crashFileBytes, ReserveBytes: 1 << 10}
+	return wal.Options{FS: fsys, Dir: crashDir, FileBytes: crashFileBytes, ReserveBytes: 1 << 10, CompactBelow: 80}
 }
 
 // seeds is how many random workloads or outcomes to try; BEAVER_SEEDS overrides the short default.
@@ -162,16 +162,16 @@ func (s *script) run(steps int) error {
 		shard := crashShards[s.rng.IntN(len(crashShards))]
 		var err error
 		switch n := s.rng.IntN(20); {
-		case n < 9:
+		case n < 8:
 			err = s.append(shard)
-		case n < 14:
+		case n < 12:
 			err = s.flush()
 		case n < 16:
 			err = s.retain(shard)
 		case n < 17:
 			err = s.install(shard)
 		default:
-			err = s.maintain(1 + s.rng.IntN(8))
+			err = s.maintain(1 + s.rng.IntN(20))
 		}
 		if err != nil {
 			return err
@@ -237,8 +237,14 @@ func (s *script) retain(shard wal.ShardID) error {
 	must := make(map[uint64]*wal.Entry)
 	for _, index := range slices.Sorted(maps.Keys(seen.entries)) {
 		e := seen.entries[index]
-		dead := index <= before.Snapshot && s.h.live[shard][index] == nil
-		if index <= snapshot && !dead && (index*0x9e3779b97f4a7c15>>40+uint64(s.rng.IntN(64)))%64 < 24 {
+		stays := 60 // percent; many jobs are short-lived, the others wait long
+		if index <= before.Snapshot {
+			stays = 85
+			if s.h.live[shard][index] == nil {
+				stays = 0 // dead is forever
+			}
+		}
+		if index <= snapshot && s.rng.IntN(100) < stays {
 			must[index] = e
 			live.Add(index)
 		}
@@ -267,7 +273,7 @@ func (s *script) tell(shard wal.ShardID) {
 // only what is known committed stays.
 func (s *script) install(shard wal.ShardID) error {
 	m := model(s.h.seen(), shard)
-	if s.rng.IntN(3) > 0 || m.last == 0 {
+	if s.rng.IntN(8) > 0 || m.last == 0 {
 		return nil
 	}
 	index := m.last + 1 + s.rng.Uint64N(4)
