@@ -14,8 +14,10 @@ var (
 	markdownLink    = regexp.MustCompile(`\[[^\]]*\]\(([^)\s]+)\)`)
 	markdownHeading = regexp.MustCompile(`^#{1,6}\s+(.*)$`)
 	// machinePath is a path that exists on one machine only. It is assembled so that this file does not match itself.
-	machinePath = regexp.MustCompile(`(^|[\s"'` + "`" + `(=:])/(` + strings.Join([]string{"work", "root", "home", "Users"}, "|") + `)/`)
-	unfinished  = regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X)\b`)
+	machinePath  = regexp.MustCompile(`(^|[\s"'` + "`" + `(=:])/(` + strings.Join([]string{"work", "root", "home", "Users"}, "|") + `)/`)
+	testDeclared = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	testNamed    = regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w*)`")
+	unfinished   = regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X)\b`)
 )
 
 // document is a Markdown file: where its links lead and what can be linked in it.
@@ -64,6 +66,37 @@ func TestDocuments(t *testing.T) {
 			t.Errorf("%s cannot be reached from README.md: link it, or delete it", name)
 		}
 	}
+}
+
+// TestNamedTestsExist keeps the documents' evidence from rotting: a test that one of them names must be there.
+func TestNamedTestsExist(t *testing.T) {
+	declared := map[string]bool{}
+	walk(t, func(name string) {
+		if !strings.HasSuffix(name, "_test.go") {
+			return
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range testDeclared.FindAllSubmatch(text, -1) {
+			declared[string(match[1])] = true
+		}
+	})
+	walk(t, func(name string) {
+		if !strings.HasSuffix(name, ".md") {
+			return
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range testNamed.FindAllSubmatch(text, -1) {
+			if test := string(match[1]); !declared[test] {
+				t.Errorf("%s names %s, which is no test of this repository: name the one that shows it now", name, test)
+			}
+		}
+	})
 }
 
 // TestNoLeftovers keeps out what only makes sense on one machine or for one person.
