@@ -198,9 +198,9 @@ func (p *pump) available(l *lane) int {
 	return int(ready) + l.arriving - l.promised
 }
 
-// handOff puts parked fetches into the entry: for each stirred lane, oldest first, while there are jobs for them. It
-// reports false when the entry had no room for one.
-func (p *pump) handOff(b *shard.BatchBuilder, f *flight) bool {
+// handOff puts parked fetches into the entry: for each stirred lane, oldest first, while there are jobs for them. When it
+// is the last look before the entry leaves, and the entry had room for all, it answers those that do not wait.
+func (p *pump) handOff(b *shard.BatchBuilder, f *flight, last bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(p.dirty) > 0 {
@@ -209,7 +209,7 @@ func (p *pump) handOff(b *shard.BatchBuilder, f *flight) bool {
 			pt := n.part
 			n = n.next
 			if !b.Fits(&pt.items) {
-				return false
+				return
 			}
 			if pt.fetch.state.CompareAndSwap(fetchParked, fetchClaimed) {
 				p.board(pt, b, f)
@@ -218,7 +218,9 @@ func (p *pump) handOff(b *shard.BatchBuilder, f *flight) bool {
 		l.dirty = false
 		p.dirty = p.dirty[:len(p.dirty)-1]
 	}
-	return true
+	if last {
+		p.endOnces()
+	}
 }
 
 // board puts one claimed part into the entry. REQUIRES: p.mu.
@@ -236,9 +238,9 @@ func (p *pump) board(pt *part, b *shard.BatchBuilder, f *flight) {
 	f.riders = append(f.riders, rider{part: pt, first: b.Add(&pt.items), count: 1})
 }
 
-// endOnces answers the fetches that do not wait and found nothing. It is called when the lanes have been looked at.
+// endOnces answers the fetches that do not wait and found nothing.
+// REQUIRES: p.mu, held since all stirred lanes were looked at: else one that came since would be answered unseen.
 func (p *pump) endOnces() {
-	p.mu.Lock()
 	for i, pt := range p.onces {
 		p.onces[i] = nil
 		if pt.fetch.state.CompareAndSwap(fetchParked, fetchDone) {
@@ -247,7 +249,6 @@ func (p *pump) endOnces() {
 		}
 	}
 	p.onces = p.onces[:0]
-	p.mu.Unlock()
 }
 
 // serve gives a fetch what its item was granted. A fetch that got nothing takes its old place in the lanes again.

@@ -64,16 +64,13 @@ func (p *pump) Gather(b *shard.BatchBuilder, now int64) uint64 {
 	p.dropped, p.lastGather = false, now
 	f := p.newFlight(now)
 	p.collect()
-	room := p.handOff(b, f)
+	p.handOff(b, f, false)
 	p.gather(b, f)
 	calls := len(f.riders)
 	p.announce(f)
-	if len(f.adds) > 0 && room {
-		room = p.handOff(b, f)
+	p.handOff(b, f, true)
+	if len(f.adds) > 0 {
 		p.handed.Add(uint64(len(f.riders) - calls))
-	}
-	if room {
-		p.endOnces()
 	}
 	p.keepHouse(b, f, now)
 	if b.Items() == 0 {

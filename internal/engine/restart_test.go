@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -213,6 +215,9 @@ func flip(t *testing.T, disk *vfs.Sim, want []byte) {
 		for _, name := range names {
 			path := dir + "/" + name
 			info, err := disk.Stat(path)
+			if errors.Is(err, fs.ErrNotExist) || err == nil && strings.HasSuffix(name, ".tmp") {
+				continue // a file in the making, which may be renamed at any moment
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -243,4 +248,32 @@ func flip(t *testing.T, disk *vfs.Sim, want []byte) {
 	if found == 0 {
 		t.Fatal("the payload is nowhere on the disk")
 	}
+}
+
+// A fetch that does not wait sees every job whose enqueue was answered, whatever else the shard is doing.
+func TestUnwaitingFetchSeesWhatWasAnswered(t *testing.T) {
+	e := open(t, vfs.NewSim(1, vfs.SimOptions{}), func(o *Options) { o.Shards = 1 })
+	enqueue(t, e, append(jobs("noise", 1), jobs("q", 1)...)...)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := e.Enqueue(t.Context(), &EnqueueRequest{Jobs: jobs("noise", 1)}, nil); err != nil {
+					t.Errorf("enqueue: %v", err)
+				}
+			}
+		})
+	}
+	ack(t, e, fetchJobs(t, e, 0, 1, "q")...)
+	for range 300 {
+		ids := enqueue(t, e, jobs("q", 1)...)
+		got := fetchJobs(t, e, 0, 1, "q")
+		if len(got) != 1 || got[0].ID != ids[0] {
+			t.Fatalf("fetched %+v, want %v", got, ids[0])
+		}
+		ack(t, e, got...)
+	}
+	cancel()
+	wg.Wait()
 }
