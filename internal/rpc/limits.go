@@ -44,6 +44,7 @@ const (
 	fetchPauseMin   = 20 * time.Millisecond // after an error that may pass
 	fetchPauseMax   = time.Second
 	giveBackTimeout = 5 * time.Second
+	endGrace        = 20 * time.Millisecond // between the end of a worker's side and a reset that belongs to it
 
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 3 * time.Minute

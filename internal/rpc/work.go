@@ -186,7 +186,7 @@ func (s *workStream) serve(ctx context.Context, first *workRequest) error {
 	s.locked(func() { s.noMore = true })
 	wake(s.wakeFinisher)
 	finisher.Wait()
-	clean := errors.Is(err, io.EOF)
+	clean := errors.Is(err, io.EOF) && !cutOff(ctx)
 	var unsent []engine.FetchedJob
 	s.locked(func() {
 		if clean {
@@ -199,6 +199,19 @@ func (s *workStream) serve(ctx context.Context, first *workRequest) error {
 	s.locked(func() { unsent = append(unsent, s.out.jobs...) })
 	s.handler.giveBack(ctx, s.engine, s.worker, unsent)
 	return s.outcome(ctx, clean, err)
+}
+
+// cutOff tells an end that the worker meant from one where it was cut off: a client whose call is cancelled may end its
+// side just before it resets the stream, and such a worker comes back for its jobs.
+func cutOff(ctx context.Context) bool {
+	grace := time.NewTimer(endGrace)
+	defer grace.Stop()
+	select {
+	case <-ctx.Done():
+		return true
+	case <-grace.C:
+		return false
+	}
 }
 
 // outcome is what the stream ends with; a worker that ended it cleanly is deregistered.
