@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
+	"github.com/beaver-raft/beaver/internal/host"
 	"github.com/beaver-raft/beaver/internal/queue"
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/wal"
@@ -362,9 +363,10 @@ func (e *Engine) release(p *pump, leases []queue.Lease) {
 // buries it, and left out. On another error all leases are given back.
 func (e *Engine) load(ctx context.Context, ft *fetch) ([]FetchedJob, error) {
 	jobs := make([]FetchedJob, 0, len(ft.leases))
+	items := leasedItems{host: e.host, shard: ft.from.shard, leases: ft.leases}
 	for i := range ft.leases {
 		l := &ft.leases[i]
-		h, item, err := e.host.Payload(ft.from.shard, l.Pos.Index(), l.Pos.Ordinal())
+		h, item, err := items.read(i)
 		var spec Spec
 		if err == nil {
 			spec, err = queue.DecodeSpec(item)
@@ -396,6 +398,34 @@ func (e *Engine) load(ctx context.Context, ft *fetch) ([]FetchedJob, error) {
 		jobs = append(jobs, j)
 	}
 	return jobs, nil
+}
+
+// leasedItems reads the items of leases one after another. Neighbours are mostly from one entry, which is then opened once.
+type leasedItems struct {
+	host   host.Payloads
+	shard  shard.ID
+	leases []queue.Lease
+	batch  shard.Batch
+	index  uint64 // of the entry last tried; 0: none yet
+	open   bool   // batch is that entry
+}
+
+// read returns the item of lease i.
+func (r *leasedItems) read(i int) (shard.Header, []byte, error) {
+	pos := r.leases[i].Pos
+	if pos.Index() != r.index {
+		same := 1
+		for i+same < len(r.leases) && r.leases[i+same].Pos.Index() == pos.Index() {
+			same++
+		}
+		r.index = pos.Index()
+		r.batch, r.open = r.host.Batch(r.shard, r.index, same)
+	}
+	if !r.open {
+		return r.host.Payload(r.shard, pos.Index(), pos.Ordinal())
+	}
+	item, err := r.batch.Item(pos.Ordinal())
+	return r.batch.Header, item, err
 }
 
 // damagedSpecError says that an item whose checksum holds is not the job it should be.

@@ -58,6 +58,9 @@ type Payloads interface {
 	// entry is recent, else from the log. The item must not be changed. Errors: wal.ErrCompacted, wal.ErrUnavailable,
 	// shard.ErrNoItem, *wal.CorruptError, *shard.DamagedItemError, ErrNoShard.
 	Payload(id shard.ID, index uint64, ordinal int) (shard.Header, []byte, error)
+	// Batch returns a whole entry of which the caller wants so many items: from memory when it is recent, else from the
+	// log if that is worth while. False is no error: then read item by item with Payload, which also says what is wrong.
+	Batch(id shard.ID, index uint64, items int) (shard.Batch, bool)
 }
 
 // Options configure a Host. Zero means the default unless said otherwise.

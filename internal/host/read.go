@@ -177,6 +177,29 @@ func (h *Host) Payload(id shard.ID, index uint64, ordinal int) (shard.Header, []
 	return header, item, err
 }
 
+// Batch implements Payloads.
+func (h *Host) Batch(id shard.ID, index uint64, items int) (shard.Batch, bool) {
+	r := h.byID[id]
+	if r == nil {
+		return shard.Batch{}, false
+	}
+	if b, ok := r.sh.CachedBatch(index); ok {
+		return b, true
+	}
+	if items < batchItemsMin {
+		return shard.Batch{}, false
+	}
+	entry, err := h.log.Read(id, index)
+	if err != nil {
+		return shard.Batch{}, false
+	}
+	b, err := shard.OpenBatch(entry.Data)
+	return b, err == nil
+}
+
+// batchItemsMin is from how many items on one read of a whole entry is cheaper than a read of each.
+const batchItemsMin = 4
+
 // entryReader reads the data of one entry of the log.
 type entryReader struct {
 	log   nodeLog

@@ -223,6 +223,43 @@ func DecodeBatch(data []byte, items [][]byte) (Header, [][]byte, error) {
 	return h, items, nil
 }
 
+// Batch is a whole batch in memory whose header and table were checked once, for reading several of its items.
+type Batch struct {
+	Header Header
+	data   []byte
+	head   int // bytes of header and table
+}
+
+// OpenBatch checks header and table of a whole batch. Errors are of type *BatchError.
+func OpenBatch(data []byte) (Batch, error) {
+	head, err := headBytes(data)
+	if err != nil {
+		return Batch{}, err
+	}
+	if len(data) < head {
+		return Batch{}, &BatchError{Reason: "cut inside the table"}
+	}
+	h, err := decodeHead(data[:head])
+	return Batch{Header: h, data: data, head: head}, err
+}
+
+// Item returns an item, which aliases the batch, and checks its checksum. Damage is a *DamagedItemError, an ordinal the
+// batch does not have ErrNoItem.
+func (b *Batch) Item(ordinal int) ([]byte, error) {
+	if ordinal < 0 || batchHeaderBytes+ordinal*batchRowBytes >= b.head {
+		return nil, ErrNoItem
+	}
+	start, end, crc := itemRow(b.data, ordinal)
+	if b.head+end > len(b.data) {
+		return nil, &DamagedItemError{Ordinal: ordinal, Reason: "cut short"}
+	}
+	item := b.data[b.head+start : b.head+end : b.head+end]
+	if crc32.Checksum(item, castagnoli) != crc {
+		return nil, &DamagedItemError{Ordinal: ordinal, Reason: "checksum"}
+	}
+	return item, nil
+}
+
 // ItemAt decodes one item of a whole batch and checks its checksum. The item aliases data.
 func ItemAt(data []byte, ordinal int) (Header, []byte, error) {
 	return readItem(bytesAt(data), data, ordinal)

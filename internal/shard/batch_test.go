@@ -226,3 +226,41 @@ func BenchmarkBatch(b *testing.B) {
 }
 
 var _ io.ReaderAt = bytesAt(nil)
+
+func TestBatchItems(t *testing.T) {
+	var b BatchBuilder
+	var it Items
+	for _, body := range []string{"one", "", "three"} {
+		it.Commit(append(it.Buf(), body...))
+	}
+	b.Add(&it)
+	data := b.Seal(Header{Stamp: 7, Proposer: 8, Sequence: 9})
+	batch, err := OpenBatch(data)
+	if err != nil || batch.Header != (Header{Stamp: 7, Proposer: 8, Sequence: 9}) {
+		t.Fatalf("opened %+v: %v", batch.Header, err)
+	}
+	for i, want := range []string{"one", "", "three"} {
+		if got, err := batch.Item(i); err != nil || string(got) != want {
+			t.Errorf("item %d is %q: %v; want %q", i, got, err, want)
+		}
+	}
+	for _, ordinal := range []int{-1, 3, 4096} {
+		if _, err := batch.Item(ordinal); !errors.Is(err, ErrNoItem) {
+			t.Errorf("item %d: %v; want ErrNoItem", ordinal, err)
+		}
+	}
+	data[len(data)-1] ^= 1
+	if _, err := batch.Item(2); err == nil || errors.Is(err, ErrNoItem) {
+		t.Errorf("a damaged item is handed out: %v", err)
+	}
+	if _, err := batch.Item(0); err != nil {
+		t.Errorf("damage of another item: %v", err)
+	}
+	for cut := range len(data) {
+		if short, err := OpenBatch(data[:cut]); err == nil {
+			if _, err := short.Item(2); err == nil {
+				t.Errorf("cut at %d, the last item is handed out", cut)
+			}
+		}
+	}
+}

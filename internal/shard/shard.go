@@ -191,3 +191,14 @@ func (s *Shard) CachedItem(index uint64, ordinal int) (h Header, item []byte, ok
 	h, item, err = ItemAt(e.GetData(), ordinal)
 	return h, item, true, err
 }
+
+// CachedBatch returns an entry that is still in memory, for reading several of its items; ok is false when it is not or
+// holds no batch. Any goroutine may call it, also while the shard is being turned.
+func (s *Shard) CachedBatch(index uint64) (b Batch, ok bool) {
+	e, ok := s.store.cache.get(index)
+	if !ok || e.GetType() != raftpb.EntryNormal {
+		return Batch{}, false
+	}
+	b, err := OpenBatch(e.GetData())
+	return b, err == nil
+}
