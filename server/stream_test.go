@@ -120,7 +120,7 @@ func TestEnqueueStreamRefusals(t *testing.T) {
 }
 
 // openWork opens a Work stream and returns it with its welcome.
-func openWork(t *testing.T, ctx context.Context, n *testNode, hello *beaverv1.WorkRequest) (*workStream, *beaverv1.WorkResponse) {
+func openWork(ctx context.Context, t *testing.T, n *testNode, hello *beaverv1.WorkRequest) (*workStream, *beaverv1.WorkResponse) {
 	t.Helper()
 	if hello.Hello == nil {
 		hello.Hello = &beaverv1.WorkerInfo{Name: "w", Queues: []string{"q"}, Concurrency: 10}
@@ -166,7 +166,7 @@ func waitFor(t *testing.T, s *workStream, ok func(*beaverv1.WorkResponse) bool) 
 
 func TestWork(t *testing.T) {
 	n := newTestNode(t, Options{})
-	s, _ := openWork(t, t.Context(), n, &beaverv1.WorkRequest{Credits: 2})
+	s, _ := openWork(t.Context(), t, n, &beaverv1.WorkRequest{Credits: 2})
 	must[beaverv1.EnqueueResponse](t)(n.jobs.Enqueue(t.Context(), call(&beaverv1.EnqueueRequest{Jobs: namedJobs("q", 5)})))
 	jobs := receiveJobs(t, s, 2)
 	if len(jobs) != 2 {
@@ -226,7 +226,7 @@ func TestWork(t *testing.T) {
 func TestWorkResume(t *testing.T) {
 	n := newTestNode(t, Options{WorkerTTL: time.Minute})
 	ctx, cut := context.WithCancel(t.Context())
-	s, welcome := openWork(t, ctx, n, &beaverv1.WorkRequest{Credits: 2})
+	s, welcome := openWork(ctx, t, n, &beaverv1.WorkRequest{Credits: 2})
 	must[beaverv1.EnqueueResponse](t)(n.jobs.Enqueue(t.Context(), call(&beaverv1.EnqueueRequest{Jobs: namedJobs("q", 2)})))
 	jobs := receiveJobs(t, s, 2)
 	cut()
@@ -234,7 +234,7 @@ func TestWorkResume(t *testing.T) {
 		t.Error("the cut stream lives")
 	}
 	worker := welcome.GetWelcome().GetWorkerId()
-	again, second := openWork(t, t.Context(), n, &beaverv1.WorkRequest{
+	again, second := openWork(t.Context(), t, n, &beaverv1.WorkRequest{
 		WorkerId: worker, Held: []*beaverv1.LeaseRef{{Id: jobs[0].GetId(), Token: jobs[0].GetToken()}},
 	})
 	if second.GetWelcome().GetWorkerId() != worker {
@@ -247,7 +247,7 @@ func TestWorkResume(t *testing.T) {
 		t.Errorf("the job that never reached it: %v", got)
 	}
 	// A third stream of the same worker ends the second.
-	third, _ := openWork(t, t.Context(), n, &beaverv1.WorkRequest{WorkerId: worker, Held: []*beaverv1.LeaseRef{
+	third, _ := openWork(t.Context(), t, n, &beaverv1.WorkRequest{WorkerId: worker, Held: []*beaverv1.LeaseRef{
 		{Id: jobs[0].GetId(), Token: jobs[0].GetToken()},
 	}})
 	_, err := again.Receive()
@@ -255,7 +255,7 @@ func TestWorkResume(t *testing.T) {
 	send(t, third, &beaverv1.WorkRequest{OutcomesSequence: 1, Outcomes: []*beaverv1.Outcome{{Id: jobs[0].GetId(), Token: jobs[0].GetToken()}}})
 	waitFor(t, third, func(m *beaverv1.WorkResponse) bool { return m.GetOutcomesThrough() == 1 })
 	// A worker that is not known is registered anew, and told what it lost.
-	_, fourth := openWork(t, t.Context(), n, &beaverv1.WorkRequest{
+	_, fourth := openWork(t.Context(), t, n, &beaverv1.WorkRequest{
 		WorkerId: worker + 1000, Held: []*beaverv1.LeaseRef{{Id: jobs[1].GetId(), Token: jobs[1].GetToken()}},
 	})
 	if fourth.GetWelcome().GetWorkerId() == worker+1000 || len(fourth.GetLost()) != 1 {
@@ -295,7 +295,7 @@ func TestWorkRefusals(t *testing.T) {
 // Quiet drops the credits; credits without it bring jobs again.
 func TestWorkQuiet(t *testing.T) {
 	n := newTestNode(t, Options{})
-	s, _ := openWork(t, t.Context(), n, &beaverv1.WorkRequest{Credits: 5})
+	s, _ := openWork(t.Context(), t, n, &beaverv1.WorkRequest{Credits: 5})
 	send(t, s, &beaverv1.WorkRequest{Quiet: true, OutcomesSequence: 1, Outcomes: []*beaverv1.Outcome{{Id: "0000000000000000"}}})
 	waitFor(t, s, func(m *beaverv1.WorkResponse) bool { return m.GetOutcomesThrough() == 1 })
 	id := enqueueOne(t, n, &beaverv1.NewJob{Queue: "q"})
@@ -312,7 +312,7 @@ func TestWorkQuiet(t *testing.T) {
 func TestCloseEndsStreams(t *testing.T) {
 	dir := t.TempDir()
 	n := newTestNode(t, Options{DataDir: dir})
-	work, welcome := openWork(t, t.Context(), n, &beaverv1.WorkRequest{Credits: 1})
+	work, welcome := openWork(t.Context(), t, n, &beaverv1.WorkRequest{Credits: 1})
 	enqueue := n.jobs.EnqueueStream(t.Context())
 	send(t, enqueue, &beaverv1.EnqueueStreamRequest{Sequence: 1, Jobs: namedJobs("q", 1)})
 	receiveThrough(t, enqueue, 1)
@@ -336,7 +336,7 @@ func TestCloseEndsStreams(t *testing.T) {
 	}
 	// The worker is still known after the restart, and what it did is done.
 	n = newTestNode(t, Options{DataDir: dir})
-	_, again := openWork(t, t.Context(), n, &beaverv1.WorkRequest{WorkerId: welcome.GetWelcome().GetWorkerId()})
+	_, again := openWork(t.Context(), t, n, &beaverv1.WorkRequest{WorkerId: welcome.GetWelcome().GetWorkerId()})
 	if again.GetWelcome().GetWorkerId() != welcome.GetWelcome().GetWorkerId() {
 		t.Errorf("after the restart: %v", again)
 	}

@@ -19,7 +19,7 @@ type figures struct {
 	enqueueSeconds, waitSeconds, runSeconds, queuesOmitted                                           *prometheus.Desc
 
 	waitingCalls, waitingBytes, inFlight, parked, overloaded, handedOff, batches, batchedItems *prometheus.Desc
-	sessions, leases, timers                                                                  *prometheus.Desc
+	sessions, leases, timers                                                                   *prometheus.Desc
 
 	applied, leading, term, snapshotBytes, snapshotSeconds, snapshotPause, snapshotLag, snapshots *prometheus.Desc
 	shardRecovery, replayed                                                                       *prometheus.Desc

@@ -241,7 +241,7 @@ func delaysOf(field string, delays []*durationpb.Duration) ([]int64, *engine.Err
 }
 
 func pbRetry(r queue.Retry) *beaverv1.RetryPolicy {
-	out := &beaverv1.RetryPolicy{JitterPercent: proto.Uint32(uint32(r.JitterPercent))}
+	out := &beaverv1.RetryPolicy{JitterPercent: new(uint32(r.JitterPercent))}
 	switch r.Kind {
 	case queue.RetryDefault:
 		return nil

@@ -107,7 +107,7 @@ func addInfo(c *connect.Error, reason, field string) {
 
 // protocolReason is the reason for an error that Connect found while it read or wrote a message.
 func protocolReason(code connect.Code) string {
-	switch code { //nolint:exhaustive // Connect makes only these by itself.
+	switch code {
 	case connect.CodeResourceExhausted:
 		return reasonTooLarge
 	case connect.CodeCanceled:

@@ -3,8 +3,6 @@ package rpc
 import (
 	"context"
 
-	"google.golang.org/protobuf/proto"
-
 	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 	"github.com/beaver-raft/beaver/internal/engine"
 	"github.com/beaver-raft/beaver/internal/queue"
@@ -119,8 +117,8 @@ func pbQueue(q *engine.QueueStatus) *beaverv1.Queue {
 
 func pbSettings(s *engine.Settings) *beaverv1.QueueSettings {
 	return &beaverv1.QueueSettings{
-		MaxAttempts: proto.Uint32(s.MaxAttempts), Retry: pbRetry(s.Retry), Timeout: pbMillis(s.TimeoutMillis),
-		PoisonLimit: proto.Uint32(s.PoisonLimit), KeepEnded: proto.Uint32(s.KeepEnded),
-		DepthMax: proto.Uint64(s.DepthMax), Paused: proto.Bool(s.Paused),
+		MaxAttempts: new(s.MaxAttempts), Retry: pbRetry(s.Retry), Timeout: pbMillis(s.TimeoutMillis),
+		PoisonLimit: new(s.PoisonLimit), KeepEnded: new(s.KeepEnded),
+		DepthMax: new(s.DepthMax), Paused: new(s.Paused),
 	}
 }

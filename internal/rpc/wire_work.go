@@ -23,7 +23,6 @@ type workRequest struct {
 	outcomes []engine.Outcome
 	quiet    bool
 	held     []engine.LeaseRef
-	hasHeld  bool
 	decoder  outcomeDecoder
 	err      error
 }

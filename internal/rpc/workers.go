@@ -7,6 +7,7 @@ import (
 
 	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 	"github.com/beaver-raft/beaver/internal/engine"
+	"github.com/beaver-raft/beaver/internal/queue"
 )
 
 func (h *Handler) register(ctx context.Context, e Engine, in *beaverv1.RegisterRequest) (*beaverv1.RegisterResponse, error) {
@@ -110,4 +111,36 @@ func (h *Handler) signalWorker(
 		return nil, bad
 	}
 	return new(beaverv1.SignalWorkerResponse), e.SignalWorker(ctx, worker, state)
+}
+
+// workerInfoOf checks what a worker says of itself. path is where it says so.
+func workerInfoOf(path string, in *beaverv1.WorkerInfo) (engine.WorkerInfo, *engine.Error) {
+	if in == nil {
+		return engine.WorkerInfo{}, invalid(path, "missing: want at least the worker's queues")
+	}
+	info := engine.WorkerInfo{
+		Name: in.GetName(), Host: in.GetHost(), PID: int(in.GetPid()), Version: in.GetVersion(),
+		Labels: in.GetLabels(), Queues: in.GetQueues(), Concurrency: int(in.GetConcurrency()),
+	}
+	texts := map[string]string{"name": info.Name, "host": info.Host, "version": info.Version}
+	for _, field := range []string{"name", "host", "version"} {
+		if n := len(texts[field]); n > WorkerTextBytesMax {
+			return info, invalid(path+"."+field, "has %d bytes: want at most %d", n, WorkerTextBytesMax)
+		}
+	}
+	if n := len(info.Labels); n > WorkerLabelsMax {
+		return info, invalid(path+".labels", "has %d: want at most %d", n, WorkerLabelsMax)
+	}
+	for _, label := range info.Labels {
+		if len(label) > WorkerTextBytesMax {
+			return info, invalid(path+".labels", "one has %d bytes: want at most %d", len(label), WorkerTextBytesMax)
+		}
+	}
+	if n := len(info.Queues); n > queue.FetchQueuesMax {
+		return info, invalid(path+".queues", "has %d names: want at most %d", n, queue.FetchQueuesMax)
+	}
+	if info.Concurrency > WorkerConcurrencyMax {
+		return info, invalid(path+".concurrency", "is %d: want at most %d", info.Concurrency, WorkerConcurrencyMax)
+	}
+	return info, nil
 }

@@ -1,0 +1,117 @@
+package metrics
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/beaver-raft/beaver/internal/engine"
+	"github.com/beaver-raft/beaver/internal/host"
+	"github.com/beaver-raft/beaver/internal/queue"
+)
+
+// fixed is a source that always says the same.
+type fixed engine.Stats
+
+func (f fixed) Stats() engine.Stats { return engine.Stats(f) }
+
+// statsWith are figures of a node with n queues of one ready job each, and extra ready jobs in queues beyond these.
+func statsWith(n, omitted int, extra uint64) engine.Stats {
+	histogram := engine.HistogramStats{Bounds: []float64{0.001, 0.01}, Counts: []uint64{1, 2, 3}, Count: 6, Sum: 1.5}
+	s := engine.Stats{QueuesOmitted: omitted, Workers: 2, Shards: []engine.ShardStats{{ID: 1}}}
+	for i := range n {
+		q := engine.QueueStats{Name: fmt.Sprintf("q%d", i), Enqueue: histogram, Wait: histogram, Run: histogram}
+		q.Info.ByState[queue.StateReady] = 1
+		q.Info.Enqueued = 5
+		s.Queues = append(s.Queues, q)
+	}
+	s.Shards[0].Totals.ByState[queue.StateReady] = uint64(n) + extra
+	s.Host.Shards = []host.ShardStats{{ID: 1, Applied: 10, SnapshotIndex: 4, Leading: true}}
+	s.Host.FlushMicros.Buckets[3], s.Host.FlushMicros.Count, s.Host.FlushMicros.Sum = 2, 2, 11
+	return s
+}
+
+func scrape(t *testing.T, s *Set) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+	if w.Code != http.StatusOK {
+		t.Fatalf("scrape: %d %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}
+
+func wantLines(t *testing.T, text string, lines ...string) {
+	t.Helper()
+	for _, line := range lines {
+		if !strings.Contains(text, "\n"+line+"\n") {
+			t.Errorf("missing: %s", line)
+		}
+	}
+}
+
+func TestScrape(t *testing.T) {
+	s := New("v1")
+	if text := scrape(t, s); strings.Contains(text, "beaver_jobs{") || !strings.Contains(text, "go_goroutines") {
+		t.Error("before the engine: want the process's figures only")
+	}
+	s.SetEngine(fixed(statsWith(1, 0, 0)))
+	s.SetStreams(func() (int64, int64) { return 3, 4 })
+	record := s.Recorder("/beaver.v1.JobService/Ack")
+	record("ok", time.Millisecond)
+	record("not_found", time.Second)
+	wantLines(t, scrape(t, s),
+		`beaver_build_info{version="v1"} 1`,
+		`beaver_jobs{queue="q0",state="ready"} 1`,
+		`beaver_jobs_enqueued_total{queue="q0"} 5`,
+		`beaver_enqueue_duration_seconds_bucket{queue="q0",le="0.001"} 1`,
+		`beaver_enqueue_duration_seconds_bucket{queue="q0",le="0.01"} 3`,
+		`beaver_enqueue_duration_seconds_bucket{queue="q0",le="+Inf"} 6`,
+		`beaver_snapshot_lag_entries{shard="1"} 6`,
+		`beaver_shard_leading{shard="1"} 1`,
+		`beaver_log_flush_seconds_bucket{le="4e-06"} 0`,
+		`beaver_log_flush_seconds_bucket{le="8e-06"} 2`,
+		`beaver_log_flush_seconds_sum 1.1e-05`,
+		`beaver_rpc_streams{kind="work"} 4`,
+		`beaver_rpc_request_duration_seconds_count{code="not_found",procedure="/beaver.v1.JobService/Ack"} 1`,
+		`beaver_queues_omitted 0`,
+	)
+}
+
+func TestLint(t *testing.T) {
+	s := New("v1")
+	s.SetEngine(fixed(statsWith(1, 1, 1)))
+	s.SetStreams(func() (int64, int64) { return 0, 0 })
+	s.Recorder("p")("ok", 0)
+	problems, err := promlint.New(strings.NewReader(scrape(t, s))).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "beaver_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
+}
+
+// At the limit every queue has its label; beyond it the rest is summed up.
+func TestQueueLabels(t *testing.T) {
+	s := New("v1")
+	s.SetEngine(fixed(statsWith(QueueLabelsMax, 0, 0)))
+	text := scrape(t, s)
+	if strings.Contains(text, `queue="other"`) {
+		t.Error("at the limit: there is nothing else")
+	}
+	wantLines(t, text, fmt.Sprintf(`beaver_jobs{queue="q%d",state="ready"} 1`, QueueLabelsMax-1))
+	s.SetEngine(fixed(statsWith(QueueLabelsMax+1, 4, 9)))
+	text = scrape(t, s)
+	wantLines(t, text, `beaver_jobs{queue="other",state="ready"} 10`, `beaver_queues_omitted 5`)
+	if strings.Contains(text, fmt.Sprintf(`queue="q%d"`, QueueLabelsMax)) {
+		t.Error("over the limit: a label too many")
+	}
+}

@@ -1,0 +1,83 @@
+package rpc
+
+import (
+	"slices"
+
+	"github.com/beaver-raft/beaver/internal/engine"
+)
+
+// write sends whatever is waiting, until it is told to flush.
+func (s *workStream) write(notices <-chan engine.Notice) {
+	var msg workResponse
+	for {
+		flush := s.swap(&msg)
+		if msg.empty() {
+			if flush {
+				return
+			}
+			select {
+			case <-s.wakeWriter:
+			case n, ok := <-notices:
+				if !ok {
+					notices = nil
+					continue
+				}
+				s.notice(n)
+			}
+			continue
+		}
+		if unsent, err := s.send(&msg); err != nil {
+			s.locked(func() { s.out.jobs = append(s.out.jobs, unsent...) })
+			s.abort(err)
+			return
+		}
+	}
+}
+
+// swap takes what is waiting to be sent and leaves the emptied msg in its place.
+func (s *workStream) swap(msg *workResponse) (flush bool) {
+	msg.reset()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*msg, s.out = s.out, *msg
+	return s.flush
+}
+
+func (s *workStream) notice(n engine.Notice) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n.Cancel {
+		s.out.cancel = append(s.out.cancel, n.Lease)
+	} else {
+		s.out.lost = append(s.out.lost, n.Lease)
+	}
+}
+
+// send sends msg in parts of about WorkBytesMax. When a part fails, it returns its jobs and those behind it.
+func (s *workStream) send(msg *workResponse) (unsent []engine.FetchedJob, err error) {
+	jobs := msg.jobs
+	for {
+		n := countWithin(jobs, WorkBytesMax)
+		part := *msg
+		part.jobs = jobs[:n]
+		if err := s.conn.Send(&part); err != nil {
+			return slices.Clone(jobs), err
+		}
+		jobs = jobs[n:]
+		if len(jobs) == 0 {
+			return nil, nil
+		}
+		*msg = workResponse{jobs: msg.jobs} // the rest went with the first part
+	}
+}
+
+// countWithin is how many of the jobs have payloads of at most limit bytes together, and at least one.
+func countWithin(jobs []engine.FetchedJob, limit int) int {
+	size := 0
+	for i := range jobs {
+		if size += len(jobs[i].Spec.Payload); size > limit && i > 0 {
+			return i
+		}
+	}
+	return len(jobs)
+}
