@@ -142,7 +142,7 @@ func (c *Client) Ack(ctx context.Context, l Lease, contentType string, result []
 	return err
 }
 
-// Failure says how an attempt failed.
+// Failure says how an attempt failed. A handler may return a *Failure as its error, alone or wrapped, to say all of it.
 type Failure struct {
 	Type    string
 	Message string
@@ -152,6 +152,8 @@ type Failure struct {
 	// RetryAfter, if it is not 0, is how long the job waits, instead of what its retry policy says.
 	RetryAfter time.Duration
 }
+
+func (f *Failure) Error() string { return f.Message }
 
 // Fail ends one attempt: the job is retried later, or dead. It returns the job's state.
 func (c *Client) Fail(ctx context.Context, l Lease, f Failure) (JobState, error) {

@@ -124,8 +124,8 @@ func (w *Worker) end(r *run, err error) {
 }
 
 func isPanic(err error) bool {
-	var p *PanicError
-	return errors.As(err, &p)
+	_, ok := errors.AsType[*PanicError](err)
+	return ok
 }
 
 // outcomeOf says how an attempt ended that returned err, and whose context ended with cause, if it did.
@@ -135,9 +135,9 @@ func outcomeOf(job *LeasedJob, err, cause error) *beaverv1.Outcome {
 		o.Result, o.ContentType = job.result, job.resultContentType
 		return o
 	}
-	var v *verdict
-	decided := errors.As(err, &v)
-	if errors.Is(err, ErrRelease) || errors.Is(cause, ErrStopped) && !decided {
+	own, detailed := errors.AsType[*Failure](err)
+	v, decided := errors.AsType[*verdict](err)
+	if errors.Is(err, ErrRelease) || errors.Is(cause, ErrStopped) && !decided && !detailed {
 		o.Release = true
 		return o
 	}
@@ -145,9 +145,12 @@ func outcomeOf(job *LeasedJob, err, cause error) *beaverv1.Outcome {
 	if decided {
 		f.Type, f.Final, f.RetryAfter = fmt.Sprintf("%T", v.err), v.final, v.retryAfter
 	}
-	var p *PanicError
+	if detailed {
+		f.Type, f.Stack, f.Final, f.RetryAfter = own.Type, own.Stack, f.Final || own.Final, max(f.RetryAfter, own.RetryAfter)
+	}
+	p, panicked := errors.AsType[*PanicError](err)
 	switch {
-	case errors.As(err, &p):
+	case panicked:
 		f.Type, f.Stack = "panic", p.Stack
 	case errors.Is(cause, context.DeadlineExceeded):
 		f.Type = "timeout"

@@ -77,6 +77,12 @@ func TestWorkerOutcomes(t *testing.T) {
 		{"retry after", func(context.Context, *LeasedJob) error { return RetryAfter(time.Minute, base) }, func(o *beaverv1.Outcome) bool {
 			return o.GetFailure().GetRetryAfter().AsDuration() == time.Minute
 		}},
+		{"detailed", func(context.Context, *LeasedJob) error {
+			return fmt.Errorf("run: %w", &Failure{Type: "exit status 3", Message: "oops", Stack: "main", Final: true})
+		}, func(o *beaverv1.Outcome) bool {
+			f := o.GetFailure()
+			return f.GetType() == "exit status 3" && f.GetMessage() == "run: oops" && f.GetStack() == "main" && f.GetFinal()
+		}},
 		{"release", func(context.Context, *LeasedJob) error { return fmt.Errorf("busy: %w", ErrRelease) }, func(o *beaverv1.Outcome) bool {
 			return o.GetRelease() && o.GetFailure() == nil
 		}},

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/beaver-raft/beaver"
+)
+
+type enqueueFlags struct {
+	file, kind, contentType, runAt, expiresAt, retry string
+	priority, maxAttempts                            int
+	delay, timeout                                   time.Duration
+	meta                                             map[string]string
+	ids                                              bool
+}
+
+func newEnqueueCommand(a *app) *cobra.Command {
+	var f enqueueFlags
+	cmd := &cobra.Command{
+		Use:   "enqueue QUEUE [PAYLOAD|-]",
+		Short: "Store a job, or a file of jobs",
+		Long: `Store a job and print its ID. When the command ends the job is on disk. The payload is an argument, or the standard input if
+the argument is -. It is JSON if it looks like JSON; --content-type says otherwise.
+
+With --file each line of the file (- is the standard input) is a job in the API's JSON, for example:
+  {"kind": "welcome", "payload": {"to": "ada@example.org"}, "delay": "30s"}
+QUEUE and the flags are what a line does not say; QUEUE may be left out if all lines name theirs.`,
+		Example: `  beaver enqueue mail '{"to": "ada@example.org"}' --kind welcome
+  beaver enqueue reports --delay 1h --priority 0 --meta tenant=42
+  pg_dump shop | beaver enqueue backups -
+  beaver enqueue --file jobs.ndjson`,
+		Args: cobra.MaximumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			job, err := f.job(cmd)
+			if err != nil {
+				return err
+			}
+			if len(args) > 0 {
+				job.Queue = args[0]
+			}
+			return a.client(cmd.Context(), func(c *beaver.Client) error {
+				if f.file != "" {
+					return a.enqueueFile(cmd.Context(), c, &job, &f, args)
+				}
+				return a.enqueueOne(cmd.Context(), c, &job, args)
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.file, "file", "", "file with a job on each line, or - for the standard input")
+	flags.StringVar(&f.kind, "kind", "", "kind of the job")
+	flags.StringVar(&f.contentType, "content-type", "", "content type of the payload")
+	flags.IntVar(&f.priority, "priority", 5, "0 (first) to 9 (last)")
+	flags.DurationVar(&f.delay, "delay", 0, "how long until the job is ready")
+	flags.StringVar(&f.runAt, "run-at", "", "when the job is ready, as 2006-01-02T15:04:05Z")
+	flags.StringVar(&f.expiresAt, "expires-at", "", "the job is not run after this, as 2006-01-02T15:04:05Z")
+	flags.IntVar(&f.maxAttempts, "max-attempts", 0, "failures until the job is dead (default: the queue's)")
+	flags.StringVar(&f.retry, "retry", "", retryFlagHelp+" (default: the queue's)")
+	flags.DurationVar(&f.timeout, "timeout", 0, "of one attempt (default: the queue's)")
+	flags.StringToStringVar(&f.meta, "meta", nil, "metadata as key=value; may be repeated")
+	flags.BoolVar(&f.ids, "ids", false, "with --file: print the ID of each job")
+	return a.clientFlags(cmd)
+}
+
+// job is what the flags say of a job.
+func (f *enqueueFlags) job(cmd *cobra.Command) (beaver.Job, error) {
+	job := beaver.Job{
+		Kind: f.kind, ContentType: f.contentType, Delay: f.delay, MaxAttempts: f.maxAttempts, Timeout: f.timeout, Metadata: f.meta,
+	}
+	if cmd.Flags().Changed("priority") {
+		job.Priority = &f.priority
+	}
+	for _, t := range []struct {
+		flag, text string
+		to         *time.Time
+	}{{"run-at", f.runAt, &job.RunAt}, {"expires-at", f.expiresAt, &job.ExpiresAt}} {
+		if t.text == "" {
+			continue
+		}
+		at, err := time.Parse(time.RFC3339, t.text)
+		if err != nil {
+			return job, usage("--%s is %q; write it like 2006-01-02T15:04:05Z", t.flag, t.text)
+		}
+		*t.to = at
+	}
+	if f.retry != "" {
+		policy, err := parseRetry(f.retry)
+		if err != nil {
+			return job, err
+		}
+		job.Retry = policy
+	}
+	return job, nil
+}
+
+func (a *app) enqueueOne(ctx context.Context, c *beaver.Client, job *beaver.Job, args []string) error {
+	if len(args) == 0 {
+		return usage("name the queue: beaver enqueue QUEUE [PAYLOAD]")
+	}
+	if len(args) == 2 {
+		job.Payload = []byte(args[1])
+		if args[1] == "-" {
+			b, err := io.ReadAll(a.stdin)
+			if err != nil {
+				return fmt.Errorf("read the payload from the standard input: %w", err)
+			}
+			job.Payload = b
+		}
+		if job.ContentType == "" {
+			job.ContentType = guessContentType(job.Payload)
+		}
+	}
+	id, err := c.Enqueue(ctx, *job)
+	if err != nil {
+		return err
+	}
+	if a.json() {
+		return a.printJSON(map[string][]beaver.JobID{"ids": {id}})
+	}
+	return a.print("%s\n", id)
+}
+
+// guessContentType says JSON, text or bytes.
+func guessContentType(b []byte) string {
+	switch {
+	case len(b) > 0 && json.Valid(b):
+		return beaver.ContentTypeJSON
+	case len(b) > 0 && isText(b):
+		return "text/plain; charset=utf-8"
+	}
+	return "application/octet-stream"
+}
+
+func isText(b []byte) bool {
+	s := string(b)
+	return strings.ToValidUTF8(s, "") == s && !strings.ContainsRune(s, 0)
+}
+
+// fileJob is a line of a file of jobs: NewJob of the API.
+type fileJob struct {
+	Queue         string            `json:"queue"`
+	Kind          string            `json:"kind"`
+	Payload       json.RawMessage   `json:"payload"`
+	PayloadBase64 []byte            `json:"payloadBase64"`
+	ContentType   string            `json:"contentType"`
+	Priority      *int              `json:"priority"`
+	RunAt         time.Time         `json:"runAt"`
+	Delay         duration          `json:"delay"`
+	ExpiresAt     time.Time         `json:"expiresAt"`
+	MaxAttempts   int               `json:"maxAttempts"`
+	Retry         *retryJSON        `json:"retry"`
+	Timeout       duration          `json:"timeout"`
+	Metadata      map[string]string `json:"metadata"`
+}
+
+// job returns the line's job; what it leaves out comes from base.
+func (l *fileJob) job(base *beaver.Job) (beaver.Job, error) {
+	job := *base
+	if l.Payload != nil && l.PayloadBase64 != nil {
+		return job, fmt.Errorf("it has both payload and payloadBase64; give one of them")
+	}
+	if l.Payload != nil {
+		job.Payload, job.ContentType = l.Payload, beaver.ContentTypeJSON
+	}
+	if l.PayloadBase64 != nil {
+		job.Payload = l.PayloadBase64
+	}
+	setIf(&job.Queue, l.Queue)
+	setIf(&job.Kind, l.Kind)
+	setIf(&job.ContentType, l.ContentType)
+	setIf(&job.Priority, l.Priority)
+	setIf(&job.ExpiresAt, l.ExpiresAt)
+	setIf(&job.MaxAttempts, l.MaxAttempts)
+	setIf(&job.Retry, l.Retry.policy())
+	setIf(&job.Timeout, time.Duration(l.Timeout))
+	if !l.RunAt.IsZero() || l.Delay != 0 {
+		job.RunAt, job.Delay = l.RunAt, time.Duration(l.Delay)
+	}
+	if l.Metadata != nil {
+		job.Metadata = maps.Clone(base.Metadata)
+		if job.Metadata == nil {
+			job.Metadata = make(map[string]string, len(l.Metadata))
+		}
+		maps.Copy(job.Metadata, l.Metadata)
+	}
+	return job, nil
+}
+
+func setIf[T comparable](to *T, value T) {
+	var zero T
+	if value != zero {
+		*to = value
+	}
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/beaver-raft/beaver"
+)
+
+const (
+	// lineBytesMax bounds a line of a file of jobs: a payload of 1 MiB in base64 or with escapes, and more.
+	lineBytesMax = 8 << 20
+	// fileBatch is how many lines are stored at a time.
+	fileBatch = 1000
+	// progressEvery is how often the progress is printed.
+	progressEvery = time.Second
+)
+
+// fileRun is the storing of a file of jobs.
+type fileRun struct {
+	app      *app
+	client   *beaver.Client
+	base     *beaver.Job
+	ids      bool
+	jobs     []beaver.Job
+	lines    []int // of jobs
+	stored   int
+	refused  int
+	first    error // of those refused
+	reported time.Time
+}
+
+// enqueueFile stores a job for each line of a file. It stops at a line that is not a job: those before it are stored.
+func (a *app) enqueueFile(ctx context.Context, c *beaver.Client, base *beaver.Job, f *enqueueFlags, args []string) error {
+	if len(args) > 1 {
+		return usage("with --file there is no payload argument")
+	}
+	in := a.stdin
+	if f.file != "-" {
+		file, err := os.Open(f.file)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = file.Close() }() // It was only read.
+		in = file
+	}
+	run := &fileRun{app: a, client: c, base: base, ids: f.ids, reported: a.now()}
+	err := errors.Join(run.read(ctx, in), run.flush(ctx))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w; %s before that are stored", err, plural(run.stored, "job"))
+	case run.first != nil:
+		return fmt.Errorf("%s refused, %d stored; the first: %w", plural(run.refused, "job"), run.stored, run.first)
+	case a.json():
+		return a.printJSON(map[string]int{"count": run.stored})
+	}
+	a.note("%s stored\n", plural(run.stored, "job"))
+	return nil
+}
+
+func (r *fileRun) read(ctx context.Context, in io.Reader) error {
+	scanner := bufio.NewScanner(in)
+	scanner.Buffer(make([]byte, 0, 64<<10), lineBytesMax)
+	number := 0
+	for scanner.Scan() {
+		number++
+		line := bytes.TrimSpace(scanner.Bytes())
+		if len(line) == 0 {
+			continue
+		}
+		job, err := parseLine(line, r.base)
+		if err != nil {
+			return usage("line %d is not a job: %w", number, err)
+		}
+		r.jobs, r.lines = append(r.jobs, job), append(r.lines, number)
+		if len(r.jobs) == fileBatch {
+			if err := r.flush(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	if err := scanner.Err(); err != nil {
+		return fmt.Errorf("line %d: %w", number+1, err)
+	}
+	return nil
+}
+
+func parseLine(line []byte, base *beaver.Job) (beaver.Job, error) {
+	decoder := json.NewDecoder(bytes.NewReader(line))
+	decoder.DisallowUnknownFields()
+	var parsed fileJob
+	if err := decoder.Decode(&parsed); err != nil {
+		return beaver.Job{}, errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if decoder.More() {
+		return beaver.Job{}, fmt.Errorf("there is more than one JSON value")
+	}
+	job, err := parsed.job(base)
+	if err == nil && job.Queue == "" {
+		err = fmt.Errorf("it names no queue; add one, or give QUEUE as the argument")
+	}
+	return job, err
+}
+
+// flush stores the jobs gathered.
+func (r *fileRun) flush(ctx context.Context) error {
+	if len(r.jobs) == 0 {
+		return nil
+	}
+	answers, err := r.client.EnqueueMany(ctx, r.jobs)
+	for i, answer := range answers {
+		switch {
+		case answer.Err == nil:
+			r.stored++
+			if r.ids {
+				if err := r.app.print("%s\n", answer.ID); err != nil {
+					return err
+				}
+			}
+		case err == nil:
+			r.refused++
+			if r.first == nil {
+				r.first = fmt.Errorf("line %d: %w", r.lines[i], answer.Err)
+			}
+		}
+	}
+	r.jobs, r.lines = r.jobs[:0], r.lines[:0]
+	if now := r.app.now(); now.Sub(r.reported) >= progressEvery {
+		r.reported = now
+		r.app.note("%s stored so far\n", plural(r.stored, "job"))
+	}
+	return err
+}

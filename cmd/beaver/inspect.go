@@ -1,0 +1,220 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/vfs"
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+// The directories of a data directory, as docs/format.md describes them.
+const (
+	logDir       = "log"
+	snapshotsDir = "snapshots"
+)
+
+// inspection is what inspect found.
+type inspection struct {
+	DataDir   string            `json:"dataDir"`
+	Files     []fileSummary     `json:"files"`
+	Snapshots []snapshotSummary `json:"snapshots"`
+	Entries   []wal.Record      `json:"entries,omitempty"`
+	Damaged   int               `json:"damaged"`
+}
+
+type fileSummary struct {
+	File    string `json:"file"`
+	Kind    string `json:"kind"`
+	Bytes   int64  `json:"bytes"`
+	Shard   int    `json:"shard,omitempty"`
+	First   uint64 `json:"first,omitempty"`
+	Last    uint64 `json:"last,omitempty"`
+	Entries int    `json:"entries"`
+	Damage  string `json:"damage,omitempty"`
+}
+
+type snapshotSummary struct {
+	Shard       int       `json:"shard"`
+	File        string    `json:"file"`
+	Index       uint64    `json:"index"`
+	Term        uint64    `json:"term"`
+	Bytes       int64     `json:"bytes"`
+	Fingerprint string    `json:"fingerprint,omitempty"`
+	TakenAt     time.Time `json:"takenAt,omitzero"`
+	Damage      string    `json:"damage,omitempty"`
+}
+
+func newInspectCommand(a *app) *cobra.Command {
+	var entries bool
+	cmd := &cobra.Command{
+		Use:   "inspect DATA_DIR",
+		Short: "Check a data directory and show what is in it",
+		Long: `Read a data directory and show the files of its log and its snapshots. Every checksum is checked; nothing is changed. A node
+should not be running on the directory: what it is writing would look damaged. The exit status is 1 if anything is damaged.`,
+		Example: "  beaver inspect ./beaver-data\n  beaver inspect ./beaver-data --entries",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			found, err := inspect(args[0], entries)
+			if err != nil {
+				return err
+			}
+			if err := a.printInspection(found); err != nil {
+				return err
+			}
+			if found.Damaged > 0 {
+				return statusError{fmt.Errorf("%s damaged; copy the directory before anything else", plural(found.Damaged, "place")), exitFailure}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&entries, "entries", false, "show every entry of the log")
+	a.outputFlag(cmd)
+	return cmd
+}
+
+func inspect(dir string, entries bool) (*inspection, error) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return nil, usage("%s is not a directory", dir)
+	}
+	found := &inspection{DataDir: dir, Files: []fileSummary{}, Snapshots: []snapshotSummary{}}
+	if _, err := os.Stat(filepath.Join(dir, logDir)); errors.Is(err, fs.ErrNotExist) {
+		return nil, usage("%s has no directory %q: it is not a data directory of a node", dir, logDir)
+	}
+	if err := found.log(dir, entries); err != nil {
+		return nil, err
+	}
+	return found, found.snapshots(dir)
+}
+
+func (f *inspection) log(dir string, entries bool) error {
+	return wal.Inspect(vfs.OS(), filepath.Join(dir, logDir), func(r wal.Record) error {
+		switch r.Kind {
+		case wal.RecordTailFile, wal.RecordSegment, wal.RecordOther:
+			f.Files = append(f.Files, fileSummary{
+				File: relative(f.DataDir, r.File), Kind: string(r.Kind), Bytes: r.Bytes, Shard: int(r.Shard), First: r.First, Last: r.Last, Entries: r.Count,
+			})
+		case wal.RecordDamage:
+			f.Damaged++
+			f.damage(r)
+		case wal.RecordEntry:
+			if n := len(f.Files); n > 0 && f.Files[n-1].Kind == string(wal.RecordTailFile) {
+				f.Files[n-1].Entries++
+			}
+		case wal.RecordState, wal.RecordMark, wal.RecordSeal, wal.RecordEnd:
+		}
+		if entries {
+			r.File = relative(f.DataDir, r.File)
+			f.Entries = append(f.Entries, r)
+		}
+		return nil
+	})
+}
+
+// relative is a file's name within the data directory.
+func relative(dir, file string) string {
+	if name, err := filepath.Rel(dir, file); err == nil {
+		return name
+	}
+	return file
+}
+
+// damage notes damage with its file.
+func (f *inspection) damage(r wal.Record) {
+	text := fmt.Sprintf("at offset %d: %s", r.Offset, r.Reason)
+	for i := range f.Files {
+		if f.Files[i].File == relative(f.DataDir, r.File) && f.Files[i].Damage == "" {
+			f.Files[i].Damage = text
+			return
+		}
+	}
+	f.Files = append(f.Files, fileSummary{File: relative(f.DataDir, r.File), Kind: string(r.Kind), Bytes: r.Bytes, Damage: text})
+}
+
+func (f *inspection) snapshots(dir string) error {
+	root := filepath.Join(dir, snapshotsDir)
+	shards, err := os.ReadDir(root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, s := range shards {
+		number, err := strconv.Atoi(s.Name())
+		if err != nil || !s.IsDir() {
+			continue
+		}
+		files, err := snapshot.List(vfs.OS(), filepath.Join(root, s.Name()))
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			f.snapshot(number, file)
+		}
+	}
+	return nil
+}
+
+func (f *inspection) snapshot(shard int, file snapshot.File) {
+	sum := snapshotSummary{Shard: shard, File: filepath.Base(file.Path), Index: file.Index, Term: file.Meta.Term, Bytes: file.Bytes}
+	if info, err := os.Stat(file.Path); err == nil {
+		sum.TakenAt = info.ModTime()
+	}
+	if file.Err != nil {
+		sum.Damage = file.Err.Error()
+		f.Damaged++
+	} else {
+		sum.Fingerprint = fmt.Sprintf("%016x", file.Meta.Fingerprint)
+	}
+	f.Snapshots = append(f.Snapshots, sum)
+}
+
+func (a *app) printInspection(found *inspection) error {
+	if a.json() {
+		return a.printJSON(found)
+	}
+	rows := make([]string, len(found.Files))
+	for i, f := range found.Files {
+		span := ""
+		if f.Last > 0 {
+			span = fmt.Sprintf("%d to %d", f.First, f.Last)
+		}
+		shard := ""
+		if f.Kind == string(wal.RecordSegment) {
+			shard = strconv.Itoa(f.Shard)
+		}
+		rows[i] = row(f.File, f.Kind, byteSize(f.Bytes), shard, f.Entries, span, f.Damage)
+	}
+	if err := a.table("FILE\tKIND\tSIZE\tSHARD\tENTRIES\tINDEXES\tDAMAGE", rows); err != nil {
+		return err
+	}
+	rows = make([]string, len(found.Snapshots))
+	for i, s := range found.Snapshots {
+		rows[i] = row(s.Shard, s.File, s.Index, byteSize(s.Bytes), a.ago(s.TakenAt), s.Fingerprint, s.Damage)
+	}
+	if err := a.table("\nSHARD\tSNAPSHOT\tINDEX\tSIZE\tTAKEN\tFINGERPRINT\tDAMAGE", rows); err != nil {
+		return err
+	}
+	return a.printEntries(found.Entries)
+}
+
+func (a *app) printEntries(records []wal.Record) error {
+	if len(records) == 0 {
+		return nil
+	}
+	rows := make([]string, len(records))
+	for i, r := range records {
+		rows[i] = row(r.File, r.Offset, r.Kind, r.Shard, r.Index, r.Term, r.Bytes, r.Reason)
+	}
+	return a.table("\nFILE\tOFFSET\tKIND\tSHARD\tINDEX\tTERM\tBYTES\tDAMAGE", rows)
+}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/beaver-raft/beaver"
+)
+
+// The exit statuses, as rootLong documents them.
+const (
+	exitOK           = 0
+	exitFailure      = 1
+	exitUsage        = 2
+	exitNotFound     = 3
+	exitUnavailable  = 4
+	exitPrecondition = 5
+)
+
+const rootLong = `Beaver is a job queue that never loses a job. Start a server, store jobs, and let workers do them:
+
+  beaver server
+  beaver enqueue mail '{"to": "ada@example.org"}'
+  beaver work mail -- ./send-mail
+
+Exit status: 0 done; 1 failed; 2 wrong usage; 3 not found; 4 the server cannot be reached or is not ready; 5 refused, since
+the state or a limit does not allow it.`
+
+// environmentPrefix begins the names of the environment variables that stand for flags: BEAVER_ADDR for --addr.
+const environmentPrefix = "BEAVER_"
+
+// app is one run of the program.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	now            func() time.Time
+	running        bool // flags and arguments were right
+	addr           string
+	output         string
+}
+
+// Run runs the program with the arguments, without its name, and returns the exit status. When ctx ends it finishes what is
+// under way.
+func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, now: time.Now}
+	root := newRootCommand(a)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if !a.running {
+		advice := "see beaver --help"
+		if strings.Contains(err.Error(), "--help") {
+			advice = ""
+		}
+		a.complain(err, advice)
+		return exitUsage
+	}
+	status, advice := a.judge(err)
+	a.complain(err, advice)
+	return status
+}
+
+func newRootCommand(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "beaver",
+		Short:         "A job queue that never loses a job",
+		Long:          rootLong,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.environment(cmd); err != nil {
+				return err
+			}
+			a.running = true
+			return nil
+		},
+	}
+	root.AddCommand(
+		newServerCommand(a), newEnqueueCommand(a), newWorkCommand(a), newJobsCommand(a), newQueuesCommand(a), newDeadCommand(a),
+		newWorkersCommand(a), newStatusCommand(a), newInspectCommand(a), newVersionCommand(a), newBenchCommand(), newDemoCommand(),
+	)
+	return root
+}
+
+// group makes a command that only has subcommands.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("%q is not a command of %s; see %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(commands...)
+	return cmd
+}
+
+// clientFlags adds the flags of a command that talks to a server.
+func (a *app) clientFlags(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().StringVar(&a.addr, "addr", beaver.DefaultAddr, "URL of the server (BEAVER_ADDR)")
+	a.outputFlag(cmd)
+	annotate(cmd.Flags().Lookup("addr"))
+	return cmd
+}
+
+func (a *app) outputFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&a.output, "output", "o", outputTable, "table or json (BEAVER_OUTPUT)")
+	annotate(cmd.Flags().Lookup("output"))
+}
+
+// fromEnvironment marks the flags that an environment variable may stand for.
+const fromEnvironment = "beaver_environment"
+
+func annotate(f *pflag.Flag) {
+	if f.Annotations == nil {
+		f.Annotations = map[string][]string{}
+	}
+	f.Annotations[fromEnvironment] = []string{environmentName(f.Name)}
+}
+
+func environmentName(flag string) string {
+	return environmentPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// environment sets the flags that are not given from their environment variables, and checks the output format.
+func (a *app) environment(cmd *cobra.Command) error {
+	var first error
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		names := f.Annotations[fromEnvironment]
+		if f.Changed || len(names) == 0 || first != nil {
+			return
+		}
+		if value, ok := os.LookupEnv(names[0]); ok && value != "" {
+			if err := f.Value.Set(value); err != nil {
+				first = fmt.Errorf("%s=%q: %w", names[0], value, err)
+			}
+		}
+	})
+	if first != nil {
+		return first
+	}
+	if a.output != "" && a.output != outputTable && a.output != outputJSON {
+		return fmt.Errorf("--output is %q; use %s or %s", a.output, outputTable, outputJSON)
+	}
+	return nil
+}
+
+// retryFor is how long a command goes on while the server cannot be reached: people want to know soon.
+const retryFor = 2 * time.Second
+
+// client calls f with a client of the server.
+func (a *app) client(ctx context.Context, f func(*beaver.Client) error) error {
+	c, err := beaver.NewClient(beaver.Config{Addr: a.addr, RetryFor: retryFor})
+	if err != nil {
+		return usageError{err}
+	}
+	err = f(c)
+	return errors.Join(err, c.Close(context.WithoutCancel(ctx)))
+}
+
+// usageError is an error that better arguments would mend.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// statusError asks for an exit status; its text was printed already if it is empty.
+type statusError struct {
+	error
+	status int
+}
+
+func (e statusError) Unwrap() error { return e.error }
+
+// judge returns the exit status for an error, and what to do about it if the error does not say.
+func (a *app) judge(err error) (status int, advice string) {
+	if s, ok := errors.AsType[statusError](err); ok {
+		return s.status, ""
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage, ""
+	}
+	e, ok := errors.AsType[*beaver.Error](err)
+	if !ok {
+		return exitFailure, ""
+	}
+	switch e.Code {
+	case beaver.CodeInvalidArgument, beaver.CodeOutOfRange:
+		return exitUsage, ""
+	case beaver.CodeNotFound:
+		return exitNotFound, ""
+	case beaver.CodeUnavailable:
+		return exitUnavailable, fmt.Sprintf("is the server running at %s? start one with beaver server, or give --addr", a.addr)
+	case beaver.CodeDeadlineExceeded:
+		return exitUnavailable, ""
+	case beaver.CodeFailedPrecondition, beaver.CodeResourceExhausted, beaver.CodeAborted, beaver.CodeAlreadyExists:
+		return exitPrecondition, ""
+	default:
+		return exitFailure, ""
+	}
+}
+
+// complain prints an error as "beaver: what happened; what to do".
+func (a *app) complain(err error, advice string) {
+	text := strings.TrimPrefix(err.Error(), "beaver: ")
+	if advice != "" {
+		text += "; " + advice
+	}
+	if text != "" {
+		a.note("beaver: %s\n", text)
+	}
+}
+
+// note prints to the standard error. There is nothing to be done when that fails.
+func (a *app) note(format string, args ...any) { _, _ = fmt.Fprintf(a.stderr, format, args...) }
