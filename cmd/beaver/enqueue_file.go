@@ -56,7 +56,7 @@ func (a *app) enqueueFile(ctx context.Context, c *beaver.Client, base *beaver.Jo
 	err := errors.Join(run.read(ctx, in), run.flush(ctx))
 	switch {
 	case err != nil:
-		return fmt.Errorf("%w; %s before that are stored", err, plural(run.stored, "job"))
+		return fmt.Errorf("%w; stored before that: %s", err, plural(run.stored, "job"))
 	case run.first != nil:
 		return fmt.Errorf("%s refused, %d stored; the first: %w", plural(run.refused, "job"), run.stored, run.first)
 	case a.json():

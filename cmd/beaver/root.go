@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -92,7 +93,23 @@ func newRootCommand(a *app) *cobra.Command {
 		newServerCommand(a), newEnqueueCommand(a), newWorkCommand(a), newJobsCommand(a), newQueuesCommand(a), newDeadCommand(a),
 		newWorkersCommand(a), newStatusCommand(a), newInspectCommand(a), newVersionCommand(a), newBenchCommand(), newDemoCommand(),
 	)
+	explainArgs(root)
 	return root
+}
+
+// explainArgs makes all commands answer wrong arguments with how they are used.
+func explainArgs(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil && cmd.HasParent() && !cmd.HasSubCommands() {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return fmt.Errorf("wrong number of arguments; use it like %s, and see %s --help", cmd.UseLine(), cmd.CommandPath())
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		explainArgs(sub)
+	}
 }
 
 // group makes a command that only has subcommands.
@@ -198,7 +215,10 @@ func (a *app) judge(err error) (status int, advice string) {
 		return exitUsage, ""
 	}
 	e, ok := errors.AsType[*beaver.Error](err)
-	if !ok {
+	switch {
+	case !ok && errors.Is(err, fs.ErrNotExist):
+		return exitNotFound, ""
+	case !ok:
 		return exitFailure, ""
 	}
 	switch e.Code {

@@ -26,6 +26,8 @@ const (
 	resultBytesMax = 256 << 10
 	// errorBytesMax is how much of the end of the standard error is kept as an error.
 	errorBytesMax = 4 << 10
+	// concurrencyMax bounds the programs of one worker: each is a process.
+	concurrencyMax = 1000
 )
 
 type workFlags struct {
@@ -59,6 +61,12 @@ func newWorkCommand(a *app) *cobra.Command {
 			dash := cmd.ArgsLenAtDash()
 			if dash < 1 || dash == len(args) {
 				return usage("give queues and, after --, a program: beaver work mail -- ./send-mail")
+			}
+			if f.concurrency < 1 || f.concurrency > concurrencyMax {
+				return usage("--concurrency is %d; use 1 to %d", f.concurrency, concurrencyMax)
+			}
+			if f.grace < 0 || f.killAfter < 0 {
+				return usage("--grace and --kill-after must not be negative")
 			}
 			return a.client(cmd.Context(), func(c *beaver.Client) error { return a.work(cmd.Context(), c, &f, args[:dash], args[dash:]) })
 		},

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// TestServerCommand starts a node from the command line, uses it, stops it, and inspects what it left.
+func TestServerCommand(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	out, in := io.Pipe()
+	exited := make(chan int, 1)
+	t.Setenv("BEAVER_DATA_DIR", dir)
+	t.Setenv("BEAVER_LOG_LEVEL", "error")
+	go func() {
+		exited <- Run(ctx, []string{"server", "--listen", "127.0.0.1:0", "--shards", "1"}, strings.NewReader(""), in, os.Stderr)
+		_ = in.Close()
+	}()
+	line := make([]byte, 1000)
+	n, err := out.Read(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := regexp.MustCompile(`http://[0-9.:]+`).FindString(string(line[:n]))
+	if url == "" || !strings.Contains(string(line[:n]), dir) {
+		t.Fatalf("the start line is %q", line[:n])
+	}
+	t.Setenv("BEAVER_ADDR", url)
+	for _, args := range [][]string{{"enqueue", "q", "1"}, {"queues", "list"}, {"status"}, {"status", "-o", "json"}} {
+		if got, status := runText(t, args...); status != exitOK || got == "" {
+			t.Errorf("%v: exit status %d, %q", args, status, got)
+		}
+	}
+	stop()
+	if status := <-exited; status != exitOK {
+		t.Errorf("the server's exit status is %d", status)
+	}
+	if got, status := runText(t, "inspect", dir, "--entries"); status != exitOK || !strings.Contains(got, "tail-file") ||
+		!strings.Contains(got, ".snapshot") || !strings.Contains(got, "entry") {
+		t.Errorf("inspect: exit status %d, %s", status, got)
+	}
+	damageSnapshot(t, dir)
+	if got, status := runText(t, "inspect", dir, "-o", "json"); status != exitFailure || !strings.Contains(got, `"damaged": 1`) {
+		t.Errorf("inspect of a damaged directory: exit status %d, %s", status, got)
+	}
+}
+
+// damageSnapshot flips a bit of a snapshot.
+func damageSnapshot(t *testing.T, dir string) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "snapshots", "*", "*.snapshot"))
+	if err != nil || len(names) == 0 {
+		t.Fatalf("no snapshots: %v", err)
+	}
+	b, err := os.ReadFile(names[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	if err := os.WriteFile(names[0], b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func runText(t *testing.T, args ...string) (string, int) {
+	t.Helper()
+	var out bytes.Buffer
+	status := Run(t.Context(), args, strings.NewReader(""), &out, &out)
+	return out.String(), status
+}
+
+// TestHelp checks that every command can be read about.
+func TestHelp(t *testing.T) {
+	root := newRootCommand(&app{})
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		if cmd.Hidden {
+			return
+		}
+		if cmd.Short == "" || !cmd.HasSubCommands() && cmd.Runnable() && cmd.Example == "" {
+			t.Errorf("%s has no short text or no example", cmd.CommandPath())
+		}
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	walk(root)
+	if got, status := runText(t, "--help"); status != exitOK || !strings.Contains(got, "Exit status") {
+		t.Errorf("--help: %d, %s", status, got)
+	}
+	if got, status := runText(t, "version"); status != exitOK || !strings.HasPrefix(got, "beaver ") {
+		t.Errorf("version: %d, %s", status, got)
+	}
+	if got, status := runText(t, "completion", "bash"); status != exitOK || !strings.Contains(got, "bash completion") {
+		t.Errorf("completion: %d, %d bytes", status, len(got))
+	}
+}
