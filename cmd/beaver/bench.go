@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+type benchOptions struct {
+	dir          string
+	only         []string
+	seconds      int
+	payloadBytes int
+	backlog      int
+	json         bool
+	out, log     io.Writer
+}
+
+// benchRow is one measured figure. Fields that do not apply are zero.
+type benchRow struct {
+	Name       string  `json:"name"`
+	JobsPerSec float64 `json:"jobs_per_second,omitempty"`
+	P50Micros  float64 `json:"p50_us,omitempty"`
+	P99Micros  float64 `json:"p99_us,omitempty"`
+	SyncMicros float64 `json:"fdatasync_p50_us"` // 4 KiB write and fdatasync on the same disk, just before
+	Note       string  `json:"note,omitempty"`
+}
+
+// benchScenario measures one thing on a server of its own.
+type benchScenario struct {
+	name, what string
+	run        func(context.Context, *benchRun) ([]benchRow, error)
+}
+
+func benchScenarios() []benchScenario {
+	return []benchScenario{
+		{"enqueue-batch", "unary Enqueue calls of 100 jobs, 8 callers", benchEnqueueBatch},
+		{"cycle-batch", "Enqueue, Fetch and Finish calls of 100 jobs, 8 callers", benchCycleBatch},
+		{"enqueue-64", "one job at a time through one Go client, 64 callers", benchEnqueueCallers(64)},
+		{"enqueue-256", "one job at a time through one Go client, 256 callers", benchEnqueueCallers(256)},
+		{"enqueue-unary", "unary Enqueue calls of one job, 64 callers", benchEnqueueUnary},
+		{"enqueue-lone", "one caller, one job at a time: latency of a durable enqueue", benchEnqueueLone},
+		{"handoff", "enqueue call to handler start at 500 jobs/s over the Work stream", benchHandOff},
+		{"backlog", "--backlog waiting jobs: memory, snapshot, kill -9 to first fetch, and the rates again", benchBacklog},
+	}
+}
+
+func newBenchCommand() *cobra.Command {
+	var output string
+	opts := benchOptions{}
+	var names strings.Builder
+	for _, s := range benchScenarios() {
+		fmt.Fprintf(&names, "  %-15s %s\n", s.name, s.what)
+	}
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure this machine: durable rates and latencies, beside the disk's own",
+		Long: `Each scenario runs against a server of its own, in a process of its own, on a fresh data directory. Every rate is durable:
+the reply comes after the fdatasync. The disk's own fdatasync is measured just before each scenario.
+
+Scenarios:
+` + names.String(),
+		Example: `  beaver bench
+  beaver bench --only enqueue-batch,cycle-batch --seconds 10
+  beaver bench --only backlog --backlog 10000000 --dir /var/tmp`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch output {
+			case "table":
+			case "json":
+				opts.json = true
+			default:
+				return fmt.Errorf("--output is %q; use table or json", output)
+			}
+			opts.out, opts.log = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return runBench(cmd.Context(), opts)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.dir, "dir", "", "directory on the disk to measure (default: the current one)")
+	f.StringSliceVar(&opts.only, "only", nil, "run only these scenarios")
+	f.IntVar(&opts.seconds, "seconds", 5, "how long each rate is measured, 1 to 600")
+	f.IntVar(&opts.payloadBytes, "payload-bytes", 1024, "size of a job's payload, 0 to 1048576")
+	f.IntVar(&opts.backlog, "backlog", 1_000_000, "jobs that wait in the scenario backlog")
+	f.StringVar(&output, "output", "table", "table or json")
+	return cmd
+}
+
+func (o *benchOptions) validate() error {
+	switch {
+	case o.seconds < 1 || o.seconds > 600:
+		return fmt.Errorf("--seconds is %d; use 1 to 600", o.seconds)
+	case o.payloadBytes < 0 || o.payloadBytes > 1<<20:
+		return fmt.Errorf("--payload-bytes is %d; use 0 to %d", o.payloadBytes, 1<<20)
+	case o.backlog < 100 || o.backlog > 100_000_000:
+		return fmt.Errorf("--backlog is %d; use 100 to 100000000", o.backlog)
+	}
+	all := benchScenarios()
+	for _, name := range o.only {
+		if !slices.ContainsFunc(all, func(s benchScenario) bool { return s.name == name }) {
+			return fmt.Errorf("there is no scenario %q; see beaver bench --help", name)
+		}
+	}
+	return nil
+}
+
+// benchRun is one scenario under way.
+type benchRun struct {
+	benchOptions
+	server  *serverProcess
+	payload []byte
+}
+
+func runBench(ctx context.Context, opts benchOptions) error {
+	if err := opts.validate(); err != nil {
+		return err
+	}
+	var rows []benchRow
+	for _, s := range benchScenarios() {
+		if len(opts.only) > 0 && !slices.Contains(opts.only, s.name) {
+			continue
+		}
+		_, _ = fmt.Fprintf(opts.log, "%s: %s\n", s.name, s.what) // progress is a courtesy
+		got, err := runScenario(ctx, opts, s)
+		if err != nil {
+			return fmt.Errorf("scenario %s: %w", s.name, err)
+		}
+		rows = append(rows, got...)
+	}
+	if opts.json {
+		encoder := json.NewEncoder(opts.out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(rows)
+	}
+	return printRows(opts.out, rows)
+}
+
+func runScenario(ctx context.Context, opts benchOptions, s benchScenario) (rows []benchRow, err error) {
+	dir, err := os.MkdirTemp(opts.dir, "beaver-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	sync, err := measureSync(dir)
+	if err != nil {
+		return nil, err
+	}
+	server, err := newServerProcess(filepath.Join(dir, "data"), io.Discard, "--log-level", "error")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := server.start(ctx); err != nil {
+		return nil, err
+	}
+	defer server.stop()
+	rows, err = s.run(ctx, &benchRun{benchOptions: opts, server: server, payload: benchPayload(opts.payloadBytes)})
+	for i := range rows {
+		rows[i].SyncMicros = micros(sync)
+	}
+	return rows, err
+}
+
+// benchPayload is text-like bytes that no layer can compress away by luck.
+func benchPayload(size int) []byte {
+	b := make([]byte, size)
+	state := uint64(0x9e3779b97f4a7c15)
+	for i := range b {
+		state ^= state << 13
+		state ^= state >> 7
+		state ^= state << 17
+		b[i] = 'a' + byte(state%26)
+	}
+	return b
+}
+
+func printRows(out io.Writer, rows []benchRow) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	if _, err := fmt.Fprintln(table, "scenario\tjobs/s\tp50 µs\tp99 µs\tfdatasync µs\t  note\t"); err != nil {
+		return err
+	}
+	number := func(v float64) string {
+		if v == 0 {
+			return "-"
+		}
+		return fmt.Sprintf("%.0f", v)
+	}
+	for _, r := range rows {
+		if _, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t  %s\t\n",
+			r.Name, number(r.JobsPerSec), number(r.P50Micros), number(r.P99Micros), number(r.SyncMicros), r.Note); err != nil {
+			return err
+		}
+	}
+	return table.Flush()
+}
+
+func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+
+// quantile returns the q-quantile of durations, which it sorts.
+func quantile(durations []time.Duration, q float64) time.Duration {
+	if len(durations) == 0 {
+		return 0
+	}
+	slices.Sort(durations)
+	return durations[min(len(durations)-1, int(q*float64(len(durations))))]
+}

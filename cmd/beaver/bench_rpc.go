@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
+	"github.com/beaver-raft/beaver/api/beaver/v1/beaverv1connect"
+)
+
+const (
+	benchBatch   = 100
+	benchCallers = 8
+	benchWarmUp  = 500 * time.Millisecond
+)
+
+// rpc returns a bare Connect client over HTTP/2, without the SDK's coalescing.
+func (b *benchRun) rpc() beaverv1connect.JobServiceClient {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	client := &http.Client{Transport: &http.Transport{Protocols: protocols, MaxIdleConnsPerHost: benchCallers}}
+	return beaverv1connect.NewJobServiceClient(client, b.server.url())
+}
+
+// rate runs step in n goroutines for a warm-up and then for the time of a measurement, and returns how many jobs a second
+// the steps reported while it was measured.
+func (b *benchRun) rate(ctx context.Context, n int, step func(context.Context) (jobs int, err error)) (float64, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var (
+		jobs atomic.Int64
+		wg   sync.WaitGroup
+		stop atomic.Bool
+	)
+	for range n {
+		wg.Go(func() {
+			for !stop.Load() {
+				done, err := step(ctx)
+				if err != nil {
+					cancel(err)
+					return
+				}
+				jobs.Add(int64(done))
+			}
+		})
+	}
+	if err := pause(ctx, benchWarmUp); err != nil {
+		return 0, err
+	}
+	before, began := jobs.Load(), time.Now()
+	if err := pause(ctx, time.Duration(b.seconds)*time.Second); err != nil {
+		return 0, err
+	}
+	rate := float64(jobs.Load()-before) / time.Since(began).Seconds()
+	stop.Store(true)
+	wg.Wait()
+	return rate, nil
+}
+
+func (b *benchRun) batch(queue string) *beaverv1.EnqueueRequest {
+	req := &beaverv1.EnqueueRequest{Jobs: make([]*beaverv1.NewJob, benchBatch)}
+	for i := range req.Jobs {
+		req.Jobs[i] = &beaverv1.NewJob{Queue: queue, Kind: "bench", Payload: b.payload}
+	}
+	return req
+}
+
+// enqueueBatch is a step: it stores one batch.
+func enqueueBatch(ctx context.Context, client beaverv1connect.JobServiceClient, req *beaverv1.EnqueueRequest) (int, error) {
+	res, err := client.Enqueue(ctx, connect.NewRequest(req))
+	if err != nil {
+		return 0, err
+	}
+	if errs := res.Msg.GetErrors(); len(errs) > 0 {
+		return 0, fmt.Errorf("a job was refused: %s", errs[0].GetMessage())
+	}
+	return len(req.GetJobs()), nil
+}
+
+func benchEnqueueBatch(ctx context.Context, b *benchRun) ([]benchRow, error) {
+	return b.enqueueRate(ctx, "enqueue-batch", "bench")
+}
+
+func (b *benchRun) enqueueRate(ctx context.Context, name, queue string) ([]benchRow, error) {
+	client, req := b.rpc(), b.batch(queue)
+	rate, err := b.rate(ctx, benchCallers, func(ctx context.Context) (int, error) { return enqueueBatch(ctx, client, req) })
+	return []benchRow{{Name: name, JobsPerSec: rate, Note: "100 jobs a call, 8 callers"}}, err
+}
+
+func benchCycleBatch(ctx context.Context, b *benchRun) ([]benchRow, error) {
+	return b.cycleRate(ctx, "cycle-batch", "bench")
+}
+
+func (b *benchRun) cycleRate(ctx context.Context, name, queue string) ([]benchRow, error) {
+	client, req := b.rpc(), b.batch(queue)
+	rate, err := b.rate(ctx, benchCallers, func(ctx context.Context) (int, error) {
+		if _, err := enqueueBatch(ctx, client, req); err != nil {
+			return 0, err
+		}
+		return fetchAndFinish(ctx, client, queue)
+	})
+	return []benchRow{{Name: name, JobsPerSec: rate, Note: "enqueue + fetch + ack, 100 jobs a call, 8 callers"}}, err
+}
+
+// fetchAndFinish leases a batch and acks it.
+func fetchAndFinish(ctx context.Context, client beaverv1connect.JobServiceClient, queue string) (int, error) {
+	fetched, err := client.Fetch(ctx, connect.NewRequest(&beaverv1.FetchRequest{
+		Queues: []string{queue}, Max: benchBatch, Lease: durationpb.New(time.Minute), Wait: durationpb.New(time.Second),
+	}))
+	if err != nil {
+		return 0, err
+	}
+	outcomes := make([]*beaverv1.Outcome, len(fetched.Msg.GetJobs()))
+	for i, job := range fetched.Msg.GetJobs() {
+		outcomes[i] = &beaverv1.Outcome{Id: job.GetId(), Token: job.GetToken()}
+	}
+	if len(outcomes) == 0 {
+		return 0, nil
+	}
+	finished, err := client.Finish(ctx, connect.NewRequest(&beaverv1.FinishRequest{Outcomes: outcomes}))
+	if err != nil {
+		return 0, err
+	}
+	if errs := finished.Msg.GetErrors(); len(errs) > 0 {
+		return 0, fmt.Errorf("an ack was refused: %s", errs[0].GetMessage())
+	}
+	return len(outcomes), nil
+}
+
+func benchEnqueueUnary(ctx context.Context, b *benchRun) ([]benchRow, error) {
+	client := b.rpc()
+	req := &beaverv1.EnqueueRequest{Jobs: []*beaverv1.NewJob{{Queue: "bench", Kind: "bench", Payload: b.payload}}}
+	rate, err := b.rate(ctx, 64, func(ctx context.Context) (int, error) { return enqueueBatch(ctx, client, req) })
+	return []benchRow{{Name: "enqueue-unary", JobsPerSec: rate, Note: "one job a call, 64 callers"}}, err
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/beaver-raft/beaver"
+)
+
+const (
+	handOffRate    = 500 // jobs a second
+	handOffWorkers = 16
+)
+
+func (b *benchRun) sdk() (*beaver.Client, error) {
+	return beaver.NewClient(beaver.Config{Addr: b.server.url()})
+}
+
+// benchEnqueueCallers measures one client that n callers share.
+func benchEnqueueCallers(n int) func(context.Context, *benchRun) ([]benchRow, error) {
+	return func(ctx context.Context, b *benchRun) ([]benchRow, error) {
+		client, err := b.sdk()
+		if err != nil {
+			return nil, err
+		}
+		job := beaver.Job{Queue: "bench", Kind: "bench", Payload: b.payload}
+		rate, err := b.rate(ctx, n, func(ctx context.Context) (int, error) {
+			_, err := client.Enqueue(ctx, job)
+			return 1, err
+		})
+		row := benchRow{Name: fmt.Sprintf("enqueue-%d", n), JobsPerSec: rate, Note: fmt.Sprintf("one job at a time, %d callers, one client", n)}
+		return []benchRow{row}, errors.Join(err, client.Close(ctx))
+	}
+}
+
+func benchEnqueueLone(ctx context.Context, b *benchRun) ([]benchRow, error) {
+	client, err := b.sdk()
+	if err != nil {
+		return nil, err
+	}
+	job := beaver.Job{Queue: "bench", Kind: "bench", Payload: b.payload}
+	var durations []time.Duration
+	for end := time.Now().Add(time.Duration(b.seconds) * time.Second); time.Now().Before(end); {
+		began := time.Now()
+		if _, err := client.Enqueue(ctx, job); err != nil {
+			return nil, err
+		}
+		durations = append(durations, time.Since(began))
+	}
+	row := benchRow{
+		Name: "enqueue-lone", JobsPerSec: float64(len(durations)) / float64(b.seconds),
+		P50Micros: micros(quantile(durations, 0.5)), P99Micros: micros(quantile(durations, 0.99)), Note: "one caller",
+	}
+	return []benchRow{row}, client.Close(ctx)
+}
+
+// benchHandOff measures from just before the enqueue call to the handler's first line, with idle workers.
+func benchHandOff(ctx context.Context, b *benchRun) ([]benchRow, error) {
+	client, err := b.sdk()
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now() // the payload carries the monotonic time since
+	total := handOffRate * b.seconds
+	var (
+		mu        sync.Mutex
+		durations []time.Duration
+	)
+	done := make(chan struct{})
+	handler := beaver.HandlerFunc(func(_ context.Context, job *beaver.LeasedJob) error {
+		took := time.Since(began) - time.Duration(binary.BigEndian.Uint64(job.Payload))
+		mu.Lock()
+		defer mu.Unlock()
+		if durations = append(durations, took); len(durations) == total {
+			close(done)
+		}
+		return nil
+	})
+	worker, err := beaver.NewWorker(client, beaver.WorkerConfig{Queues: []string{"bench"}, Handler: handler, Concurrency: handOffWorkers})
+	if err != nil {
+		return nil, err
+	}
+	if err := worker.Start(ctx); err != nil {
+		return nil, err
+	}
+	if err := enqueueAtRate(ctx, client, began, total, b.payload); err != nil {
+		return nil, err
+	}
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		return nil, fmt.Errorf("%d of %d jobs reached the worker", len(durations), total)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	row := benchRow{
+		Name: "handoff", JobsPerSec: handOffRate, P50Micros: micros(quantile(durations, 0.5)),
+		P99Micros: micros(quantile(durations, 0.99)), Note: "enqueue call to handler start, one Work stream",
+	}
+	return []benchRow{row}, errors.Join(worker.Stop(ctx), client.Close(ctx))
+}
+
+// enqueueAtRate enqueues jobs at an even pace, each call in a goroutine of its own so that a slow one holds up no other.
+func enqueueAtRate(ctx context.Context, client *beaver.Client, began time.Time, total int, payload []byte) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	tick := time.NewTicker(time.Second / handOffRate)
+	defer tick.Stop()
+	for range total {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+		wg.Go(func() {
+			stamped := append([]byte(nil), payload...)
+			if len(stamped) < 8 {
+				stamped = make([]byte, 8)
+			}
+			binary.BigEndian.PutUint64(stamped, uint64(time.Since(began)))
+			if _, err := client.Enqueue(ctx, beaver.Job{Queue: "bench", Kind: "bench", Payload: stamped}); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
