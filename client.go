@@ -18,14 +18,18 @@ import (
 // DefaultAddr is where a server listens unless told otherwise.
 const DefaultAddr = "http://127.0.0.1:7400"
 
-const defaultRetryFor = time.Minute
+const (
+	defaultRetryFor = time.Minute
+	// retryForMax keeps repeats well within the time that the server remembers a session.
+	retryForMax = 10 * time.Minute
+)
 
 // Config says how a Client reaches the server. The zero value reaches a server on this machine.
 type Config struct {
 	// Addr is the URL of the server. Default DefaultAddr.
 	Addr string
 	// RetryFor is how long a call goes on while the server cannot be reached; the call's context may end it sooner. Repeats
-	// are safe: an enqueue repeated happens once. Default 1 minute; -1: do not repeat.
+	// are safe: an enqueue repeated happens once. At most 10 minutes. Default 1 minute; -1: do not repeat.
 	RetryFor time.Duration
 	// HTTPClient carries the calls. It must speak HTTP/2, in clear text if Addr is http. Default: a client of the package's
 	// own, tuned for streams.
@@ -52,8 +56,8 @@ func (c *Config) validate() error {
 		c.RetryFor = defaultRetryFor
 	case c.RetryFor == -1:
 		c.RetryFor = 0
-	case c.RetryFor < 0:
-		return fmt.Errorf("beaver: Config.RetryFor is %v; use a positive duration, or -1 for no repeats", c.RetryFor)
+	case c.RetryFor < 0 || c.RetryFor > retryForMax:
+		return fmt.Errorf("beaver: Config.RetryFor is %v; use a duration up to %v, or -1 for no repeats", c.RetryFor, retryForMax)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
