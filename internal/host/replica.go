@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -144,21 +145,16 @@ func (r *replica) quit() {
 	r.report()
 }
 
-// turn runs the shard until there is nothing left to do without waiting.
+// turn runs the shard until there is nothing left to do without waiting. Each round does all that a turn does: a shard
+// that always has one more small command makes it durable by itself, round after round, and must not keep others waiting.
 func (r *replica) turn() error {
-	if r.h.failed.Load() {
-		return ErrStopped
-	}
-	if err := r.tick(); err != nil {
-		return err
-	}
-	if err := r.complete(); err != nil {
-		return err
-	}
-	if err := r.takeReads(); err != nil {
-		return err
-	}
 	for {
+		if r.h.failed.Load() {
+			return ErrStopped
+		}
+		if err := r.receive(); err != nil {
+			return err
+		}
 		for r.sh.HasReady() {
 			if err := r.process(); err != nil {
 				return err
@@ -169,6 +165,9 @@ func (r *replica) turn() error {
 		if r.settle {
 			r.settle = false
 			r.driver.Settled()
+		}
+		if err := r.snapshot(); err != nil {
+			return err
 		}
 		proposed, err := r.gather()
 		if err != nil {
@@ -181,15 +180,22 @@ func (r *replica) turn() error {
 		if err != nil {
 			return err
 		}
+		r.report()
 		if !flushed && !r.sh.HasReady() {
-			break
+			return nil
 		}
 	}
-	if err := r.snapshot(); err != nil {
+}
+
+// receive takes in what happened outside: time, acknowledgements of the log writer, reads.
+func (r *replica) receive() error {
+	if err := r.tick(); err != nil {
 		return err
 	}
-	r.report()
-	return nil
+	if err := r.complete(); err != nil {
+		return err
+	}
+	return r.takeReads()
 }
 
 // tick gives the shard its time, if time means anything to it.
@@ -299,9 +305,9 @@ func (r *replica) process() error {
 // append writes to the log's buffer. It becomes durable by a flush: the loop's own, or the writer's.
 func (r *replica) append(a *shard.Append) error {
 	if !a.Empty() {
-		position, err := r.h.log.Append(r.id, a.HardState, a.Entries)
+		position, err := r.appendToLog(a)
 		if err != nil {
-			return fmt.Errorf("shard %d: append to log: %w", r.id, err)
+			return err
 		}
 		r.lastPos = position
 		size := 0
@@ -322,6 +328,25 @@ func (r *replica) append(a *shard.Append) error {
 		r.handToWriter()
 	}
 	return nil
+}
+
+// appendToLog appends, and makes room first when the shards together run ahead of the disk: this shard waits for it.
+func (r *replica) appendToLog(a *shard.Append) (wal.Position, error) {
+	for {
+		position, err := r.h.log.Append(r.id, a.HardState, a.Entries)
+		switch {
+		case err == nil:
+			return position, nil
+		case !errors.Is(err, wal.ErrBacklogged):
+			return 0, fmt.Errorf("shard %d: append to log: %w", r.id, err)
+		}
+		r.h.flushMu.Lock()
+		ok := r.h.flush(r)
+		r.h.flushMu.Unlock()
+		if !ok {
+			return 0, ErrStopped
+		}
+	}
 }
 
 // handToWriter leaves the flush of what was appended to the log writer.
