@@ -8,7 +8,7 @@ import (
 
 // gather makes a batch of what waits and proposes it. It reports whether it did.
 func (r *replica) gather() (bool, error) {
-	if !r.leading || r.h.closing.Load() || len(r.inflight) >= BatchesInFlightMax {
+	if !r.leading || r.h.closing.Load() || !r.mayPropose() {
 		return false, nil
 	}
 	now := r.h.opts.Clock.NowMillis()
@@ -31,9 +31,17 @@ func (r *replica) gather() (bool, error) {
 		return false, err
 	}
 	r.inflight = append(r.inflight, seq)
+	r.full = len(data) >= shard.EntryTargetBytes/2 || items >= shard.BatchItemsMax/2
 	r.h.batchBytes.add(uint64(len(data)))
 	r.h.batchItems.add(uint64(items))
 	return true, nil
+}
+
+// mayPropose says whether another batch may go on its way. While small ones do, one gathers for one that is flushed: more
+// would only make them smaller. Full ones lose nothing by following each other at once, and share a flush.
+func (r *replica) mayPropose() bool {
+	n := len(r.inflight)
+	return n < BatchesInFlightMax || (r.full && n < FullBatchesInFlightMax)
 }
 
 // machine stands between the shard and the driver: it sees each batch that is applied.

@@ -24,6 +24,8 @@ const (
 	// BatchesInFlightMax is how many batches of a shard may be proposed and not applied: one on its way to the disk
 	// and one that gathers behind it.
 	BatchesInFlightMax = 2
+	// FullBatchesInFlightMax is the same while the batches are at least half full.
+	FullBatchesInFlightMax = 8
 	// ReadsWaitingMax bounds the reads that wait for one shard.
 	ReadsWaitingMax = 4096
 )

@@ -48,6 +48,7 @@ type replica struct {
 
 	builder  shard.BatchBuilder
 	inflight []uint64  // sequences proposed and not applied, oldest first
+	full     bool      // the last batch was at least half full
 	waits    []waiting // oldest first
 	lastPos  wal.Position
 	handed   wal.Position // what was appended up to it was flushed, or the writer was asked to
@@ -227,7 +228,7 @@ func (r *replica) pause() (time.Duration, bool) {
 			pause, timed = untilRetry, true
 		}
 	}
-	if r.leading && !r.h.closing.Load() && len(r.inflight) < BatchesInFlightMax {
+	if r.leading && !r.h.closing.Load() && r.mayPropose() {
 		if at := r.driver.Wakeup(); at != 0 {
 			untilDue := max(time.Duration(at-r.h.opts.Clock.NowMillis())*time.Millisecond, wakeupMin)
 			if !timed || untilDue < pause {
