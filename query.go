@@ -21,7 +21,7 @@ func call[Req, Res any](
 		if err == nil {
 			return res.Msg, nil
 		}
-		e := asError(err)
+		e := callError(ctx, err)
 		if !e.retryable() || ctx.Err() != nil {
 			return nil, e
 		}
@@ -29,6 +29,16 @@ func call[Req, Res any](
 			return nil, e
 		}
 	}
+}
+
+// callError is asError for a call with a context of the caller's: while that goes on, a call that was cancelled or timed out
+// was so by the network. Connect takes a connection that is reset for cancelled.
+func callError(ctx context.Context, err error) *Error {
+	e := asError(err)
+	if ctx.Err() == nil && !connect.IsWireError(err) && (e.Code == CodeCanceled || e.Code == CodeDeadlineExceeded) {
+		return &Error{Code: CodeUnavailable, Message: e.Message, cause: err}
+	}
+	return e
 }
 
 // Job returns a stored job with its payload, result and errors, or ErrNotFound.
@@ -169,7 +179,7 @@ func (c *Client) allDead(ctx context.Context, method deadMethod, queue string) (
 			return count, err
 		}
 		count += int(res.GetCount())
-		if !res.GetMore() {
+		if !res.GetMore() || res.GetCount() == 0 {
 			return count, nil
 		}
 	}

@@ -173,3 +173,24 @@ func TestWorkOverBrokenConnections(t *testing.T) {
 		t.Errorf("stats: %+v", got)
 	}
 }
+
+// TestCallsOverBrokenConnections makes unary calls: each is repeated until it is answered.
+func TestCallsOverBrokenConnections(t *testing.T) {
+	s := openServer(t, t.TempDir(), "127.0.0.1:0")
+	t.Cleanup(func() { closeServer(t, s) })
+	cut := newCutter(t, s.Addr(), 13, 2_000, 500)
+	c, err := beaver.NewClient(beaver.Config{Addr: cut.Addr().String(), Logger: testLogger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close(context.Background()) })
+	for range 50 {
+		if _, err := c.Queues(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if cut.cuts.Load() < 3 {
+		t.Errorf("only %d connections were cut", cut.cuts.Load())
+	}
+	cut.heal()
+}
