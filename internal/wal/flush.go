@@ -75,10 +75,11 @@ func (l *Log) Flush() (Position, error) {
 	return l.durable, nil
 }
 
-// publishDurable lets Maintain see how far the shards' first indexes are durable. REQUIRES: l.mu, nothing in flight.
+// publishDurable lets Maintain see how far the shards' bounds are durable. REQUIRES: l.mu, nothing in flight.
 func (l *Log) publishDurable() {
 	for id, st := range l.writer.states {
-		l.shards[id].durableFirst = st.first
+		s := l.shards[id]
+		s.durableFirst, s.durableLast = st.first, st.last
 	}
 }
 

@@ -301,16 +301,26 @@ func (m *model) retain() {
 
 // install makes a snapshot of a peer the base of a shard.
 func (m *model) install(id ShardID, index, term uint64) error {
-	if err := m.log.InstallSnapshot(id, index, term); err != nil {
-		return err
-	}
 	now := m.now[id]
-	if index > now.last || index >= now.first && now.entries[index].Term != term || index+1 == now.first && now.entries[index].Term != term {
-		keep := min(now.last, max(now.hard.Commit, m.snapshot[id], now.first-1))
-		m.step(modelFrame{id, func(s *modelShard) { s.void(keep); s.last = keep }})
+	committed := max(now.hard.Commit, m.snapshot[id])
+	err := m.log.InstallSnapshot(id, index, term)
+	if has := index <= now.last && index+1 >= now.first; has && now.entries[index].Term == term {
+		m.snapshot[id], m.installed[id] = index, term
+		m.step(modelFrame{id, func(s *modelShard) { s.first = index + 1 }})
+		return err
+	} else if has && index <= committed {
+		if !errors.Is(err, ErrConflict) {
+			return fmt.Errorf("a snapshot of shard %d at %d contradicts what is committed: %w", id, index, err)
+		}
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	m.snapshot[id], m.installed[id] = index, term
 	m.replaced[id] = true
+	keep := min(now.last, max(committed, now.first-1))
+	m.step(modelFrame{id, func(s *modelShard) { s.void(keep); s.last = keep }})
 	m.step(modelFrame{id, func(s *modelShard) {
 		s.void(index)
 		s.entries[index] = Entry{Index: index, Term: term}
@@ -322,7 +332,11 @@ func (m *model) install(id ShardID, index, term uint64) error {
 func (m *model) installSome() error {
 	id := ShardID(m.rng.IntN(modelShards))
 	index := m.snapshot[id] + 1 + m.rng.Uint64N(30)
-	if err := m.install(id, index, m.now[id].hard.Term+1); err != nil {
+	term := m.now[id].hard.Term + 1
+	if e, ok := m.now[id].entries[index]; ok && index <= m.durable[id].last && !m.replaced[id] && m.rng.IntN(2) == 0 {
+		term = e.Term // a snapshot that comes late: the entry is here already
+	}
+	if err := m.install(id, index, term); err != nil || m.snapshot[id] != index {
 		return err
 	}
 	m.log.Retain(id, Retention{Snapshot: index, KeepFrom: index + 1, Live: m.live[id].Clone()})

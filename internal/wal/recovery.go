@@ -84,7 +84,7 @@ func (r *recovery) run() error {
 		return err
 	}
 	for _, s := range l.shards {
-		s.durableFirst = s.first
+		s.durableFirst, s.durableLast = s.first, s.last
 		r.found.EntriesReplayed += len(s.tail().entries)
 	}
 	r.found.TailFiles = len(l.files)

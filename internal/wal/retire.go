@@ -8,7 +8,8 @@ import (
 )
 
 // Retiring a tail file. Only the oldest sealed file is considered, when for every shard with entries in it the highest
-// index there is below the shard's durable first index, and covered by the live set that Maintain has accounted. Then
+// index there, of those that were not replaced for good, is below the shard's durable first index, and covered by the
+// live set that Maintain has accounted. Then
 //
 //  1. for each such shard with live entries in the file a segment is written, synced, named, its directory synced;
 //  2. the file is renamed to a spare (or removed), and the directory synced;
@@ -49,7 +50,8 @@ func (l *Log) nextRetire() *retireJob {
 		s := l.shards[id]
 		// What the accounted live set does not speak of is not known to be dead: an installed snapshot moves first
 		// past entries before Retain tells of them.
-		if s.accounted == nil || highest >= s.durableFirst || min(highest, s.last) > s.accountedAt {
+		highest = min(highest, s.durableLast)
+		if s.accounted == nil || highest >= s.durableFirst || highest > s.accountedAt {
 			return nil
 		}
 		job.shards = append(job.shards, id)

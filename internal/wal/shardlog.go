@@ -54,6 +54,7 @@ type shardLog struct {
 	accounted    *roaring64.Bitmap // M: the live set that the segments' live bytes reflect
 	accountedAt  uint64            // M: the snapshot of that live set
 	durableFirst uint64            // first as durable in the tail: only what is below it may be retired
+	durableLast  uint64            // last as durable in the tail: what sealed files hold above it was replaced for good
 }
 
 func newShardLog() *shardLog {

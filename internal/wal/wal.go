@@ -36,6 +36,8 @@ var (
 	ErrClosed = errors.New("log closed")
 	// ErrTooLarge: the entry is over EntryBytesMax.
 	ErrTooLarge = errors.New("log entry too large")
+	// ErrConflict: a snapshot to install contradicts an entry that is committed.
+	ErrConflict = errors.New("snapshot contradicts a committed entry")
 	// ErrBacklogged: too much is buffered and not flushed yet; nothing was appended.
 	ErrBacklogged = errors.New("log write buffer full")
 )
