@@ -11,6 +11,9 @@ import (
 const (
 	// maintainBytes is how much is appended before the maintainer looks for work.
 	maintainBytes = 4 << 20
+	// maintainInterval is how long it waits at most: an idle log has work too, when a disk that was full has room again, or
+	// a snapshot let files go.
+	maintainInterval = 5 * time.Second
 	// maintainRetry is how long the maintainer waits when the disk is full.
 	maintainRetry = time.Second
 	// damageRetry is how long it waits when it met damage.
@@ -89,12 +92,12 @@ func (h *Host) kickMaintainer() {
 // sealed files cannot go.
 func (h *Host) maintain() {
 	h.retainRestored()
-	retry := time.NewTimer(0)
-	defer retry.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		select {
 		case <-h.maintainKick:
-		case <-retry.C:
+		case <-timer.C:
 		case <-h.aborted:
 			return
 		case <-h.stop:
@@ -104,9 +107,7 @@ func (h *Host) maintain() {
 		if !ok {
 			return
 		}
-		if pause > 0 {
-			retry.Reset(pause)
-		}
+		timer.Reset(pause)
 		for _, id := range h.log.NeedsSnapshot() {
 			if r := h.byID[id]; r != nil && !r.wanted.Swap(true) {
 				r.poke()
@@ -142,5 +143,5 @@ func (h *Host) maintainAll() (pause time.Duration, ok bool) {
 			return 0, false
 		}
 	}
-	return 0, true
+	return maintainInterval, true
 }

@@ -28,6 +28,7 @@ type nodeLog interface {
 	Retain(shard wal.ShardID, r wal.Retention)
 	NeedsSnapshot() []wal.ShardID
 	Maintain() (more bool, err error)
+	ReleaseReserve() bool
 	Full() bool
 	Stats() wal.Stats
 	Close() error
@@ -267,5 +268,8 @@ func (h *Host) Stats() Stats {
 	return s
 }
 
-// noSpace reports whether an error only says that the disk is full: then the log is intact and another try may do.
-func noSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) }
+// noSpace reports whether an error only says that the disk or a quota is full: then the log is intact and another try may
+// do.
+func noSpace(err error) bool {
+	return errors.Is(err, wal.ErrDiskFull) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}

@@ -35,6 +35,7 @@ type snapshotJob struct {
 	image shard.Image
 	bytes uint64 // as snapshotState.bytes
 	since uint64 // index of the snapshot before it, which stays
+	bulk  int64  // size of that one's file
 }
 
 // snapshotResult is what became of a job.
@@ -82,6 +83,7 @@ func (r *replica) snapshot() error {
 		image: image,
 		bytes: bytes,
 		since: r.snap.index,
+		bulk:  r.count.SnapshotBytes,
 	}
 	return nil
 }
@@ -168,17 +170,31 @@ func (h *Host) storeSnapshot(job snapshotJob) snapshotResult {
 	res := snapshotResult{index: job.meta.Index, bytes: job.bytes}
 	started := time.Now()
 	dir := SnapshotDir(h.opts.Dir, job.r.id)
-	res.size, res.err = snapshot.Write(h.opts.FS, dir, job.meta, func(w io.Writer) error {
-		_, err := job.image.WriteTo(w)
-		return err
-	})
+	res.size, res.err = h.writeSnapshot(dir, job)
+	for noSpace(res.err) && h.log.ReleaseReserve() {
+		// This is what the reserve is for: without snapshots the log cannot shrink.
+		res.size, res.err = h.writeSnapshot(dir, job)
+	}
 	if res.err != nil {
 		return res
 	}
 	h.log.Retain(job.r.id, wal.Retention{Snapshot: job.meta.Index, KeepFrom: job.since + 1, Live: job.image.Live()})
+	h.kickWriter() // Files may go when this is durable too, and nobody else may write for long.
 	res.err = snapshot.Prune(h.opts.FS, dir, SnapshotsKept)
 	res.took = time.Since(started)
 	return res
+}
+
+// writeSnapshot writes a snapshot, but not when it is likely to fill the disk: a flush that needs a new file meanwhile
+// would find no room, which ends the node.
+func (h *Host) writeSnapshot(dir string, job snapshotJob) (int64, error) {
+	if u, err := h.opts.FS.Usage(h.opts.Dir); err == nil && u.Free < uint64(job.bulk+job.bulk/8) {
+		return 0, fmt.Errorf("%w: %d bytes are free, the last snapshot has %d", wal.ErrDiskFull, u.Free, job.bulk)
+	}
+	return snapshot.Write(h.opts.FS, dir, job.meta, func(w io.Writer) error {
+		_, err := job.image.WriteTo(w)
+		return err
+	})
 }
 
 // retainRestored tells the log what the snapshots refer to that the shards were restored from: until it knows, it can

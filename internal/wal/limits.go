@@ -18,6 +18,10 @@ const (
 	// whole file of zeros. Maintain prepares the full-size spare soon after.
 	firstFileBytesMax = 4 << 20
 
+	// shortFileBytes and shorterFileBytes bound the files that are begun when the disk is nearly full.
+	shortFileBytes   = 1 << 20
+	shorterFileBytes = 64 << 10
+
 	// bufferKeepBytes is the largest write buffer kept for reuse between flushes.
 	bufferKeepBytes = 16 << 20
 

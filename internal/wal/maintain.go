@@ -62,8 +62,8 @@ func (l *Log) Maintain() (more bool, err error) {
 		return false, err
 	case isFull(err):
 		l.keeper.starved = true
-		if !l.dropReserve() && copying {
-			l.dropSpare() // copying gives back more than it takes
+		if copying && !l.dropReserve() { // copying gives back more than it takes
+			l.dropSpare(0)
 		}
 		l.measureDisk()
 		return false, fullError("maintain log", err)
@@ -181,7 +181,7 @@ func (l *Log) nextZero() (*zeroJob, error) {
 	l.mu.RUnlock()
 	job := &zeroJob{}
 	switch {
-	case spares == 0:
+	case spares == 0 && l.roomFor(l.opts.FileBytes): // else the room is for snapshots; the flusher makes do
 		l.keeper.spare++
 		job.size, job.temp, job.name = l.opts.FileBytes, path.Join(l.tailDir(), "spare"+tempSuffix), l.spareName(l.keeper.spare)
 	case !reserve && l.diskFree.Load() > l.reserveLimit()+2*uint64(l.reserveFileBytes()):
@@ -238,11 +238,19 @@ func (l *Log) dropReserve() bool {
 	return held && l.fs.Remove(l.reserveName()) == nil
 }
 
-// dropSpare removes a spare file.
-func (l *Log) dropSpare() {
+// ReleaseReserve gives room back to a full disk for a snapshot, by which the log can shrink: the reserve, or else a spare
+// file, but the last. It reports whether there was something to give. Maintain makes the reserve again when there is room.
+func (l *Log) ReleaseReserve() bool {
+	released := l.dropReserve() || l.dropSpare(1)
+	l.measureDisk()
+	return released
+}
+
+// dropSpare removes a spare file if there are more than keep.
+func (l *Log) dropSpare(keep int) bool {
 	l.mu.Lock()
 	var s spareFile
-	if n := len(l.spares); n > 0 {
+	if n := len(l.spares); n > keep {
 		s = l.spares[n-1]
 		l.spares = l.spares[:n-1]
 	}
@@ -251,6 +259,7 @@ func (l *Log) dropSpare() {
 		_ = s.file.Close()      // void
 		_ = l.fs.Remove(s.name) // Open removes it too
 	}
+	return s.file != nil
 }
 
 // errFinal marks failures to make names or data durable: whatever the reason, a retry would prove nothing.
@@ -287,11 +296,16 @@ func (l *Log) reserveLimit() uint64 {
 // Full reports that free disk, as Maintain and new files last saw it, is below the reserve: new jobs should be refused,
 // acknowledgements and snapshots may go on. The room that the reserve file gave back does not count as free.
 func (l *Log) Full() bool {
+	return l.diskFree.Load() < l.fullBelow()
+}
+
+// fullBelow is the free space below which Full reports true.
+func (l *Log) fullBelow() uint64 {
 	limit := l.reserveLimit()
 	l.mu.RLock()
+	defer l.mu.RUnlock()
 	if !l.reserveHeld && l.reserveGiven {
 		limit += uint64(l.reserveFileBytes())
 	}
-	l.mu.RUnlock()
-	return l.diskFree.Load() < limit
+	return limit
 }

@@ -171,7 +171,7 @@ func createReplacing(fsys vfs.FS, name string) (vfs.File, error) {
 	return f, err
 }
 
-// createSpare makes a zeroed file of the given size under a temporary name, at once. The caller renames it.
+// createZeroed makes a zeroed file of the given size under a temporary name, at once. The caller renames it.
 func (l *Log) createZeroed(name string, size int64) (vfs.File, error) {
 	f, err := createReplacing(l.fs, name)
 	if err != nil {
@@ -200,23 +200,38 @@ func (l *Log) takeSpare(need int64) (spareFile, error) {
 		}
 	}
 	l.mu.Unlock()
-	size := max(l.opts.FileBytes, need)
-	if !l.opened {
-		size = max(min(size, firstFileBytesMax), need)
-	}
-	size = (size + 4095) &^ 4095
-	name := path.Join(l.tailDir(), "next"+tempSuffix)
-	f, err := l.createZeroed(name, size)
+	f, size, err := l.createNext(need)
 	if isFull(err) && l.dropReserve() {
-		f, err = l.createZeroed(name, size)
-	}
-	if isFull(err) && size > need {
-		// Better a short file than a stop.
-		size = (need + 4095) &^ 4095
-		f, err = l.createZeroed(name, size)
+		f, size, err = l.createNext(need)
 	}
 	if err != nil {
 		return spareFile{}, fullError("begin a new log file", err)
 	}
-	return spareFile{name: name, size: size, file: f}, nil
+	return spareFile{name: l.nextName(), size: size, file: f}, nil
+}
+
+func (l *Log) nextName() string { return path.Join(l.tailDir(), "next"+tempSuffix) }
+
+// createNext makes a file of at least so many bytes to go on in at once: of full size when that leaves room for what
+// shrinks the log, snapshots and segments; else a short one. Better a short file than a stop.
+func (l *Log) createNext(need int64) (f vfs.File, size int64, err error) {
+	first := int64(firstFileBytesMax)
+	if l.opened {
+		first = l.opts.FileBytes
+	}
+	for _, size := range [...]int64{first, shortFileBytes, shorterFileBytes, 0} {
+		size = (max(min(size, l.opts.FileBytes), need) + 4095) &^ 4095
+		if size > need+4095 && !l.roomFor(size) {
+			continue
+		}
+		if f, err = l.createZeroed(l.nextName(), size); !isFull(err) {
+			return f, size, err
+		}
+	}
+	return nil, 0, err
+}
+
+// roomFor reports whether the disk is not full, as Full has it, with a file of so many bytes more.
+func (l *Log) roomFor(size int64) bool {
+	return l.diskTotal.Load() == 0 || l.diskFree.Load() >= l.fullBelow()+uint64(size)
 }
