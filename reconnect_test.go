@@ -184,7 +184,7 @@ func TestCallsOverBrokenConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close(context.Background()) })
-	for range 50 {
+	for range 200 {
 		if _, err := c.Queues(t.Context()); err != nil {
 			t.Fatal(err)
 		}
