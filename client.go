@@ -97,9 +97,13 @@ func NewClient(cfg Config) (*Client, error) {
 	c.queues = beaverv1connect.NewQueueServiceClient(calls, cfg.Addr, opts)
 	c.workers = beaverv1connect.NewWorkerServiceClient(calls, cfg.Addr, opts)
 	c.node = beaverv1connect.NewNodeServiceClient(calls, cfg.Addr, opts)
-	c.enqueuer = newEnqueuer(dialEnqueue(enqueues, cfg.Addr, opts), cfg.RetryFor, cfg.Logger)
+	openEnqueue := dialEnqueue(enqueues, cfg.Addr, opts)
 	workJobs := beaverv1connect.NewJobServiceClient(work, cfg.Addr, opts)
 	c.openWork = func(ctx context.Context) workStream { return workJobs.Work(ctx) }
+	if cfg.HTTPClient == nil {
+		openEnqueue, c.openWork = preferBare(cfg.Addr, openEnqueue, c.openWork)
+	}
+	c.enqueuer = newEnqueuer(openEnqueue, cfg.RetryFor, cfg.Logger)
 	return c, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"sync"
 	"time"
 
@@ -108,7 +107,7 @@ func (h *Handler) enqueueStream(ctx context.Context, e Engine, conn connect.Stre
 // interruptReads makes the stream's reads fail when one of the contexts is done, so that its reader ends and nothing has
 // to be left behind. The returned function ends the watch.
 func interruptReads(ctx context.Context, causes ...context.Context) func() {
-	controller, ok := ctx.Value(controllerKey{}).(*http.ResponseController)
+	controller, ok := ctx.Value(controllerKey{}).(readInterrupter)
 	if !ok {
 		return func() {}
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -73,14 +74,21 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.unknownProcedure(w, r)
 		return
 	}
+	if serve := h.bare[r.URL.Path]; serve != nil && wantsUpgrade(r) {
+		h.serveUpgraded(w, r, serve)
+		return
+	}
 	if !h.acceptBody(w, r) {
 		return
 	}
 	procedure.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), controllerKey{}, http.NewResponseController(w))))
 }
 
-// controllerKey is where a stream finds its http.ResponseController, with which it stops its own reads.
+// controllerKey is where a stream finds the readInterrupter with which it stops its own reads.
 type controllerKey struct{}
+
+// readInterrupter is an http.ResponseController, or the connection of an upgraded stream.
+type readInterrupter interface{ SetReadDeadline(time.Time) error }
 
 // acceptBody makes requests of plain curl understood, and refuses what certainly is too large or of a wrong type with an
 // error that says so. It reports whether to go on.

@@ -35,6 +35,7 @@ type Handler struct {
 	engine atomic.Pointer[Engine]
 	reason atomic.Pointer[string] // why not ready, before Serve
 	rpc    map[string]http.Handler
+	bare   map[string]streamFunc // the streams, for connections that were upgraded
 	pages  *http.ServeMux
 	writer *connect.ErrorWriter
 
@@ -63,6 +64,7 @@ func New(opts Options) *Handler {
 	h := &Handler{
 		opts:    opts,
 		rpc:     make(map[string]http.Handler),
+		bare:    make(map[string]streamFunc),
 		pages:   http.NewServeMux(),
 		workers: make(map[engine.WorkerID]*workStream),
 	}
@@ -239,14 +241,17 @@ func stream[In, Out any](
 	h *Handler, procedure string, open *atomic.Int64, fn func(context.Context, Engine, connect.StreamingHandlerConn) error,
 ) {
 	record := h.opts.Recorder(procedure)
+	serve := func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		e, end, err := h.begin(procedure, record)
+		if err != nil {
+			return err
+		}
+		open.Add(1)
+		defer open.Add(-1)
+		return end(h.guard(procedure, func() error { return fn(ctx, e, conn) }))
+	}
+	h.bare[procedure] = serve
 	h.rpc[procedure] = connect.NewBidiStreamHandler(procedure,
-		func(ctx context.Context, s *connect.BidiStream[In, Out]) error {
-			e, end, err := h.begin(procedure, record)
-			if err != nil {
-				return err
-			}
-			open.Add(1)
-			defer open.Add(-1)
-			return end(h.guard(procedure, func() error { return fn(ctx, e, s.Conn()) }))
-		}, h.options(compressHot)...)
+		func(ctx context.Context, s *connect.BidiStream[In, Out]) error { return serve(ctx, s.Conn()) },
+		h.options(compressHot)...)
 }
