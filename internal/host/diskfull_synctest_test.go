@@ -76,7 +76,7 @@ func TestReserveLetsSnapshotsThrough(t *testing.T) {
 				}
 			}
 		}
-		write(10_000)
+		write(5_000)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if _, err := disk.Stat("data/log/reserve"); err != nil {
@@ -84,9 +84,9 @@ func TestReserveLetsSnapshotsThrough(t *testing.T) {
 		}
 		release := fillDisk(t, disk, 64<<10)
 		before := n.Stats().Shards[0].Snapshots
-		write(20_000)
+		write(8_000)
 		s := n.Stats()
-		if s.Shards[0].Snapshots < before+10 {
+		if s.Shards[0].Snapshots < before+3 {
 			t.Errorf("%d snapshots on the full disk; %+v", s.Shards[0].Snapshots-before, s.Log)
 		}
 		if !n.Full() {

@@ -14,10 +14,10 @@ const (
 	// maintainInterval is how long it waits at most: an idle log has work too, when a disk that was full has room again, or
 	// a snapshot let files go.
 	maintainInterval = 5 * time.Second
-	// maintainRetry is how long the maintainer waits when the disk is full.
+	// maintainRetry is how long the maintainer waits when the disk is full, or short of something else.
 	maintainRetry = time.Second
-	// damageRetry is how long it waits when it met damage.
-	damageRetry = time.Minute
+	// unreadableRetry lies between two tries to read what the disk refused to.
+	unreadableRetry = time.Minute
 )
 
 // writeLog is the log writer: group commit that clocks itself. While one sync is in flight the shards append behind it,
@@ -94,10 +94,14 @@ func (h *Host) maintain() {
 	h.retainRestored()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	unreadable := time.NewTicker(unreadableRetry)
+	defer unreadable.Stop()
 	for {
 		select {
 		case <-h.maintainKick:
 		case <-timer.C:
+		case <-unreadable.C:
+			h.log.RetryUnreadable()
 		case <-h.aborted:
 			return
 		case <-h.stop:
@@ -132,7 +136,9 @@ func (h *Host) maintainAll() (pause time.Duration, ok bool) {
 		case errors.As(err, &damage):
 			// Nothing was dropped, and what is damaged is refused when it is read. The rest goes on.
 			h.opts.Logger.Error("log maintenance met damage: check the disk", "shard", damage.Shard, "index", damage.Index, "error", err)
-			return damageRetry, true
+		case errors.Is(err, wal.ErrRetry):
+			h.opts.Logger.Warn("log maintenance tries again", "error", err)
+			return maintainRetry, true
 		default:
 			if !errors.Is(err, wal.ErrClosed) { // Else the writer has told of the failure.
 				h.fail(fmt.Errorf("maintain log: %w", err))

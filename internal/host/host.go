@@ -29,6 +29,7 @@ type nodeLog interface {
 	NeedsSnapshot() []wal.ShardID
 	Maintain() (more bool, err error)
 	ReleaseReserve() bool
+	RetryUnreadable()
 	Full() bool
 	Stats() wal.Stats
 	Close() error

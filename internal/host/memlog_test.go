@@ -158,6 +158,7 @@ func (l *memLog) NeedsSnapshot() []wal.ShardID {
 
 func (l *memLog) Maintain() (bool, error) { return false, nil }
 func (l *memLog) ReleaseReserve() bool    { return false }
+func (l *memLog) RetryUnreadable()        {}
 
 func (l *memLog) Full() bool {
 	l.mu.Lock()

@@ -3,6 +3,8 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 )
@@ -114,6 +116,9 @@ func (l *Log) copySegment(job *mergeJob, g *segment, budget int64) (copied int64
 		}
 	}
 	if err = l.handles.hold(l.fs, g); err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO) {
+			return 0, &CorruptError{File: g.name, Shard: g.shard, Index: g.index(job.at), Reason: "it cannot be opened: " + err.Error()}
+		}
 		return 0, fmt.Errorf("%w: %w", errRead, err)
 	}
 	defer g.mu.RUnlock()
@@ -185,7 +190,7 @@ func (l *Log) finishMerge(job *mergeJob) error {
 	removed := false
 	for _, g := range job.group {
 		if job.w == nil || g.name != job.w.g.name {
-			if err = l.fs.Remove(g.name); err != nil {
+			if err = l.fs.Remove(g.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("remove segment: %w", err)
 			}
 			removed = true

@@ -29,6 +29,8 @@ const (
 	copyReadBytes      = 256 << 10 // one read when live entries are copied, unless one frame is larger
 	copyWriteBytes     = 256 << 10 // one write to a segment
 	maintainStepBytes  = 4 << 20   // most bytes one Maintain step copies or zeroes (one frame may exceed it)
+	salvageBytes       = 4 << 10   // one read of a frame that does not read back whole
+	unreadableTriesMax = 3         // tries to read what the disk refuses, before it counts as damaged
 	segmentTargetBytes = 64 << 20  // compaction merges neighbours up to about this size
 	segmentSmallBytes  = segmentTargetBytes / 8
 	segmentMergeFanIn  = 8 // this many small neighbours are merged even when all is live

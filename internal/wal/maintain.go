@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"syscall"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 
@@ -39,8 +40,9 @@ func (k *keeper) abandon() {
 // sets, moves live entries of retired tail files to segments and recycles the files, prepares a spare and the reserve,
 // merges segments. It must be called by one goroutine at a time, and now and then also when the log is idle.
 //
-// ErrDiskFull means that nothing was changed and it is worth trying again when there is room; *CorruptError, that an
-// entry to be copied is damaged: nothing was dropped. Any other error is final, as for Flush.
+// ErrDiskFull means that nothing was changed and it is worth trying again when there is room; ErrRetry, the same for other
+// passing troubles. *CorruptError tells of damage, once: a live entry does not read back. Nothing was dropped, the entry
+// stays refused, and the rest goes on; more is true. Any other error is final, as for Flush.
 func (l *Log) Maintain() (more bool, err error) {
 	l.mu.RLock()
 	err = l.usable()
@@ -58,8 +60,8 @@ func (l *Log) Maintain() (more bool, err error) {
 	var damage *CorruptError
 	switch {
 	case errors.Is(err, errFinal):
-	case errors.As(err, &damage), errors.Is(err, errRead):
-		return false, err
+	case errors.As(err, &damage):
+		return true, err
 	case isFull(err):
 		l.keeper.starved = true
 		if copying && !l.dropReserve() { // copying gives back more than it takes
@@ -67,8 +69,31 @@ func (l *Log) Maintain() (more bool, err error) {
 		}
 		l.measureDisk()
 		return false, fullError("maintain log", err)
+	case errors.Is(err, errRead), isPassing(err):
+		return false, fmt.Errorf("maintain log: %w: %w", ErrRetry, err)
 	}
 	return false, l.fail(fmt.Errorf("maintain log: %w", err))
+}
+
+// isPassing reports whether an error is about the process or the machine, not about a file: it was not touched.
+func isPassing(err error) bool {
+	for _, passing := range [...]error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EINTR, syscall.EAGAIN} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
+}
+
+// RetryUnreadable lets Maintain try again to retire a file that the disk refused to read. The caller lets a minute or so
+// pass first: such trouble may pass, and after unreadableTriesMax tries what still cannot be read is given up as damaged.
+// REQUIRES: Maintain's goroutine.
+func (l *Log) RetryUnreadable() {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, f := range l.files {
+		f.resting = false
+	}
 }
 
 // step does the first thing that is to be done. The order is fixed: the same calls do the same work.

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -25,6 +26,7 @@ type retireJob struct {
 	done   []*segment
 	copied uint64
 	total  uint64
+	damage error // the first that was met: *CorruptError
 }
 
 // copyItem is one live entry to copy.
@@ -41,6 +43,9 @@ func (l *Log) nextRetire() *retireJob {
 		return nil
 	}
 	f := l.files[0]
+	if f.resting {
+		return nil
+	}
 	job := &retireJob{file: f}
 	for _, id := range l.sortedShards() {
 		highest, ok := f.highest[id]
@@ -103,12 +108,7 @@ func (l *Log) stepRetire() error {
 			continue
 		}
 		item := job.todo[0]
-		p := place{tail: job.file, offset: job.file.offset(item.entry.pos), fileID: job.file.id, size: item.entry.size, dataCRC: item.entry.crc}
-		e, err := l.keeper.window.entry(&p, job.w.g.shard, item.index)
-		if err != nil {
-			return err
-		}
-		if err = job.w.add(&e, item.entry.crc); err != nil {
+		if err := l.copyItem(job, item); err != nil {
 			return err
 		}
 		job.todo = job.todo[1:]
@@ -116,6 +116,30 @@ func (l *Log) stepRetire() error {
 		budget -= item.entry.size.frame()
 	}
 	return nil
+}
+
+// copyItem copies one live entry. Damage does not hold up the file: what is damaged is copied as it is.
+func (l *Log) copyItem(job *retireJob, item copyItem) error {
+	p := place{
+		tail: job.file, offset: job.file.offset(item.entry.pos), fileID: job.file.id,
+		size: item.entry.size, term: item.entry.term, dataCRC: item.entry.crc,
+	}
+	e, err := l.keeper.window.entry(&p, job.w.g.shard, item.index)
+	if err == nil {
+		return job.w.add(&e, item.entry.crc)
+	}
+	if _, damaged := errors.AsType[*CorruptError](err); !damaged {
+		return err
+	}
+	if errors.Is(err, errUnreadable) && job.file.unreadable < unreadableTriesMax {
+		job.file.unreadable++
+		job.file.resting = job.file.unreadable < unreadableTriesMax
+		return err
+	}
+	if job.damage == nil {
+		job.damage = err
+	}
+	return job.w.addDamaged(&p, item.index, l.keeper.window.salvage(&p))
 }
 
 func (l *Log) beginCopy(job *retireJob) error {
@@ -186,10 +210,13 @@ func (l *Log) finishRetire(job *retireJob) error {
 	f.mu.Lock() // until its last reader is done
 	defer f.mu.Unlock()
 	if !recycle {
-		return f.file.Close()
+		if err = f.file.Close(); err != nil {
+			return fmt.Errorf("retire log file: %w", err)
+		}
+		return job.damage
 	}
 	l.mu.Lock()
 	l.spares = append(l.spares, spare)
 	l.mu.Unlock()
-	return nil
+	return job.damage
 }

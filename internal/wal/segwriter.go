@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"syscall"
 
 	"github.com/beaver-raft/beaver/internal/invariant"
 	"github.com/beaver-raft/beaver/internal/vfs"
@@ -50,22 +51,48 @@ func (l *Log) newSegmentWriter(shard ShardID, firstSeq, lastSeq uint64) (*segmen
 
 // add appends one entry, whose checksum the caller has verified.
 func (w *segmentWriter) add(e *Entry, crc uint32) error {
-	offset := w.at + int64(len(w.buf))
-	if n := len(w.g.entries); n == 0 {
-		w.g.first = e.Index
-	} else if e.Index <= w.g.index(n-1) || e.Index-w.g.first >= 1<<32 {
-		invariant.Check(false, "segment entries from %d: %d is out of order or too far", w.g.first, e.Index)
-	}
+	offset := w.list(e.Index, e.Term, packSize(len(e.Data), e.Type), crc)
 	h := frameHeader{kind: kindEntry, entryType: e.Type, shard: w.g.shard, index: e.Index, term: e.Term, dataCRC: crc}
 	at := len(w.buf)
 	w.buf = appendFrame(w.buf, &h, e.Data)
 	stampFrame(w.buf[at:], w.g.fileID(), offset, 0)
+	return w.flushFull()
+}
+
+// addDamaged appends the frame of an entry that does not read back, so that it keeps its name and the space it takes, and
+// is refused in its new place too. When only the data is damaged the header stays good: the caller may have checksums of
+// parts, and those that are whole can still be read. A damaged header is copied as it is, and cannot be good here either.
+func (w *segmentWriter) addDamaged(p *place, index uint64, frame []byte) error {
+	offset := w.list(index, p.term, p.size, p.dataCRC)
+	at := len(w.buf)
+	if h, err := p.check(frame, w.g.shard, index); err == nil {
+		w.buf = appendFrame(w.buf, &h, frame[frameHeaderBytes:])
+		stampFrame(w.buf[at:], w.g.fileID(), offset, 0)
+	} else {
+		w.buf = append(w.buf, frame...)
+		w.buf = append(w.buf, make([]byte, p.size.frame()-int64(len(frame)))...)
+	}
+	w.g.damaged = true
+	return w.flushFull()
+}
+
+// list puts an entry into the index, and returns the offset of the frame that the caller is to append.
+func (w *segmentWriter) list(index, term uint64, size sizeAndType, crc uint32) (offset int64) {
+	offset = w.at + int64(len(w.buf))
+	if n := len(w.g.entries); n == 0 {
+		w.g.first = index
+	} else if index <= w.g.index(n-1) || index-w.g.first >= 1<<32 {
+		invariant.Check(false, "segment entries from %d: %d is out of order or too far", w.g.first, index)
+	}
 	w.g.entries = append(w.g.entries, segEntry{
-		delta: uint32(e.Index - w.g.first), offset8: uint32(offset / 8),
-		size: packSize(len(e.Data), e.Type), crc: crc,
+		delta: uint32(index - w.g.first), offset8: uint32(offset / 8), size: size, crc: crc,
 	})
-	w.terms = append(w.terms, e.Term)
-	w.g.bytes += frameBytes(len(e.Data))
+	w.terms = append(w.terms, term)
+	w.g.bytes += size.frame()
+	return offset
+}
+
+func (w *segmentWriter) flushFull() error {
 	if len(w.buf) >= copyWriteBytes {
 		return w.flush()
 	}
@@ -138,20 +165,24 @@ type window struct {
 
 func (w *window) reset(file io.ReaderAt) { w.file, w.at, w.buf = file, 0, w.buf[:0] }
 
-// entry returns the entry at a place, its checksum verified; Data is valid until the next call.
+// errUnreadable marks a CorruptError that may pass: the disk refused to read, it did not read something else.
+var errUnreadable = errors.New("the disk refused to read")
+
+// entry returns the entry at a place, its checksum verified; Data is valid until the next call. Damage, also a sector that
+// cannot be read, is a *CorruptError.
 func (w *window) entry(p *place, shard ShardID, index uint64) (Entry, error) {
 	need := frameHeaderBytes + int64(p.size.bytes())
 	if p.offset < w.at || p.offset+need > w.at+int64(len(w.buf)) {
-		size := int(max(need, copyReadBytes))
-		if cap(w.buf) < size {
-			w.buf = make([]byte, size)
+		err := w.fill(p.offset, max(need, copyReadBytes), need)
+		if errors.Is(err, syscall.EIO) {
+			err = w.fill(p.offset, need, need) // the bad sector may be someone else's
 		}
-		n, err := w.file.ReadAt(w.buf[:size], p.offset)
-		w.buf, w.at = w.buf[:n], p.offset
-		if int64(n) < need {
-			if err == nil || errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
+		if errors.Is(err, syscall.EIO) {
+			_, name := p.file()
+			return Entry{}, fmt.Errorf("%w: %w", errUnreadable,
+				&CorruptError{File: name, Offset: p.offset, Shard: shard, Index: index, Reason: "the disk cannot read it: " + err.Error()})
+		}
+		if err != nil {
 			return Entry{}, fmt.Errorf("%w: %w", errRead, p.readError(shard, index, err))
 		}
 	}
@@ -165,4 +196,33 @@ func (w *window) entry(p *place, shard ShardID, index uint64) (Entry, error) {
 		return Entry{}, &CorruptError{File: name, Offset: p.offset, Shard: shard, Index: index, Reason: err.Error()}
 	}
 	return Entry{Index: index, Term: h.term, Type: h.entryType, Data: b[frameHeaderBytes:]}, nil
+}
+
+// fill reads size bytes at an offset, of which need must be there.
+func (w *window) fill(offset, size, need int64) error {
+	if int64(cap(w.buf)) < size {
+		w.buf = make([]byte, size)
+	}
+	n, err := w.file.ReadAt(w.buf[:size], offset)
+	w.buf, w.at = w.buf[:n], offset
+	switch {
+	case int64(n) >= need:
+		return nil
+	case err == nil, errors.Is(err, io.EOF):
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// salvage returns what can be read of a frame, in pieces; what cannot is zero.
+func (w *window) salvage(p *place) []byte {
+	b := make([]byte, frameHeaderBytes+p.size.bytes())
+	for at := 0; at < len(b); {
+		end := min(len(b), at+salvageBytes-int((p.offset+int64(at))%salvageBytes))
+		if n, err := w.file.ReadAt(b[at:end], p.offset+int64(at)); err != nil {
+			clear(b[at+n : end])
+		}
+		at = end
+	}
+	return b
 }

@@ -121,6 +121,10 @@ type tailFile struct {
 	firstPos  Position // stream position of dataStart
 	used      int64    // guarded by Log.mu; end of what is written and synced
 
+	// unreadable counts how often Maintain failed to read the file, and resting says that it waits for RetryUnreadable.
+	unreadable int
+	resting    bool
+
 	// highest is the highest index of each shard's entries in the file, valid or superseded.
 	// The flusher's while the file is current.
 	highest map[ShardID]uint64

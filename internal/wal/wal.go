@@ -34,6 +34,9 @@ var (
 	ErrUnavailable = errors.New("log entry not available")
 	// ErrClosed: the log was closed or has failed.
 	ErrClosed = errors.New("log closed")
+	// ErrRetry: Maintain could not open or read what it needed, for want of something that comes back, such as file
+	// handles. Nothing was changed.
+	ErrRetry = errors.New("try again later")
 	// ErrTooLarge: the entry is over EntryBytesMax.
 	ErrTooLarge = errors.New("log entry too large")
 	// ErrConflict: a snapshot to install contradicts an entry that is committed.
