@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/snapshot"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
@@ -141,6 +142,10 @@ func (h *Host) openFiles(openLog logOpener) error {
 		return err
 	}
 	o.WAL.FS, o.WAL.Dir = o.FS, LogDir(o.Dir)
+	// The log is durable before the first snapshot is written: with a snapshot and no log, the log was lost.
+	if o.WAL.Existing, err = h.hasSnapshots(); err != nil {
+		return err
+	}
 	h.log, h.recovery, err = openLog(o.WAL)
 	if err != nil {
 		h.log = nil
@@ -152,6 +157,17 @@ func (h *Host) openFiles(openLog logOpener) error {
 		}
 	}
 	return nil
+}
+
+// hasSnapshots reports whether any shard has a snapshot.
+func (h *Host) hasSnapshots() (bool, error) {
+	for _, id := range h.opts.Shards {
+		found, err := snapshot.Exists(h.opts.FS, SnapshotDir(h.opts.Dir, id))
+		if found || err != nil {
+			return found, err
+		}
+	}
+	return false, nil
 }
 
 // start starts the goroutines that doc.go names.

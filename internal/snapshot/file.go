@@ -63,6 +63,12 @@ func removeTemporary(fsys vfs.FS, dir string) error {
 	return nil
 }
 
+// Exists reports whether a directory has any snapshot, good or damaged.
+func Exists(fsys vfs.FS, dir string) (bool, error) {
+	indexes, err := listIndexes(fsys, dir)
+	return len(indexes) > 0, err
+}
+
 // File is one snapshot file, for inspection.
 type File struct {
 	Path  string

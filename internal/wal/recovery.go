@@ -158,6 +158,9 @@ func (r *recovery) openFiles() error {
 	if len(ids) == 0 && len(r.spares) > 0 {
 		return &CorruptError{File: l.tailDir(), Reason: "all log files are missing, though spare ones exist"}
 	}
+	if len(ids) == 0 && l.opts.Existing {
+		return &CorruptError{File: l.tailDir(), Reason: "all log files are missing, though there was a log"}
+	}
 	return nil
 }
 

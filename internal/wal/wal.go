@@ -63,6 +63,9 @@ type Options struct {
 	FS  vfs.FS
 	Dir string // created when missing
 
+	// Existing refuses to make a new log: the caller knows that there was one.
+	Existing bool
+
 	FileBytes     int64 // size of one preallocated tail file; default 64 MiB
 	BufferBytes   int64 // most bytes appended and not yet flushed; default 64 MiB
 	ReserveBytes  int64 // free disk below which Full reports true; default 256 MiB, less on a small disk

@@ -1,0 +1,148 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/vfs"
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+// A log that is gone is not taken for a new one, whatever the snapshots hold.
+func TestLostLogIsNotNew(t *testing.T) {
+	t.Parallel()
+	for _, snapshots := range []bool{false, true} {
+		disk := vfs.NewSim(1, vfs.SimOptions{})
+		n := mustOpen(t, disk, nil, nil)
+		for range 10 {
+			if _, err := n.add(0, "k"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		after := disk.CrashClone(vfs.AllLost())
+		n.mustClose(t) // takes snapshots
+		if snapshots {
+			after = disk.CrashClone(vfs.AllLost())
+		}
+		removeAll(t, after, "data/log")
+		for try := range 2 { // the refusal leaves nothing that the next start takes for a log
+			_, err := openNode(t.Context(), after, nil, nil)
+			var damage *wal.CorruptError
+			if !errors.As(err, &damage) {
+				t.Errorf("snapshots %v, try %d: opened without its log: %v", snapshots, try, err)
+			}
+		}
+	}
+}
+
+func removeAll(t *testing.T, fsys vfs.FS, name string) {
+	t.Helper()
+	info, err := fsys.Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Dir {
+		names, err := fsys.List(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, base := range names {
+			removeAll(t, fsys, name+"/"+base)
+		}
+	}
+	if err := fsys.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A sector that cannot be read any more is damage of one entry: log maintenance reports it, and the node goes on.
+func TestUnreadableSectorEndsNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		disk := vfs.NewSim(1, vfs.SimOptions{})
+		var refused atomic.Int64
+		n := mustOpen(t, disk, nil, func(o *Options) { o.SnapshotBytes = 32 << 10 })
+		disk.SetReadHook(func(op vfs.Op) error {
+			if op.Kind == vfs.OpRead && strings.HasSuffix(op.Name, "next.tmp") { // as the first file was opened
+				refused.Add(1)
+				return syscall.EIO
+			}
+			return nil
+		})
+		if _, err := n.add(0, "precious"); err != nil {
+			t.Fatal(err)
+		}
+		filler := strings.Repeat("f", 8000)
+		for i := range 400 {
+			if _, err := n.add(0, filler); err != nil {
+				t.Fatal(err)
+			}
+			if i%10 == 0 {
+				time.Sleep(unreadableRetry)
+			}
+		}
+		synctest.Wait()
+		select {
+		case err := <-n.fatal:
+			t.Errorf("the node ended: %v", err)
+		default:
+		}
+		if s := n.Stats().Log; refused.Load() == 0 || s.TailFiles > 3 {
+			t.Errorf("refused %d times; %+v", refused.Load(), s)
+		}
+		if err := n.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// At any time the newest snapshot may turn out damaged after a power cut: the one before it and the log behind it still
+// give every answered addition, and every live payload, while files retire and snapshots are pruned all along.
+func TestDamagedSnapshotFallsBackAtAnyTime(t *testing.T) {
+	t.Parallel()
+	disk := vfs.NewSim(1, vfs.SimOptions{})
+	n := mustOpen(t, disk, nil, func(o *Options) { o.SnapshotBytes = 16 << 10; o.WAL.FileBytes = 16 << 10 })
+	fallbacks := 0
+	for i := range 2400 {
+		a, err := n.add(0, strings.Repeat("k", 40)+string(rune('a'+i%23)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%60 != 59 {
+			continue
+		}
+		after := disk.Crash(uint64(i))
+		files, err := snapshot.List(after, SnapshotDir("data", 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(files) > 1 {
+			fallbacks++
+			if err := after.FlipBit(files[0].Path, files[0].Bytes/2, 2); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m := mustOpen(t, after, nil, nil)
+		v, err := m.value(t.Context(), 0, strings.Repeat("k", 40)+string(rune('a'+i%23)))
+		if err != nil || v != a.value {
+			t.Fatalf("after %d additions: %d, %v; answered %d", i+1, v, err, a.value)
+		}
+		for key, index := range m.drivers[0].newest {
+			if _, item, err := m.Payload(0, index, 0); err != nil || string(item) != key {
+				t.Fatalf("after %d additions: payload %d: %q, %v", i+1, index, item, err)
+			}
+		}
+		m.mustClose(t)
+	}
+	if st := n.Stats(); fallbacks < 10 || st.Log.SealedEntriesDropped == 0 {
+		t.Errorf("%d fallbacks, %+v: the test tests nothing", fallbacks, st.Log)
+	}
+	n.mustClose(t)
+}
