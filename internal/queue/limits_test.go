@@ -321,7 +321,9 @@ func TestRefusalsChangeNothing(t *testing.T) {
 	sum := m.Fingerprint()
 	for _, item := range [][]byte{
 		AppendAck(nil, 5, 5, "", nil), AppendRetryDead(nil, 5), AppendDiscardDead(nil, 5), AppendCancel(nil, 5, 1, 1),
-		AppendJob(nil, &Spec{Queue: 77}), {1, 2, 3}, AppendFetch(nil, 1, []QueueID{77}, 1, 0), AppendWorkerLost(nil, 77),
+		AppendJob(nil, &Spec{Queue: 77}),
+		{1, 2, 3},
+		AppendFetch(nil, 1, []QueueID{77}, 1, 0), AppendWorkerLost(nil, 77),
 	} {
 		apply(m, item)
 		if m.Fingerprint() != sum {
