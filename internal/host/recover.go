@@ -77,7 +77,7 @@ func (r *replica) recover(ctx context.Context, progress *sync.Mutex) error {
 	r.snap.index = snap.Index
 	r.count.SnapshotIndex = snap.Index
 	// Which snapshot before this one is good is not known: nothing more is given up until there are two new ones.
-	r.restored = wal.Retention{Snapshot: snap.Index, KeepFrom: min(first, snap.Index+1), Live: r.driver.Snapshot().Live()}
+	r.restored = wal.Retention{Snapshot: snap.Index, KeepFrom: min(first, snap.Index+1), Live: r.driver.Snapshot().Live(), Fallback: r.count.DamagedSnapshot > 0}
 	if err := r.replay(ctx, snap.Index, progress); err != nil {
 		return err
 	}

@@ -201,6 +201,85 @@ func TestMergeWithoutItsSourceIsDamage(t *testing.T) {
 	}
 }
 
+// A segment whose file is gone is noticed before a worker asks for one of its jobs, and told once. After a fallback to an
+// older snapshot some of its live set may be gone rightly; the next set is checked.
+func TestMissingSegmentIsNoticed(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		remove   bool
+		fallback bool
+		want     [2]bool // damage is told at the first and the second Retain
+	}{
+		{"whole", false, false, [2]bool{}},
+		{"missing", true, false, [2]bool{true, false}},
+		{"missing, fallback", true, true, [2]bool{false, true}},
+	} {
+		l, sim := openSim(t, Options{FileBytes: 4096})
+		appendFlushed(t, l, 1, 1, 1, 5, 64)
+		retained := func(l *Log, snapshot uint64, fallback bool) *CorruptError {
+			t.Helper()
+			l.Retain(1, Retention{Snapshot: snapshot, KeepFrom: 6, Live: roaring64.BitmapOf(1, 2, 3), Fallback: fallback})
+			return maintainAll(t, l)
+		}
+		appendFlushed(t, l, 2, 1, 1, 200, 64)
+		appendFlushed(t, l, 1, 1, 6, 7, 64)
+		l.Retain(2, Retention{Snapshot: 200, KeepFrom: 201, Live: roaring64.New()})
+		l.Retain(1, Retention{Snapshot: 5, KeepFrom: 6, Live: roaring64.BitmapOf(1, 2, 3)})
+		mustFlush(t, l)
+		if damage := maintainAll(t, l); damage != nil {
+			t.Fatal(damage)
+		}
+		names, err := sim.List("log/live/00001")
+		if err != nil || len(names) != 1 {
+			t.Fatal(names, err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if tc.remove {
+			if err := sim.Remove("log/live/00001/" + names[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		again, _, err := Open(Options{FS: sim, Dir: "log", FileBytes: 4096})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range tc.want {
+			damage := retained(again, 6+uint64(i), tc.fallback && i == 0)
+			if (damage != nil) != want || damage != nil && (damage.Index != 1 || damage.Shard != 1) {
+				t.Errorf("%s, retention %d: %v", tc.name, i, damage)
+			}
+		}
+		if err := again.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A segment that begins before the oldest log file and ends in it cannot come from a crash: it is not removed.
+func TestSegmentAcrossTheOldestFileIsDamage(t *testing.T) {
+	l, sim, _, _ := damagedLog(t)
+	retireRound(t, l, roaring64.BitmapOf(1))
+	l.mu.RLock()
+	g, oldest := l.shards[1].segments[0], l.files[0].id
+	l.mu.RUnlock()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	name := l.liveDir(1) + "/" + segmentBase(g.firstSeq, oldest)
+	if err := sim.Rename(g.name, name); err != nil {
+		t.Fatal(err)
+	}
+	var damage *CorruptError
+	if _, _, err := Open(Options{FS: sim, Dir: "log", FileBytes: 4096}); !errors.As(err, &damage) || damage.File != name {
+		t.Errorf("got %v", err)
+	}
+	if _, err := sim.Stat(name); err != nil {
+		t.Errorf("it is gone: %v", err)
+	}
+}
+
 // Salvaging reads around what the disk refuses.
 func TestSalvageReadsAroundBadPieces(t *testing.T) {
 	data := strings.Repeat("0123456789abcdef", 2000)

@@ -255,6 +255,7 @@ func (l *Log) InstallSnapshot(shard ShardID, index, term uint64) error {
 	if index+1 < s.first {
 		return fmt.Errorf("install a snapshot of shard %d at index %d, before %d: %w", shard, index, s.first, ErrCompacted)
 	}
+	s.complete = true // what the snapshot refers to may come later
 	have, known := s.termOf(index)
 	committed := index <= min(s.last, max(s.hard.Commit, s.snapshot))
 	switch {
@@ -284,7 +285,7 @@ func (l *Log) Retain(shard ShardID, r Retention) {
 	defer l.mu.Unlock()
 	s := l.shardFor(shard)
 	if r.Live != nil && (s.live == nil || r.Snapshot >= s.snapshot) {
-		s.live, s.snapshot = r.Live, r.Snapshot
+		s.live, s.snapshot, s.fallback = r.Live, r.Snapshot, r.Fallback
 	}
 	keepFrom := min(r.KeepFrom, s.last+1)
 	if keepFrom <= s.first {

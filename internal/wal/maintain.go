@@ -106,8 +106,9 @@ func (l *Log) step() (more bool, err error) {
 		return true, l.stepRetire()
 	case k.merge != nil:
 		return true, l.stepMerge()
-	case l.account():
-		return true, nil
+	}
+	if more, err = l.account(); more || err != nil {
+		return more, err
 	}
 	if k.merge = l.nextMerge(true); k.merge != nil {
 		return true, nil
@@ -131,12 +132,13 @@ func (l *Log) step() (more bool, err error) {
 }
 
 // account brings the segments' live bytes of one shard up to its newest live set, by the deaths since the last one.
-// Jobs under way rely on the accounted set, so it runs only between them.
-func (l *Log) account() bool {
+// Jobs under way rely on the accounted set, so it runs only between them. The first time since Open that the set can be
+// trusted, it also checks that all of it is there.
+func (l *Log) account() (more bool, err error) {
 	for _, id := range l.Shards() {
 		l.mu.RLock()
 		s := l.shards[id]
-		live, snapshot := s.live, s.snapshot
+		live, snapshot, check := s.live, s.snapshot, !s.complete && !s.fallback
 		l.mu.RUnlock()
 		if live == s.accounted {
 			continue
@@ -147,9 +149,57 @@ func (l *Log) account() bool {
 			l.countDead(s, roaring64.AndNot(s.accounted, live))
 		}
 		s.accounted, s.accountedAt = live, snapshot
-		return true
+		if check {
+			err = l.checkComplete(id, s)
+		}
+		return true, err
 	}
-	return false
+	return false, nil
+}
+
+// checkComplete looks for live entries that neither the tail nor a segment holds: a file that was lost would otherwise be
+// noticed only when one of its jobs is wanted. The accounted segments tell how many there are; the first that is missing
+// is searched only if the sum is wrong.
+func (l *Log) checkComplete(shard ShardID, s *shardLog) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s.complete {
+		return nil
+	}
+	s.complete = true // told once
+	below := min(s.first, s.accountedAt+1)
+	want, have := rankBelow(s.accounted, below), uint64(0)
+	for i := range s.runs {
+		from, to := min(s.runs[i].first, below), min(s.runs[i].next(), below)
+		have += rankBelow(s.accounted, to) - rankBelow(s.accounted, from)
+	}
+	for _, g := range s.segments {
+		have += uint64(g.live)
+	}
+	if have >= want {
+		return nil
+	}
+	for it := s.accounted.Iterator(); it.HasNext(); {
+		index := it.Next()
+		if _, ok := s.find(index); ok {
+			continue
+		}
+		if _, _, ok := s.segmentOf(index); !ok {
+			return &CorruptError{
+				File: l.liveDir(shard), Shard: shard, Index: index,
+				Reason: fmt.Sprintf("a file is missing: this entry and %d others are live and nowhere", want-have-1),
+			}
+		}
+	}
+	return nil
+}
+
+// rankBelow is how many of the set are below an index.
+func rankBelow(set *roaring64.Bitmap, below uint64) uint64 {
+	if below == 0 {
+		return 0
+	}
+	return set.Rank(below - 1)
 }
 
 // recount counts the live entries of all segments.

@@ -392,7 +392,13 @@ func (r *recovery) openShardSegments(shard ShardID) error {
 		if len(l.files) == 0 {
 			return &CorruptError{File: l.tailDir(), Shard: shard, Reason: "all log files are missing, though segments exist"}
 		}
-		if to >= l.files[0].id {
+		if from < l.files[0].id && to >= l.files[0].id {
+			return &CorruptError{
+				File: path.Join(dir, name), Shard: shard,
+				Reason: fmt.Sprintf("it reaches into log file %d, which was not retired", l.files[0].id),
+			}
+		}
+		if from >= l.files[0].id {
 			// Its tail file was not retired, and has been replayed whole.
 			if err = l.fs.Remove(path.Join(dir, name)); err != nil {
 				return fmt.Errorf("remove unfinished segment: %w", err)

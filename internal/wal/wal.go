@@ -115,4 +115,7 @@ type Retention struct {
 	// Live is the set of indexes <= Snapshot that still hold live jobs (or anything else a live job points at).
 	// The log owns it from then on. An index once absent never comes back: dead is forever.
 	Live *roaring64.Bitmap
+	// Fallback: a newer snapshot than this one was told of before Open. Some of Live may have died and be gone since, so
+	// Maintain does not check that it is all there.
+	Fallback bool
 }
