@@ -227,6 +227,9 @@ func TestSnapshotsLetFilesGo(t *testing.T) {
 	if s.Shards[0].Snapshots < 5 || s.Shards[0].SnapshotPause > 0.1 {
 		t.Errorf("%d snapshots, pause %v s", s.Shards[0].Snapshots, s.Shards[0].SnapshotPause)
 	}
+	if s.Shards[0].Last < s.Shards[0].Applied || s.Shards[0].SnapshotMillis == 0 {
+		t.Errorf("%+v", s.Shards[0])
+	}
 	check := func() {
 		t.Helper()
 		for key, a := range live {

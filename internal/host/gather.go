@@ -65,7 +65,7 @@ func (m machine) Apply(index uint64, h shard.Header, items [][]byte) {
 func (r *replica) report() {
 	applied, _, bytes := r.sh.Applied()
 	s := &r.count
-	s.Applied, s.BatchBytes = applied, bytes
+	s.Applied, s.Last, s.BatchBytes = applied, r.sh.Last(), bytes
 	s.Fingerprint = r.driver.Fingerprint()
 	s.Leading, s.Term = r.sh.Leading()
 	s.Leader = r.sh.Leader()

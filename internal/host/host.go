@@ -135,7 +135,8 @@ func (h *Host) openFiles(openLog logOpener) error {
 	if err := syncNames(o.FS, o.Dir); err != nil {
 		return err
 	}
-	if err := o.FS.SyncDir(path.Dir(o.Dir)); err != nil && !errors.Is(err, fs.ErrPermission) {
+	// A directory that others own was not made by us; some cannot be synced.
+	if err := o.FS.SyncDir(path.Dir(o.Dir)); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) {
 		return fmt.Errorf("sync parent of data directory: %w", err)
 	}
 	if h.identity, err = claim(o.FS, o.Dir, o.Cluster, o.Node); err != nil {

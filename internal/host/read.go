@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/beaver-raft/beaver/internal/shard"
@@ -78,8 +79,9 @@ func (r *replica) submit(call *readCall) error {
 	case r.quitted:
 		r.mu.Unlock()
 		return ErrStopped
-	case len(r.inbox) >= ReadsWaitingMax:
+	case len(r.inbox)+int(r.unserved.Load()) >= ReadsWaitingMax:
 		r.mu.Unlock()
+		r.poke() // The loop drops the calls that were given up.
 		return ErrOverloaded
 	}
 	r.inbox = append(r.inbox, call)
@@ -90,23 +92,27 @@ func (r *replica) submit(call *readCall) error {
 
 // takeReads moves the inbox into the shard: stale reads run now, the others ask for an index together.
 func (r *replica) takeReads() error {
-	r.mu.Lock()
-	calls := r.inbox
-	r.inbox = nil
-	r.mu.Unlock()
-	if len(calls) == 0 {
-		return nil
+	if r.unserved.Load() >= ReadsWaitingMax/2 {
+		r.dropGivenUp()
 	}
 	leading, _ := r.sh.Leading()
 	group := readGroup{id: r.nextRead}
+	r.mu.Lock()
+	calls := r.inbox
+	r.inbox = nil
+	for _, c := range calls {
+		if leading && !c.stale {
+			group.calls = append(group.calls, c)
+		}
+	}
+	r.unserved.Add(int64(len(group.calls)))
+	r.mu.Unlock()
 	for _, c := range calls {
 		switch {
 		case c.stale:
 			c.finish(nil)
 		case !leading:
 			c.finish(ErrNotLeader)
-		default:
-			group.calls = append(group.calls, c)
 		}
 	}
 	if len(group.calls) == 0 {
@@ -115,6 +121,18 @@ func (r *replica) takeReads() error {
 	r.nextRead++
 	r.reads = append(r.reads, group)
 	return r.sh.ReadIndex(group.id)
+}
+
+// dropGivenUp forgets the calls that nobody waits for any more.
+func (r *replica) dropGivenUp() {
+	left := 0
+	for i := range r.reads {
+		g := &r.reads[i]
+		g.calls = slices.DeleteFunc(g.calls, func(c *readCall) bool { return c.taken.Load() })
+		left += len(g.calls)
+	}
+	r.reads = slices.DeleteFunc(r.reads, func(g readGroup) bool { return len(g.calls) == 0 })
+	r.unserved.Store(int64(left))
 }
 
 // readAt records the index that a group has to wait for.
@@ -138,6 +156,7 @@ func (r *replica) serveReads() {
 		for _, c := range g.calls {
 			c.finish(nil)
 		}
+		r.unserved.Add(-int64(len(g.calls)))
 	}
 	clear(r.reads[len(left):])
 	r.reads = left
@@ -151,6 +170,7 @@ func (r *replica) refuseReads(err error) {
 		}
 	}
 	r.reads = nil
+	r.unserved.Store(0)
 }
 
 // Payload implements Payloads.

@@ -40,6 +40,8 @@ type replica struct {
 	awaits atomic.Uint64 // the position that the oldest waiting append needs; 0 is none
 	wanted atomic.Bool   // the maintainer wants a snapshot
 
+	unserved atomic.Int64 // reads taken out of the inbox that wait for their index
+
 	mu       sync.Mutex
 	inbox    []*readCall     // guarded by mu
 	stored   *snapshotResult // guarded by mu: what the snapshotter finished

@@ -138,6 +138,7 @@ func (r *replica) takeStored() {
 	r.sh.Compacted(r.snap.index + 1)
 	r.snap.index, r.snap.bytes = res.index, res.bytes
 	r.count.SnapshotIndex, r.count.SnapshotBytes = res.index, res.size
+	r.count.SnapshotMillis = r.h.opts.Clock.NowMillis()
 	r.count.SnapshotSeconds = res.took.Seconds()
 	r.count.Snapshots++
 }

@@ -44,6 +44,7 @@ func (h *histogram) read() Histogram {
 type ShardStats struct {
 	ID          shard.ID
 	Applied     uint64
+	Last        uint64 // the last index of the log, applied or not
 	Fingerprint uint64 // of the state at Applied
 	Term        uint64
 	Leader      uint64 // node id; 0 when unknown
@@ -53,6 +54,7 @@ type ShardStats struct {
 	Dropped                         uint64 // batches told to the driver as dropped
 
 	SnapshotIndex   uint64
+	SnapshotMillis  int64 // when the newest one was stored, by Options.Clock; 0 when that was before Open
 	SnapshotBytes   int64
 	SnapshotSeconds float64 // how long the newest one took in the background
 	SnapshotPause   float64 // for how many seconds it stopped the machine

@@ -29,8 +29,6 @@ const (
 	ElectionTicksDefault = 10
 	// HeartbeatTicksDefault is how many ticks lie between two heartbeats of a leader.
 	HeartbeatTicksDefault = 1
-	// ReadsMax bounds the linearizable reads that wait for their index at one time.
-	ReadsMax = 4096
 	// VotersMax bounds the voters of a new group.
 	VotersMax = 9
 )

@@ -163,6 +163,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"log ends early", logOf(good), Restored{9, 3, conf}, "the log ends at index 1, the snapshot is of index 9"},
 		{"log begins late", logOf(wal.ShardState{First: 12, Last: 20}), Restored{9, 3, conf}, "the log begins at index 12"},
 		{"committed is gone", logOf(wal.ShardState{First: 2, Last: 5, HardState: wal.HardState{Term: 1, Commit: 6}}), Restored{1, 1, conf}, "index 6 was committed"},
+		{"other term at the snapshot", logOf(good), Restored{1, 2, conf}, "entry 1 of the log has term 1, the snapshot of it has 2"},
 		{"no index", logOf(good), Restored{0, 0, conf}, "names index 0"},
 		{"no voters", logOf(good), Restored{1, 1, nil}, "no voters"},
 		{"garbage voters", logOf(good), Restored{1, 1, bytes.Repeat([]byte{0xff}, 9)}, "unreadable"},

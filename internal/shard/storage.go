@@ -47,6 +47,9 @@ func openStorage(cfg Config, snap Restored, conf *raftpb.ConfState) (*storage, e
 	case state.HardState.Commit > state.Last:
 		return nil, &StateError{cfg.ID, fmt.Sprintf("the log ends at index %d, index %d was committed", state.Last, state.HardState.Commit)}
 	}
+	if term, err := cfg.Log.Term(cfg.ID, snap.Index); err == nil && term != snap.Term {
+		return nil, &StateError{cfg.ID, fmt.Sprintf("entry %d of the log has term %d, the snapshot of it has %d", snap.Index, term, snap.Term)}
+	}
 	if s.first <= snap.Index {
 		term, err := cfg.Log.Term(cfg.ID, s.first-1)
 		if err == nil {
