@@ -9,7 +9,8 @@
 //	shard loop   one per shard: turns the shard, gathers commands into batches, applies, answers; sleeps until it is
 //	             woken, a tick is due (a shard that is alone needs none) or the driver's next timer is
 //	log writer   one: group commit, self-clocked: while one fdatasync is in flight the next batch gathers
-//	maintainer   one: live segments, recycling, compaction; asks for the snapshots that let sealed files go
+//	maintainer   one: live segments, recycling, compaction; asks for the snapshots that let sealed files go; looks at the
+//	             disk every few seconds
 //	snapshotter  one: encodes and stores partial snapshots while the machines go on
 //
 // The way of a lone command is: Wake, Gather, append, flush, Apply, Settled, all on the shard loop: when nobody else is

@@ -10,7 +10,7 @@
 // files, but only good ones with enough good ones newer than them: damaged files stay for inspection.
 //
 // The caller writes one snapshot of a shard at a time, and prunes after that. An error of Write that is not the encoder's
-// own or a full disk (syscall.ENOSPC) may be a failed sync, after which the process must end.
+// own or a full disk (syscall.ENOSPC, syscall.EDQUOT) may be a failed sync, after which the process must end.
 // The package starts no goroutine and reads no clock.
 //
 // # Layout

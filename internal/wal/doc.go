@@ -16,7 +16,9 @@
 //   - It calls Retain after Open and after each durable snapshot, and snapshots the shards that NeedsSnapshot names.
 //   - It calls Maintain from exactly one goroutine until it says that there is no more, and again after each flush
 //     that sealed a file, each Retain, and every few seconds.
-//   - It refuses new jobs while Full reports true.
+//   - It refuses new jobs while Full reports true, and calls ReleaseReserve when a snapshot finds no room.
+//   - It calls RetryUnreadable every minute or so, from the goroutine of Maintain.
+//   - It sets Options.Existing when it knows that there was a log.
 //
 // The package starts no goroutine, reads no clock and writes no log line: it returns facts.
 //
@@ -38,6 +40,10 @@
 // last flush before a crash cannot be told from a torn write; Close leaves a mark that proves all, a new file proves the
 // one before, and everything but that last flush is proven at any time. In files that have a successor any bad frame is
 // damage. A write is assumed not to harm synced bytes beside it in the same sector (powersafe overwrite).
+//
+// A live entry that is found damaged when its tail file retires is copied to the segment as it is: it keeps its name, is
+// refused, and holds nothing up. A file that is missing is noticed by Open, or when the first live set since Open names
+// entries that are nowhere.
 //
 // # Recovered is not durable
 //
