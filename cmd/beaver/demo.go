@@ -76,6 +76,9 @@ type demo struct {
 }
 
 func runDemo(ctx context.Context, opts demoOptions) (err error) {
+	if err := canFreeze(); err != nil {
+		return err
+	}
 	d := &demo{demoOptions: opts}
 	if err := d.prepare(); err != nil {
 		return err

@@ -127,8 +127,8 @@ func (w *demoWorkers) restart(server *serverProcess, root string, log io.Writer)
 	return err
 }
 
-func (w *demoWorkers) freeze() error { return w.frozen.cmd.Process.Signal(syscall.SIGSTOP) }
-func (w *demoWorkers) thaw() error   { return w.frozen.cmd.Process.Signal(syscall.SIGCONT) }
+func (w *demoWorkers) freeze() error { return freeze(w.frozen.cmd.Process) }
+func (w *demoWorkers) thaw() error   { return thaw(w.frozen.cmd.Process) }
 
 // stop ends the workers gracefully and collects their totals.
 func (w *demoWorkers) stop() error {
