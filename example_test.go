@@ -8,31 +8,39 @@ import (
 	"github.com/beaver-raft/beaver/server"
 )
 
-// exampleClient returns a client of a node inside this process, and what ends both.
-func exampleClient() (*beaver.Client, func()) {
+// exampleNode returns a node inside this process, and what ends it.
+func exampleNode(listen string) (*server.Server, func()) {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "beaver-example-")
 	if err != nil {
 		panic(err)
 	}
-	node, err := server.Open(ctx, server.Options{DataDir: dir, Listen: "-"})
+	node, err := server.Open(ctx, server.Options{DataDir: dir, Listen: listen})
 	if err != nil {
 		panic(err)
 	}
-	client, err := node.Client()
-	if err != nil {
-		panic(err)
-	}
-	return client, func() {
-		if err := client.Close(ctx); err != nil {
-			panic(err)
-		}
+	return node, func() {
 		if err := node.Close(ctx); err != nil {
 			panic(err)
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			panic(err)
 		}
+	}
+}
+
+// exampleClient returns a client of a node inside this process, and what ends both.
+func exampleClient() (*beaver.Client, func()) {
+	node, done := exampleNode("-")
+	client, err := node.Client()
+	if err != nil {
+		panic(err)
+	}
+	return client, func() {
+		if err := client.Close(context.Background()); err != nil {
+			panic(err)
+		}
+		done()
 	}
 }
 

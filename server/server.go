@@ -145,9 +145,6 @@ func (s *Server) Addr() string {
 	return s.listener.Addr().String()
 }
 
-// Ready tells whether the node serves, and if not, why.
-func (s *Server) Ready() (bool, string) { return s.front.Ready() }
-
 // Wait returns when the node is closed, with what Close returned.
 func (s *Server) Wait() error {
 	<-s.closed
