@@ -33,14 +33,14 @@ type layer struct {
 }
 
 const (
-	btree      = "github.com/tidwall/btree"
-	roaring    = "github.com/RoaringBitmap/roaring/v2"
-	connect    = "connectrpc.com/connect"
-	protobuf   = "google.golang.org/protobuf"
-	etcdRaft   = "go.etcd.io/raft/v3"
-	prometheus = "github.com/prometheus/"
-	cobra      = "github.com/spf13/"
-	sys        = "golang.org/x/sys"
+	btreeModule      = "github.com/tidwall/btree"
+	roaringModule    = "github.com/RoaringBitmap/roaring/v2"
+	connectModule    = "connectrpc.com/connect"
+	protobufModule   = "google.golang.org/protobuf"
+	etcdRaftModule   = "go.etcd.io/raft/v3"
+	prometheusModule = "github.com/prometheus/"
+	cobraModule      = "github.com/spf13/"
+	sysModule        = "golang.org/x/sys"
 )
 
 // impure is what a deterministic machine must not see: clocks, chance, the outside and other goroutines.
@@ -51,27 +51,27 @@ var impure = []string{
 
 // layers is the table of ARCHITECTURE.md. An arrow that is not here is a decision: argue for it where the table is.
 var layers = map[string]layer{
-	"":                              {own: []string{"api/beaver/v1", "api/beaver/v1/beaverv1connect"}, outside: []string{connect, protobuf}},
-	"api/beaver/v1":                 {outside: []string{protobuf}},
-	"api/beaver/v1/beaverv1connect": {own: []string{"api/beaver/v1"}, outside: []string{connect}},
+	"":                              {own: []string{"api/beaver/v1", "api/beaver/v1/beaverv1connect"}, outside: []string{connectModule, protobufModule}},
+	"api/beaver/v1":                 {outside: []string{protobufModule}},
+	"api/beaver/v1/beaverv1connect": {own: []string{"api/beaver/v1"}, outside: []string{connectModule}},
 
 	"internal/invariant": {},
-	"internal/queue":     {own: []string{"internal/invariant"}, outside: []string{btree, roaring}, withoutStd: impure},
-	"internal/vfs":       {outside: []string{sys}},
-	"internal/wal":       {own: []string{"internal/vfs", "internal/invariant"}, outside: []string{roaring}},
+	"internal/queue":     {own: []string{"internal/invariant"}, outside: []string{btreeModule, roaringModule}, withoutStd: impure},
+	"internal/vfs":       {outside: []string{sysModule}},
+	"internal/wal":       {own: []string{"internal/vfs", "internal/invariant"}, outside: []string{roaringModule}},
 	"internal/snapshot":  {own: []string{"internal/vfs", "internal/invariant"}},
 	"internal/shard": {
 		own:     []string{"internal/wal", "internal/vfs", "internal/snapshot", "internal/invariant"},
-		outside: []string{etcdRaft, protobuf, roaring},
+		outside: []string{etcdRaftModule, protobufModule, roaringModule},
 	},
 	"internal/host": {
 		own:     []string{"internal/shard", "internal/wal", "internal/vfs", "internal/snapshot", "internal/invariant"},
-		outside: []string{etcdRaft},
+		outside: []string{etcdRaftModule},
 	},
 	// cluster holds the catalog machine: it is replicated like a queue, and names queues as the queue machine does.
 	"internal/cluster": {
 		own:     []string{"internal/host", "internal/shard", "internal/queue", "internal/invariant"},
-		outside: []string{btree, roaring},
+		outside: []string{btreeModule, roaringModule},
 	},
 	// engine turns the log's errors into codes for callers, and passes the disk through its options.
 	"internal/engine": {
@@ -79,20 +79,20 @@ var layers = map[string]layer{
 			"internal/cluster", "internal/host", "internal/shard", "internal/queue", "internal/wal", "internal/vfs",
 			"internal/invariant",
 		},
-		outside: []string{roaring},
+		outside: []string{roaringModule},
 	},
 	// The front doors know the engine and the vocabulary of jobs, never each other.
 	"internal/rpc": {
 		own:     []string{"internal/engine", "internal/queue", "api/beaver/v1", "api/beaver/v1/beaverv1connect"},
-		outside: []string{connect, protobuf},
+		outside: []string{connectModule, protobufModule},
 	},
-	"internal/metrics": {own: []string{"internal/engine", "internal/queue", "internal/host", "internal/wal"}, outside: []string{prometheus}},
+	"internal/metrics": {own: []string{"internal/engine", "internal/queue", "internal/host", "internal/wal"}, outside: []string{prometheusModule}},
 
 	// server is the only place that wires.
 	"server": {own: []string{
 		"", "internal/engine", "internal/rpc", "internal/metrics", "internal/host", "internal/shard", "internal/vfs",
 		"internal/wal", "internal/queue", "internal/snapshot", "api/beaver/v1", "api/beaver/v1/beaverv1connect",
-	}, outside: []string{connect}},
+	}, outside: []string{connectModule}},
 	// The binary uses the client like any user; bench also measures plain calls and the disk itself. inspect reads the
 	// files of a stopped node, so it knows the formats.
 	"cmd/beaver": {
@@ -100,7 +100,7 @@ var layers = map[string]layer{
 			"", "server", "api/beaver/v1", "api/beaver/v1/beaverv1connect", "internal/vfs", "internal/wal",
 			"internal/snapshot", "internal/shard", "internal/queue",
 		},
-		outside: []string{cobra, protobuf, connect, sys},
+		outside: []string{cobraModule, protobufModule, connectModule, sysModule},
 	},
 
 	"internal/chaos": {own: []string{"", "internal/queue"}},
@@ -143,7 +143,7 @@ func forbidden(file sourceFile, allowed layer, imported string) string {
 	}
 	outside := allowed.outside
 	if file.test {
-		outside = slices.Concat(outside, testOutside, []string{connect, protobuf, etcdRaft, roaring, prometheus, cobra, sys})
+		outside = slices.Concat(outside, testOutside, []string{connectModule, protobufModule, etcdRaftModule, roaringModule, prometheusModule, cobraModule, sysModule})
 	}
 	for _, prefix := range outside {
 		if strings.HasPrefix(imported, prefix) {
