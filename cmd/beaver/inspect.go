@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/beaver-raft/beaver/internal/host"
 	"github.com/beaver-raft/beaver/internal/snapshot"
 	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
@@ -20,15 +21,26 @@ import (
 const (
 	logDir       = "log"
 	snapshotsDir = "snapshots"
+	identityFile = "IDENTITY"
 )
+
+// identityKind is the kind of the identity file in the listing; those of the log's files are package wal's.
+const identityKind = "identity"
 
 // inspection is what inspect found.
 type inspection struct {
 	DataDir   string            `json:"dataDir"`
+	Identity  *identitySummary  `json:"identity,omitempty"` // nil if it cannot be read
 	Files     []fileSummary     `json:"files"`
 	Snapshots []snapshotSummary `json:"snapshots"`
 	Entries   []wal.Record      `json:"entries,omitempty"`
 	Damaged   int               `json:"damaged"`
+}
+
+type identitySummary struct {
+	ClusterID string `json:"clusterId"`
+	NodeID    uint64 `json:"nodeId"`
+	Format    uint32 `json:"format"`
 }
 
 type fileSummary struct {
@@ -58,7 +70,7 @@ func newInspectCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect DATA_DIR",
 		Short: "Check a data directory and show what is in it",
-		Long: `Read a data directory and show the files of its log and its snapshots. Every checksum is checked; nothing is changed. A node
+		Long: `Read a data directory and show whose it is, the files of its log, and its snapshots. Every checksum is checked; nothing is changed. A node
 should not be running on the directory: what it is writing would look damaged. The exit status is 1 if anything is damaged.`,
 		Example: "  beaver inspect ./beaver-data\n  beaver inspect ./beaver-data --entries",
 		Args:    cobra.ExactArgs(1),
@@ -93,10 +105,35 @@ func inspect(dir string, entries bool) (*inspection, error) {
 	if _, err := os.Stat(filepath.Join(dir, logDir)); errors.Is(err, fs.ErrNotExist) {
 		return nil, usage("%s has no directory %q: it is not a data directory of a node", dir, logDir)
 	}
+	if err := found.identity(dir); err != nil {
+		return nil, err
+	}
 	if err := found.log(dir, entries); err != nil {
 		return nil, err
 	}
 	return found, found.snapshots(dir)
+}
+
+// identity notes whose directory it is. A file that is missing or damaged counts as damage: a node does not start without it.
+func (f *inspection) identity(dir string) error {
+	id, err := host.ReadIdentity(vfs.OS(), dir)
+	bad, isBad := errors.AsType[*host.IdentityError](err)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		f.damagedIdentity("is missing: restore it from a backup")
+	case isBad:
+		f.damagedIdentity(bad.Reason)
+	case err != nil:
+		return err
+	default:
+		f.Identity = &identitySummary{ClusterID: fmt.Sprintf("%016x", id.Cluster), NodeID: id.Node, Format: id.Format}
+	}
+	return nil
+}
+
+func (f *inspection) damagedIdentity(reason string) {
+	f.Damaged++
+	f.Files = append(f.Files, fileSummary{File: identityFile, Kind: identityKind, Damage: reason})
 }
 
 func (f *inspection) log(dir string, entries bool) error {
@@ -182,6 +219,11 @@ func (f *inspection) snapshot(shard int, file snapshot.File) {
 func (a *app) printInspection(found *inspection) error {
 	if a.json() {
 		return a.printJSON(found)
+	}
+	if id := found.Identity; id != nil {
+		if err := a.print("node %d of cluster %s, format %d\n\n", id.NodeID, id.ClusterID, id.Format); err != nil {
+			return err
+		}
 	}
 	rows := make([]string, len(found.Files))
 	for i, f := range found.Files {

@@ -13,6 +13,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// identityLine is how inspect begins.
+var identityLine = regexp.MustCompile(`^node [0-9]+ of cluster [0-9a-f]{16}, format 1\n`)
+
 // TestServerCommand starts a node from the command line, uses it, stops it, and inspects what it left.
 func TestServerCommand(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
@@ -46,12 +49,25 @@ func TestServerCommand(t *testing.T) {
 		t.Errorf("the server's exit status is %d", status)
 	}
 	if got, status := runText(t, "inspect", dir, "--entries"); status != exitOK || !strings.Contains(got, "tail-file") ||
-		!strings.Contains(got, ".snapshot") || !strings.Contains(got, "entry") {
+		!strings.Contains(got, ".snapshot") || !strings.Contains(got, "entry") || !identityLine.MatchString(got) {
 		t.Errorf("inspect: exit status %d, %s", status, got)
 	}
 	damageSnapshot(t, dir)
 	if got, status := runText(t, "inspect", dir, "-o", "json"); status != exitFailure || !strings.Contains(got, `"damaged": 1`) {
 		t.Errorf("inspect of a damaged directory: exit status %d, %s", status, got)
+	}
+	if err := os.Remove(filepath.Join(dir, identityFile)); err != nil {
+		t.Fatal(err)
+	}
+	if got, status := runText(t, "inspect", dir); status != exitFailure || !strings.Contains(got, "2 places damaged") ||
+		!strings.Contains(got, "is missing: restore it") || identityLine.MatchString(got) {
+		t.Errorf("inspect without an identity: exit status %d, %s", status, got)
+	}
+	if err := os.WriteFile(filepath.Join(dir, identityFile), make([]byte, 48), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, status := runText(t, "inspect", dir); status != exitFailure || !strings.Contains(got, "is no identity file") {
+		t.Errorf("inspect of zeroes: exit status %d, %s", status, got)
 	}
 }
 
