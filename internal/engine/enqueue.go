@@ -15,36 +15,108 @@ import (
 //
 // Spec.Queue is set, and Spec.EnqueuedAt when it is zero; nothing of the request is retained after Enqueue returns.
 func (e *Engine) Enqueue(ctx context.Context, r *EnqueueRequest, dst []Enqueued) ([]Enqueued, error) {
-	start := time.Now()
-	if err := checkEnqueue(r); err != nil {
-		return dst, err
+	var p PendingEnqueue
+	e.BeginEnqueue(ctx, r, dst, &p)
+	return p.Wait(ctx)
+}
+
+// PendingEnqueue is an Enqueue on its way. It may be used again once Wait has returned.
+type PendingEnqueue struct {
+	engine  *Engine
+	request *EnqueueRequest
+	start   time.Time
+	now     queue.Millis
+	dst     []Enqueued // with room for the answers behind answers
+	answers int
+	first   *route // nil: nothing is on its way
+	several bool   // the jobs live on several shards: they are handed in by Wait
+	call    *call
+	header  bool
+	err     error
+}
+
+// BeginEnqueue does the first half of Enqueue: it hands the jobs in and does not wait for them to be stored. p.Wait must
+// follow, and the request is p's until it returns. A caller with many requests under way begins them on one goroutine
+// and waits for them on another. It waits only for a queue to be made that does not exist.
+func (e *Engine) BeginEnqueue(ctx context.Context, r *EnqueueRequest, dst []Enqueued, p *PendingEnqueue) {
+	*p = PendingEnqueue{engine: e, request: r, start: time.Now(), dst: dst, answers: len(dst)}
+	if p.err = checkEnqueue(r); p.err != nil {
+		return
 	}
 	if e.host.Full() {
-		return dst, newError(CodeResourceExhausted, ReasonDiskFull,
+		p.err = newError(CodeResourceExhausted, ReasonDiskFull,
 			"the disk is nearly full, so new jobs are refused while those stored can still be finished; free some space or let workers catch up")
+		return
 	}
-	now := queue.Millis(e.opts.Clock.NowMillis())
-	answers := len(dst)
-	dst = append(dst, make([]Enqueued, len(r.Jobs))...)
-	out := dst[answers:]
-	first, several, err := e.routeJobs(ctx, r, out, now)
+	p.now = queue.Millis(e.opts.Clock.NowMillis())
+	p.dst = append(dst, make([]Enqueued, len(r.Jobs))...)
+	p.first, p.several, p.err = e.routeJobs(ctx, r, p.out(), p.now)
+	if p.err != nil || p.first == nil || p.several {
+		return
+	}
+	c := p.first.pump.newCall()
+	if p.header, p.err = encodeJobs(c, p.first.pump, e, r, p.out(), p.now, false); p.err != nil {
+		c.free()
+		return
+	}
+	if p.err = p.first.pump.submit(c); p.err == nil {
+		p.call = c
+	}
+}
+
+func (p *PendingEnqueue) out() []Enqueued { return p.dst[p.answers:] }
+
+// Ready reports whether Wait would return at once.
+func (p *PendingEnqueue) Ready() bool {
+	return !p.several && (p.call == nil || len(p.call.done) > 0)
+}
+
+// Wait waits until the jobs are stored and returns what Enqueue does.
+func (p *PendingEnqueue) Wait(ctx context.Context) ([]Enqueued, error) {
+	e := p.engine
 	switch {
-	case err != nil:
-		return dst[:answers], err
-	case first == nil: // every job is refused already
-		return dst, nil
-	case several:
-		err = e.enqueueSeveral(ctx, r, out, now)
+	case p.err != nil:
+		return p.dst[:p.answers], p.err
+	case p.first == nil: // every job is refused already
+		return p.dst, nil
+	case p.several:
+		p.err = e.enqueueSeveral(ctx, p.request, p.out(), p.now)
 	default:
-		err = e.enqueueOn(ctx, first.pump, r, out, now)
+		p.err = p.waitOne(ctx)
 	}
-	if err != nil {
-		return dst[:answers], err
+	if p.err != nil {
+		return p.dst[:p.answers], p.err
 	}
-	if first.meters != nil {
-		first.meters.enqueue.addMany(time.Since(start), uint64(len(r.Jobs)))
+	if p.first.meters != nil {
+		p.first.meters.enqueue.addMany(time.Since(p.start), uint64(len(p.request.Jobs)))
 	}
-	return dst, nil
+	return p.dst, nil
+}
+
+// waitOne waits for the answer of the one shard where all the jobs live.
+func (p *PendingEnqueue) waitOne(ctx context.Context) error {
+	c, out, shardID := p.call, p.out(), p.first.pump.shard
+	if err := p.first.pump.wait(ctx, c); err != nil {
+		return err
+	}
+	results := c.results
+	if p.header {
+		if err := refusal(results[0]); err != nil {
+			err = culprit(p.request, results[1:], err)
+			c.free()
+			return err
+		}
+		results = results[1:]
+	}
+	for i := range out {
+		if out[i].Err != nil {
+			continue
+		}
+		out[i] = enqueued(shardID, results[0])
+		results = results[1:]
+	}
+	c.free()
+	return nil
 }
 
 func checkEnqueue(r *EnqueueRequest) error {
@@ -148,37 +220,6 @@ func jobError(r *EnqueueRequest, i int, err *Error) *Error {
 	located.Field = fmt.Sprintf("jobs[%d].%s", i, err.Field)
 	located.Message = fmt.Sprintf("jobs[%d]: %s", i, err.Message)
 	return &located
-}
-
-// enqueueOn stores all jobs of a request that have no error yet and live on one pump's shard.
-func (e *Engine) enqueueOn(ctx context.Context, p *pump, r *EnqueueRequest, out []Enqueued, now queue.Millis) error {
-	c := p.newCall()
-	header, err := encodeJobs(c, p, e, r, out, now, false)
-	if err != nil {
-		c.free()
-		return err
-	}
-	if err := p.do(ctx, c); err != nil {
-		return err
-	}
-	results := c.results
-	if header {
-		if err := refusal(results[0]); err != nil {
-			err = culprit(r, results[1:], err)
-			c.free()
-			return err
-		}
-		results = results[1:]
-	}
-	for i := range out {
-		if out[i].Err != nil {
-			continue
-		}
-		out[i] = enqueued(p.shard, results[0])
-		results = results[1:]
-	}
-	c.free()
-	return nil
 }
 
 // culprit is the error of the first job that made an atomic request fail; whole when it was none of them.

@@ -11,6 +11,7 @@ import (
 // the slices of its request after it returned.
 type Engine interface {
 	Enqueue(ctx context.Context, r *engine.EnqueueRequest, dst []engine.Enqueued) ([]engine.Enqueued, error)
+	BeginEnqueue(ctx context.Context, r *engine.EnqueueRequest, dst []engine.Enqueued, p *engine.PendingEnqueue)
 	Fetch(ctx context.Context, r *engine.FetchRequest) ([]engine.FetchedJob, error)
 	Finish(ctx context.Context, worker engine.WorkerID, outcomes []engine.Outcome, dst []engine.Ended) ([]engine.Ended, error)
 	Extend(ctx context.Context, id engine.JobID, t engine.Token, d time.Duration) (time.Time, error)

@@ -52,13 +52,13 @@ func checkSession(session engine.SessionID, sequence uint64) *engine.Error {
 
 // enqueueSlot is one message of an EnqueueStream on its way through the engine.
 type enqueueSlot struct {
-	in   streamRequest
-	err  error
-	done chan struct{} // receives when the engine answered
+	in      streamRequest
+	pending engine.PendingEnqueue
+	err     error
 }
 
-// enqueueStream serves one EnqueueStream. The call's own goroutine reads; each slot in flight has one that waits for the
-// engine; the writer answers in order.
+// enqueueStream serves one EnqueueStream. The call's own goroutine reads and hands the jobs in; the writer waits for the
+// engine's answers and sends them in order.
 type enqueueStream struct {
 	engine  Engine
 	conn    connect.StreamingHandlerConn
@@ -67,7 +67,6 @@ type enqueueStream struct {
 
 	free  chan *enqueueSlot // slots that may be filled
 	order chan *enqueueSlot // filled ones, in the order of their messages
-	calls sync.WaitGroup    // of slots in the engine
 
 	failed  context.Context // done when the writer gave up; the cause says why
 	giveUp  context.CancelCauseFunc
@@ -83,18 +82,17 @@ func (h *Handler) enqueueStream(ctx context.Context, e Engine, conn connect.Stre
 		order: make(chan *enqueueSlot, EnqueueInFlightMax),
 	}
 	for range EnqueueInFlightMax {
-		s.free <- &enqueueSlot{done: make(chan struct{}, 1)}
+		s.free <- new(enqueueSlot)
 	}
 	s.failed, s.giveUp = context.WithCancelCause(ctx)
 	defer s.giveUp(nil)
 	defer interruptReads(ctx, h.stop, s.failed)()
 
 	var writer sync.WaitGroup
-	writer.Go(s.write)
+	writer.Go(func() { s.write(ctx) })
 	err := s.read(ctx)
 	close(s.order)
 	writer.Wait() // every message taken in is answered now, unless the stream broke
-	s.calls.Wait()
 	if cause := context.Cause(s.failed); cause != nil && ctx.Err() == nil {
 		return cause
 	}
@@ -153,12 +151,8 @@ func (s *enqueueStream) read(ctx context.Context) error {
 		if err := s.accept(slot); err != nil {
 			return err
 		}
+		s.engine.BeginEnqueue(ctx, &slot.in.request, slot.in.answers[:0], &slot.pending)
 		s.order <- slot
-		s.calls.Go(func() {
-			in := &slot.in
-			in.answers, slot.err = s.engine.Enqueue(ctx, &in.request, in.answers[:0])
-			slot.done <- struct{}{}
-		})
 	}
 }
 
@@ -193,7 +187,7 @@ func (s *enqueueStream) accept(slot *enqueueSlot) error {
 }
 
 // write answers messages in their order, as many at once as are done.
-func (s *enqueueStream) write() {
+func (s *enqueueStream) write(ctx context.Context) {
 	for {
 		slot := s.next
 		if slot == nil {
@@ -203,22 +197,27 @@ func (s *enqueueStream) write() {
 			return // closed: all are answered
 		}
 		s.next = nil
-		<-slot.done
-		if !s.collect(slot) {
-			s.drop()
+		slot.wait(ctx)
+		if !s.collect(ctx, slot) {
+			s.drop(ctx)
 			return
 		}
 	}
 }
 
+// wait waits for the engine's answer.
+func (s *enqueueSlot) wait(ctx context.Context) {
+	s.in.answers, s.err = s.pending.Wait(ctx)
+}
+
 // collect answers slot and those behind it that are done by now. It reports whether the stream goes on.
-func (s *enqueueStream) collect(slot *enqueueSlot) bool {
+func (s *enqueueStream) collect(ctx context.Context, slot *enqueueSlot) bool {
 	s.out.reset()
 	s.pending = s.pending[:0]
 	for slot != nil && slot.err == nil {
 		s.out.add(slot.in.sequence, slot.in.answers)
 		s.pending = append(s.pending, slot)
-		slot = s.nextDone()
+		slot = s.nextDone(ctx)
 	}
 	if len(s.pending) > 0 {
 		if err := s.conn.Send(&s.out); err != nil {
@@ -237,30 +236,29 @@ func (s *enqueueStream) collect(slot *enqueueSlot) bool {
 }
 
 // nextDone returns the next message if the engine has answered it. One that is still on its way is kept in s.next.
-func (s *enqueueStream) nextDone() *enqueueSlot {
+func (s *enqueueStream) nextDone(ctx context.Context) *enqueueSlot {
 	select {
 	case slot := <-s.order:
 		if slot == nil {
 			return nil
 		}
-		select {
-		case <-slot.done:
-			return slot
-		default:
+		if !slot.pending.Ready() {
 			s.next = slot
 			return nil
 		}
+		slot.wait(ctx)
+		return slot
 	default:
 		return nil
 	}
 }
 
 // drop lets the messages behind a failure finish, unanswered.
-func (s *enqueueStream) drop() {
+func (s *enqueueStream) drop(ctx context.Context) {
 	if s.next != nil {
-		<-s.next.done
+		s.next.wait(ctx)
 	}
 	for slot := range s.order {
-		<-slot.done
+		slot.wait(ctx)
 	}
 }
