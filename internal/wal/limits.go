@@ -14,9 +14,10 @@ const (
 	defaultCompactBelow = 50
 	defaultSpareFiles   = 2
 
-	// firstFileBytesMax bounds the file that Open creates when no spare is left, so that a start does not wait for a
-	// whole file of zeros. Maintain prepares the full-size spare soon after.
+	// firstFileBytesMax bounds the file that Open creates, so that a start does not wait for a whole file of zeros. Each
+	// spare after that is fileGrowth times as large as the file before it, up to FileBytes: a short run zeroes little.
 	firstFileBytesMax = 4 << 20
+	fileGrowth        = 4
 
 	// shortFileBytes and shorterFileBytes bound the files that are begun when the disk is nearly full.
 	shortFileBytes   = 1 << 20

@@ -100,7 +100,7 @@ func (l *Log) RetryUnreadable() {
 func (l *Log) step() (more bool, err error) {
 	k := &l.keeper
 	switch {
-	case k.zero != nil:
+	case k.zero != nil && !k.zero.reserve:
 		return true, l.stepZero()
 	case k.retire != nil:
 		return true, l.stepRetire()
@@ -121,6 +121,9 @@ func (l *Log) step() (more bool, err error) {
 		if k.merge = l.nextMerge(false); k.merge != nil {
 			return true, nil
 		}
+	}
+	if k.zero != nil {
+		return l.stepReserve()
 	}
 	if k.zero, err = l.nextZero(); k.zero != nil || err != nil {
 		return err == nil, err
@@ -254,11 +257,12 @@ func (l *Log) nextZero() (*zeroJob, error) {
 	l.mu.RLock()
 	spares, reserve := len(l.spares), l.reserveHeld
 	l.mu.RUnlock()
+	size := l.spareBytes()
 	job := &zeroJob{}
 	switch {
-	case spares == 0 && l.roomFor(l.opts.FileBytes): // else the room is for snapshots; the flusher makes do
+	case spares == 0 && l.roomFor(size): // else the room is for snapshots; the flusher makes do
 		l.keeper.spare++
-		job.size, job.temp, job.name = l.opts.FileBytes, path.Join(l.tailDir(), "spare"+tempSuffix), l.spareName(l.keeper.spare)
+		job.size, job.temp, job.name = size, path.Join(l.tailDir(), "spare"+tempSuffix), l.spareName(l.keeper.spare)
 	case !reserve && l.diskFree.Load() > l.reserveLimit()+2*uint64(l.reserveFileBytes()):
 		job.size, job.temp, job.name = l.reserveFileBytes(), l.reserveName()+tempSuffix, l.reserveName()
 		job.reserve = true
@@ -271,6 +275,17 @@ func (l *Log) nextZero() (*zeroJob, error) {
 	}
 	job.file = f
 	return job, nil
+}
+
+// stepReserve goes on with the reserve. It is large, and there is no hurry: one step each time that Maintain is called with
+// nothing else to do, unless a spare waits for it.
+func (l *Log) stepReserve() (more bool, err error) {
+	l.mu.RLock()
+	hurry := len(l.spares) == 0
+	l.mu.RUnlock()
+	job := l.keeper.zero
+	err = l.stepZero()
+	return hurry || job.size-job.done <= maintainStepBytes, err
 }
 
 func (l *Log) stepZero() error {

@@ -220,8 +220,8 @@ func (l *Log) nextName() string { return path.Join(l.tailDir(), "next"+tempSuffi
 // shrinks the log, snapshots and segments; else a short one. Better a short file than a stop.
 func (l *Log) createNext(need int64) (f vfs.File, size int64, err error) {
 	first := int64(firstFileBytesMax)
-	if l.opened {
-		first = l.opts.FileBytes
+	if f := l.current(); l.opened && f != nil {
+		first = max(first, f.size) // the log outruns Maintain, and waits for the zeros: no growth now
 	}
 	for _, size := range [...]int64{first, shortFileBytes, shorterFileBytes, 0} {
 		size = (max(min(size, l.opts.FileBytes), need) + 4095) &^ 4095
@@ -233,6 +233,15 @@ func (l *Log) createNext(need int64) (f vfs.File, size int64, err error) {
 		}
 	}
 	return nil, 0, err
+}
+
+// spareBytes is the size of the next spare.
+func (l *Log) spareBytes() int64 {
+	size := int64(firstFileBytesMax)
+	if f := l.current(); f != nil {
+		size = max(size, fileGrowth*f.size)
+	}
+	return min(size, l.opts.FileBytes)
 }
 
 // roomFor reports whether the disk is not full, as Full has it, with a file of so many bytes more.
