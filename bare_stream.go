@@ -73,12 +73,13 @@ func (d *bareDialer) dial(ctx context.Context, procedure string) (*bareStream, e
 		conn, err = dialer.DialContext(dialing, "tcp", d.host)
 	}
 	if err != nil {
-		return nil, connect.NewError(connect.CodeUnavailable, err)
+		return nil, connect.NewError(connect.CodeUnavailable, unreachedError{err})
 	}
 	s := &bareStream{conn: conn, in: bufio.NewReaderSize(conn, bareBufferBytes)}
 	s.release = context.AfterFunc(ctx, func() { _ = conn.Close() }) // whoever reads or writes gets the error
 	if err := s.upgrade(d.host, procedure); err != nil {
-		return nil, errors.Join(err, s.CloseResponse())
+		_ = s.CloseResponse() // it failed already
+		return nil, unreachedError{err}
 	}
 	return s, nil
 }

@@ -70,6 +70,7 @@ func (e *enqueuer) connect() bool {
 	e.mu.Lock()
 	e.broken, e.answered = nil, false
 	resend := slices.Clone(e.inFlight)
+	before := len(resend)
 	e.mu.Unlock()
 
 	received := make(chan struct{})
@@ -93,9 +94,26 @@ func (e *enqueuer) connect() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !finished {
+		if unreached(e.broken) {
+			e.takeBackLocked(before)
+		}
 		e.lostLocked(asEnqueueError(e.broken))
 	}
 	return e.answered
+}
+
+// takeBackLocked lets the batches from the given one on wait as before: their stream never reached the server, so they were
+// not sent, and those who leave or give up now can be told so.
+//
+// REQUIRES: e.mu, no stream.
+func (e *enqueuer) takeBackLocked(from int) {
+	unsent := slices.Clone(e.inFlight[from:])
+	e.inFlight = slices.Delete(e.inFlight, from, len(e.inFlight))
+	e.sequence -= uint64(len(unsent))
+	for _, b := range unsent {
+		b.sequence = 0
+	}
+	e.waiting = slices.Insert(e.waiting, 0, unsent...)
 }
 
 // send sends first the batches of the last stream that were not answered, then what comes. It returns true when the

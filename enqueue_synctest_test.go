@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"connectrpc.com/connect"
 
 	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 )
@@ -208,6 +211,45 @@ func TestEnqueueRefusals(t *testing.T) {
 		}
 		if !errors.Is(got[2].Err, ErrQueueFull) || !errors.Is(got[2].Err, ErrResourceExhausted) || errors.Is(got[2].Err, ErrLeaseLost) {
 			t.Errorf("full: %v", got[2].Err)
+		}
+	})
+}
+
+// TestEnqueueUnreached: while no connection can be made nothing is sent, and the callers hear that.
+func TestEnqueueUnreached(t *testing.T) {
+	refused := connect.NewError(connect.CodeUnavailable, &net.OpError{Op: "dial", Err: errors.New("connection refused")})
+	bubble(t, time.Second, func(t *testing.T, f *fakeEnqueues, c *Client) {
+		leaving, leave := context.WithCancel(t.Context())
+		left, stays := goEnqueue(leaving, c, Job{Queue: "left"}), goEnqueue(t.Context(), c, Job{Queue: "stays"})
+		(<-f.streams).end <- refused
+		synctest.Wait() // until it waits to connect again
+		leave()
+		if got := <-left; errors.Is(got.err, ErrOutcomeUnknown) || !errors.Is(got.err, context.Canceled) {
+			t.Errorf("left: %v, want not sent", got.err)
+		}
+		s := <-f.streams
+		sent := <-s.requests
+		if len(sent.GetJobs()) != 1 || sent.GetJobs()[0].GetQueue() != "stays" || sent.GetSequence() != 1 {
+			t.Errorf("sent %v, want the job of who stayed, as message 1", sent)
+		}
+		s.end <- errors.New("connection reset")
+		never := goEnqueue(t.Context(), c, Job{Queue: "never", Payload: make([]byte, payloadBytesMax)})
+		for waiting := 2; waiting > 0; {
+			select {
+			case s := <-f.streams:
+				s.end <- refused
+			case got := <-stays:
+				waiting--
+				if !errors.Is(got.err, ErrOutcomeUnknown) {
+					t.Errorf("sent once: %v, want an unknown outcome", got.err)
+				}
+			case got := <-never:
+				waiting--
+				if errors.Is(got.err, ErrOutcomeUnknown) || !errors.Is(got.err, ErrUnavailable) ||
+					!strings.Contains(got.err.Error(), "the server cannot be reached") {
+					t.Errorf("never sent: %v, want unreachable", got.err)
+				}
+			}
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"connectrpc.com/connect"
 
@@ -111,6 +112,20 @@ func fromJobError(e *beaverv1.JobError) *Error {
 	return &Error{Code: Code(e.GetCode()), Reason: e.GetReason(), Field: e.GetField(), Message: e.GetMessage()}
 }
 
+// unreachedError says that no connection was made, so that nothing was sent.
+type unreachedError struct{ error }
+
+func (e unreachedError) Unwrap() error { return e.error }
+
+// unreached says whether err is that of connecting: nothing of the operation has left the client then.
+func unreached(err error) bool {
+	if _, ok := errors.AsType[unreachedError](err); ok {
+		return true
+	}
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
+}
+
 // asError turns what a call failed with into an Error, whose reason and field are in the ErrorInfo detail.
 func asError(err error) *Error {
 	if err == nil {
@@ -130,6 +145,9 @@ func asError(err error) *Error {
 		return &Error{Code: CodeUnavailable, Message: err.Error(), cause: err}
 	}
 	e := &Error{Code: Code(ce.Code().String()), Message: ce.Message(), cause: err}
+	if e.Code == CodeUnavailable && unreached(err) {
+		e.Message = "the server cannot be reached: " + e.Message
+	}
 	if !connect.IsWireError(err) && (e.Code == CodeUnknown || e.Code == CodeInvalidArgument) {
 		e.Code = CodeUnavailable // Not the server's word: the connection broke in the middle of a message.
 	}
