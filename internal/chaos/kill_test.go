@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	roundsDefault = 8
+	roundsDefault = 4
+	roundsShort   = 2 // with -short
 	startTimeout  = 60 * time.Second
 	drainTimeout  = 5 * time.Minute
 )
@@ -84,7 +85,10 @@ func TestKill(t *testing.T) {
 func roundsFromEnv(t *testing.T) int {
 	t.Helper()
 	s := os.Getenv("BEAVER_CHAOS_ROUNDS")
-	if s == "" {
+	switch {
+	case s == "" && testing.Short():
+		return roundsShort
+	case s == "":
 		return roundsDefault
 	}
 	n, err := strconv.Atoi(s)
