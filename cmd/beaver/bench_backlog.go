@@ -50,7 +50,7 @@ func benchBacklog(ctx context.Context, b *benchRun) ([]benchRow, error) {
 
 // fill stores n jobs in batches.
 func (b *benchRun) fill(ctx context.Context, queue string, n int) (benchRow, error) {
-	client, req := b.rpc(), b.batch(queue)
+	client, req := b.rpc(benchCallers), b.batch(queue)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var left atomic.Int64
@@ -85,7 +85,7 @@ func (b *benchRun) restart(ctx context.Context, client *beaver.Client) (benchRow
 	if err != nil {
 		return benchRow{}, err
 	}
-	res, err := b.rpc().Fetch(ctx, connect.NewRequest(&beaverv1.FetchRequest{Queues: []string{"backlog"}, Max: 1}))
+	res, err := b.rpc(1).Fetch(ctx, connect.NewRequest(&beaverv1.FetchRequest{Queues: []string{"backlog"}, Max: 1}))
 	if err != nil {
 		return benchRow{}, err
 	}

@@ -18,15 +18,15 @@ import (
 const (
 	benchBatch   = 100
 	benchCallers = 8
+	unaryCallers = 64
 	benchWarmUp  = 500 * time.Millisecond
 )
 
-// rpc returns a bare Connect client over HTTP/2, without the SDK's coalescing.
-func (b *benchRun) rpc() beaverv1connect.JobServiceClient {
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
-	client := &http.Client{Transport: &http.Transport{Protocols: protocols, MaxIdleConnsPerHost: benchCallers}}
-	return beaverv1connect.NewJobServiceClient(client, b.server.url())
+// rpc returns a generated Connect client, without the SDK's coalescing, over HTTP/1.1 as curl and most libraries speak it:
+// a connection a caller.
+func (b *benchRun) rpc(callers int) beaverv1connect.JobServiceClient {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: callers, DisableCompression: true}}
+	return beaverv1connect.NewJobServiceClient(client, b.server.url(), connect.WithAcceptCompression("gzip", nil, nil))
 }
 
 // rate runs step in n goroutines for a warm-up and then for the time of a measurement, and returns how many jobs a second
@@ -89,7 +89,7 @@ func benchEnqueueBatch(ctx context.Context, b *benchRun) ([]benchRow, error) {
 }
 
 func (b *benchRun) enqueueRate(ctx context.Context, name, queue string) ([]benchRow, error) {
-	client, req := b.rpc(), b.batch(queue)
+	client, req := b.rpc(benchCallers), b.batch(queue)
 	rate, err := b.rate(ctx, benchCallers, func(ctx context.Context) (int, error) { return enqueueBatch(ctx, client, req) })
 	return []benchRow{{Name: name, JobsPerSec: rate, Note: "100 jobs a call, 8 callers"}}, err
 }
@@ -99,7 +99,7 @@ func benchCycleBatch(ctx context.Context, b *benchRun) ([]benchRow, error) {
 }
 
 func (b *benchRun) cycleRate(ctx context.Context, name, queue string) ([]benchRow, error) {
-	client, req := b.rpc(), b.batch(queue)
+	client, req := b.rpc(benchCallers), b.batch(queue)
 	rate, err := b.rate(ctx, benchCallers, func(ctx context.Context) (int, error) {
 		if _, err := enqueueBatch(ctx, client, req); err != nil {
 			return 0, err
@@ -135,8 +135,8 @@ func fetchAndFinish(ctx context.Context, client beaverv1connect.JobServiceClient
 }
 
 func benchEnqueueUnary(ctx context.Context, b *benchRun) ([]benchRow, error) {
-	client := b.rpc()
+	client := b.rpc(unaryCallers)
 	req := &beaverv1.EnqueueRequest{Jobs: []*beaverv1.NewJob{{Queue: "bench", Kind: "bench", Payload: b.payload}}}
-	rate, err := b.rate(ctx, 64, func(ctx context.Context) (int, error) { return enqueueBatch(ctx, client, req) })
+	rate, err := b.rate(ctx, unaryCallers, func(ctx context.Context) (int, error) { return enqueueBatch(ctx, client, req) })
 	return []benchRow{{Name: "enqueue-unary", JobsPerSec: rate, Note: "one job a call, 64 callers"}}, err
 }

@@ -17,6 +17,8 @@ type history struct {
 	deliveries int
 	staleAcks  int
 	redelivers int
+	stored     int // jobs whose enqueue was acknowledged
+	finished   int // jobs whose ack was answered
 }
 
 // record is what is known of one job.
@@ -60,6 +62,7 @@ func (h *history) identify(r *record, number int, id beaver.JobID) {
 	switch {
 	case r.id == "":
 		r.id = id
+		h.stored++
 		if other, ok := h.ids[id]; ok {
 			h.violate("jobs %d and %d have the same id %s", other, number, id)
 		}
@@ -117,6 +120,9 @@ func (h *history) acknowledged(number int, token uint64, now time.Time) {
 	if token < r.token {
 		h.violate("job %d (%s): an ack with the stale token %d was taken; %d was given since", number, r.id, token, r.token)
 	}
+	if r.completed.IsZero() {
+		h.finished++
+	}
 	r.completed = now
 }
 
@@ -147,15 +153,7 @@ func (h *history) finish(completed map[beaver.JobID]bool) {
 func (h *history) counts() (enqueued, completed int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, r := range h.jobs {
-		if r.id != "" {
-			enqueued++
-		}
-		if !r.completed.IsZero() {
-			completed++
-		}
-	}
-	return enqueued, completed
+	return h.stored, h.finished
 }
 
 // report returns all violations so far.

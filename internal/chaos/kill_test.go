@@ -37,7 +37,10 @@ func TestKill(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 
 	// Small files, so that rotation, snapshots, live segments and compaction are under way at every moment.
-	p := newProcess(t, buildBeaver(t), "--log-file-bytes", "4194304", "--snapshot-bytes", "524288")
+	start := time.Now()
+	bin := buildBeaver(t)
+	t.Logf("built the binary in %v", time.Since(start))
+	p := newProcess(t, bin, "--log-file-bytes", "4194304", "--snapshot-bytes", "524288")
 	mustStart(t, p)
 	client, err := beaver.NewClient(beaver.Config{Addr: p.url()})
 	if err != nil {

@@ -16,6 +16,8 @@ const (
 	chaosQueue  = "chaos"
 	leaseTime   = 2 * time.Second
 	payloadsMax = 8 << 10
+	// backlogMax is how far the producers run ahead, so that kills meet acks as often as enqueues.
+	backlogMax = 5000
 )
 
 // load is the clients of one run: producers that enqueue one by one and in batches, and workers that ack, fail, release and
@@ -25,12 +27,11 @@ type load struct {
 	history *history
 	seed    uint64
 	next    atomic.Int64
-	tokens  chan struct{} // paces the producers: one is a batch or a lone job
 	wg      sync.WaitGroup
 }
 
 func newLoad(client *beaver.Client, h *history, seed uint64) *load {
-	return &load{client: client, history: h, seed: seed, tokens: make(chan struct{}, 64)}
+	return &load{client: client, history: h, seed: seed}
 }
 
 // produce runs n producers until ctx ends; a producer's last call is let through to its answer.
@@ -39,9 +40,13 @@ func (l *load) produce(ctx context.Context, n int) {
 		rng := rand.New(rand.NewPCG(l.seed, uint64(i)))
 		l.wg.Go(func() {
 			for ctx.Err() == nil {
-				if rng.IntN(4) == 0 {
+				enqueued, completed := l.history.counts()
+				switch {
+				case enqueued-completed > backlogMax:
+					_ = pause(ctx, 10*time.Millisecond) // ends with ctx, as the loop does
+				case rng.IntN(4) == 0:
 					l.enqueueBatch(rng)
-				} else {
+				default:
 					l.enqueueOne(rng)
 				}
 			}
