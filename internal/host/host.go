@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/snapshot"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
@@ -128,6 +129,9 @@ func (h *Host) openFiles(openLog logOpener) error {
 		return fmt.Errorf("make data directory: %w", err)
 	}
 	lock, err := o.FS.Lock(path.Join(o.Dir, lockName))
+	if errors.Is(err, vfs.ErrLocked) {
+		return fmt.Errorf("data directory %s is in use by another process: stop that node, or give this one a directory of its own: %w", o.Dir, err)
+	}
 	if err != nil {
 		return fmt.Errorf("lock data directory %s: %w", o.Dir, err)
 	}
