@@ -11,12 +11,23 @@ import (
 	"testing"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
+
+	"github.com/beaver-raft/beaver/internal/invariant"
 )
 
 var (
-	flagCommands = flag.Int("queue.commands", 20_000, "commands of TestMachineAgainstModel")
+	flagCommands = flag.Int("queue.commands", commandsDefault(), "commands of TestMachineAgainstModel")
 	flagSeed     = flag.Uint64("queue.seed", 1, "seed of TestMachineAgainstModel")
 )
+
+// commandsDefault is fewer where everything is slow and the walks over the whole machine are on: the model has no goroutines
+// for the race detector to watch.
+func commandsDefault() int {
+	if invariant.Expensive {
+		return 10_000
+	}
+	return 20_000
+}
 
 // TestMachineAgainstModel feeds random commands to the model and two machines. One machine goes on, the other is
 // restored from images at random points.
