@@ -212,3 +212,30 @@ func TestEndToEndRestart(t *testing.T) {
 		t.Errorf("stats: %+v", got)
 	}
 }
+
+// TestRetryAfterOutOfRange: however odd the time that a handler wants to wait for, its attempt ends and holds up no other.
+func TestRetryAfterOutOfRange(t *testing.T) {
+	for name, tc := range map[string]struct {
+		after time.Duration
+		want  beaver.JobState
+	}{
+		"negative": {-time.Second, beaver.StateCompleted},
+		"too long": {20 * 365 * 24 * time.Hour, beaver.StateBackoff},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := startServer(t)
+			startWorker(t, c, beaver.WorkerConfig{Queues: []string{"q"}, Handler: beaver.HandlerFunc(func(_ context.Context, job *beaver.LeasedJob) error {
+				if job.Kind == "odd" && job.Attempt == 1 {
+					return beaver.RetryAfter(tc.after, errors.New("not now"))
+				}
+				return nil
+			})})
+			answers, err := c.EnqueueMany(t.Context(), []beaver.Job{{Queue: "q", Kind: "odd"}, {Queue: "q", Kind: "good"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			waitJob(t, c, answers[0].ID, tc.want)
+			waitJob(t, c, answers[1].ID, beaver.StateCompleted)
+		})
+	}
+}

@@ -149,7 +149,8 @@ type Failure struct {
 	Stack   string
 	// Final makes the job dead at once.
 	Final bool
-	// RetryAfter, if it is not 0, is how long the job waits, instead of what its retry policy says.
+	// RetryAfter, if it is not 0, is how long the job waits, at most ten years, instead of what its retry policy says. Less
+	// than a millisecond, or a negative one, is a millisecond.
 	RetryAfter time.Duration
 }
 
@@ -165,10 +166,18 @@ func (c *Client) Fail(ctx context.Context, l Lease, f Failure) (JobState, error)
 }
 
 // proto cuts what is too long: an error must not fail for being verbose.
+// retryAfter is RetryAfter in what the server takes: a time that has passed already, as time.Until makes it, means at once.
+func (f *Failure) retryAfter() time.Duration {
+	if f.RetryAfter == 0 {
+		return 0
+	}
+	return min(max(f.RetryAfter, time.Millisecond), delayMax)
+}
+
 func (f *Failure) proto() *beaverv1.Failure {
 	return &beaverv1.Failure{
 		Type: cut(f.Type, failureTypeBytesMax), Message: cut(f.Message, failureMessageBytesMax),
-		Stack: cut(f.Stack, failureStackBytesMax), Final: f.Final, RetryAfter: durationOf(f.RetryAfter),
+		Stack: cut(f.Stack, failureStackBytesMax), Final: f.Final, RetryAfter: durationOf(f.retryAfter()),
 	}
 }
 

@@ -18,6 +18,7 @@ type outbox struct {
 type outcome struct {
 	message *beaverv1.Outcome
 	again   bool // was sent on an earlier stream
+	plain   bool // stands for an outcome that the server refused for what it said
 }
 
 type sentOutcomes struct {
@@ -45,6 +46,12 @@ func (o *outbox) held(dst []*beaverv1.LeaseRef) []*beaverv1.LeaseRef {
 		dst = append(dst, &beaverv1.LeaseRef{Id: o.waiting[i].message.GetId(), Token: o.waiting[i].message.GetToken()})
 	}
 	return dst
+}
+
+// addPlain adds a failure in place of an outcome that the server refused for what it said, so that the attempt ends.
+func (o *outbox) addPlain(m *beaverv1.Outcome, err *Error) {
+	f := Failure{Type: "beaver.OutcomeRefused", Message: "the server refused the attempt's outcome: " + err.Message, Final: m.GetFailure().GetFinal()}
+	o.waiting = append(o.waiting, outcome{message: &beaverv1.Outcome{Id: m.GetId(), Token: m.GetToken(), Failure: f.proto()}, plain: true})
 }
 
 func (o *outbox) add(m *beaverv1.Outcome) { o.waiting = append(o.waiting, outcome{message: m}) }

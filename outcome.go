@@ -26,7 +26,8 @@ func Permanent(err error) error {
 	return &verdict{err: err, final: true}
 }
 
-// RetryAfter returns an error that makes the job wait for d, instead of what its retry policy says.
+// RetryAfter returns an error that makes the job wait for d, instead of what its retry policy says. A negative d, as
+// time.Until may return, makes the job ready again at once; ten years are the most.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		err = fmt.Errorf("retry after %v", d)

@@ -1,6 +1,7 @@
 package beaver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -146,7 +147,7 @@ func outcomeOf(job *LeasedJob, err, cause error) *beaverv1.Outcome {
 		f.Type, f.Final, f.RetryAfter = fmt.Sprintf("%T", v.err), v.final, v.retryAfter
 	}
 	if detailed {
-		f.Type, f.Stack, f.Final, f.RetryAfter = own.Type, own.Stack, f.Final || own.Final, max(f.RetryAfter, own.RetryAfter)
+		f.Type, f.Stack, f.Final, f.RetryAfter = own.Type, own.Stack, f.Final || own.Final, cmp.Or(f.RetryAfter, own.RetryAfter)
 	}
 	p, panicked := errors.AsType[*PanicError](err)
 	switch {

@@ -346,6 +346,9 @@ func (w *Worker) answeredLocked(m *beaverv1.WorkResponse) {
 			w.stats.Failed++
 		case err == nil:
 			w.stats.Completed++
+		case err.Code == CodeInvalidArgument && !o.plain:
+			w.logger.Error("outcome refused; the attempt counts as failed", "job", lease.ID, "error", err)
+			w.outbox.addPlain(o.message, err)
 		case o.again:
 			w.stats.Unconfirmed++
 		case errors.Is(err, ErrLeaseLost) || errors.Is(err, ErrNotFound):

@@ -140,6 +140,8 @@ func encodeOutcome(c *call, o *Outcome) {
 func checkOutcome(o *Outcome) *Error {
 	f := &o.Failure
 	switch {
+	case o.Err != nil:
+		return o.Err
 	case o.Kind > OutcomeRelease:
 		return invalid("kind", "is %d; want ack, fail or release", o.Kind)
 	case o.Kind == OutcomeRelease:

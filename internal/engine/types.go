@@ -93,6 +93,7 @@ type Outcome struct {
 	ContentType string
 	Result      []byte
 	Failure     Failure
+	Err         *Error // what its decoder found wrong: the outcome is refused with it
 }
 
 // Ended answers one Outcome: the job's state after it, or why it changed nothing.

@@ -104,19 +104,20 @@ func (r *fetchResponse) appendProto(dst []byte) []byte {
 // outcomeDecoder decodes Outcomes into the engine's type. Results alias the data.
 type outcomeDecoder struct{ contentType interner }
 
-// outcome decodes one Outcome message.
-func (d *outcomeDecoder) outcome(data []byte, o *engine.Outcome) *engine.Error {
+// outcome decodes one Outcome message. An error says that no lease can be read from it; what else is wrong concerns this
+// outcome alone, and is in o.Err.
+func (d *outcomeDecoder) outcome(data []byte, o *engine.Outcome) (err *engine.Error) {
 	*o = engine.Outcome{}
 	var hasID, hasFailure, release bool
 	f := fields{data: data}
 	for f.next() {
+		var bad *engine.Error
 		switch {
 		case f.number == 1 && f.isBytes():
-			id, err := parseIDBytes("id", f.value)
-			if err != nil {
+			if o.ID, err = parseIDBytes("id", f.value); err != nil {
 				return err
 			}
-			o.ID, hasID = id, true
+			hasID = true
 		case f.number == 2 && f.isVarint():
 			o.Token = engine.Token(f.varint)
 		case f.number == 3 && f.isBytes():
@@ -124,21 +125,17 @@ func (d *outcomeDecoder) outcome(data []byte, o *engine.Outcome) *engine.Error {
 		case f.number == 4 && f.isBytes():
 			text, ok := d.contentType.text(f.value)
 			if !ok {
-				return invalid("content_type", "want valid UTF-8")
+				bad = invalid("content_type", "want valid UTF-8")
 			}
 			o.ContentType = text
 		case f.number == 5 && f.isBytes():
-			var failure beaverv1.Failure
-			if err := proto.Unmarshal(f.value, &failure); err != nil {
-				return malformed(err)
-			}
-			var err *engine.Error
-			if o.Failure, err = failureOf(&failure); err != nil {
-				return err
-			}
+			o.Failure, bad = failureFrom(f.value)
 			hasFailure = true
 		case f.number == 6 && f.isVarint():
 			release = f.varint != 0
+		}
+		if o.Err == nil {
+			o.Err = bad
 		}
 	}
 	switch {
@@ -146,12 +143,21 @@ func (d *outcomeDecoder) outcome(data []byte, o *engine.Outcome) *engine.Error {
 		return errMalformed
 	case !hasID:
 		return invalid("id", "missing: want the id of the leased job")
+	case o.Err != nil:
 	case hasFailure && release:
-		return invalid("release", "an outcome is either a failure or a release")
+		o.Err = invalid("release", "an outcome is either a failure or a release")
 	case hasFailure:
 		o.Kind = engine.OutcomeFail
 	case release:
 		o.Kind = engine.OutcomeRelease
 	}
 	return nil
+}
+
+func failureFrom(data []byte) (engine.Failure, *engine.Error) {
+	var f beaverv1.Failure
+	if err := proto.Unmarshal(data, &f); err != nil {
+		return engine.Failure{}, malformed(err)
+	}
+	return failureOf(&f)
 }

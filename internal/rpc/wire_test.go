@@ -231,15 +231,26 @@ func TestDecodeWork(t *testing.T) {
 		t.Errorf("got %+v", in)
 	}
 	for field, msg := range map[string]*beaverv1.WorkRequest{
-		"outcomes[0].id":      {Outcomes: []*beaverv1.Outcome{{Token: 1}}},
-		"outcomes[1].id":      {Outcomes: []*beaverv1.Outcome{{Id: id.String()}, {Id: "nonsense"}}},
-		"outcomes[0].release": {Outcomes: []*beaverv1.Outcome{{Id: id.String(), Release: true, Failure: &beaverv1.Failure{}}}},
-		"held[0].id":          {Held: []*beaverv1.LeaseRef{{Id: "x"}}},
+		"outcomes[0].id": {Outcomes: []*beaverv1.Outcome{{Token: 1}}},
+		"outcomes[1].id": {Outcomes: []*beaverv1.Outcome{{Id: id.String()}, {Id: "nonsense"}}},
+		"held[0].id":     {Held: []*beaverv1.LeaseRef{{Id: "x"}}},
 	} {
 		in.reset()
 		in.setProto(mustMarshal(t, msg))
 		if e, ok := errors.AsType[*engine.Error](in.err); !ok || e.Field != field {
 			t.Errorf("want field %s, got %+v", field, in.err)
+		}
+	}
+	for field, bad := range map[string]*beaverv1.Outcome{
+		"release":             {Release: true, Failure: &beaverv1.Failure{}},
+		"failure.retry_after": {Failure: &beaverv1.Failure{RetryAfter: durationpb.New(-1)}},
+	} {
+		bad.Id, bad.Token = id.String(), 9
+		in.reset()
+		in.setProto(mustMarshal(t, &beaverv1.WorkRequest{Outcomes: []*beaverv1.Outcome{bad, {Id: id.String(), Token: 10}}}))
+		if in.err != nil || len(in.outcomes) != 2 || in.outcomes[0].Token != 9 || in.outcomes[0].Err == nil ||
+			in.outcomes[0].Err.Field != field || in.outcomes[1].Err != nil {
+			t.Errorf("want field %s of the first outcome alone, got %+v, err %v", field, in.outcomes, in.err)
 		}
 	}
 }

@@ -1,0 +1,38 @@
+package beaver
+
+import (
+	"context"
+	"testing"
+
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
+)
+
+// refuse answers m, whose first outcome is refused.
+func (s *fakeWorkStream) refuse(m *beaverv1.WorkRequest, err *beaverv1.JobError) {
+	o := m.GetOutcomes()[0]
+	s.answers <- &beaverv1.WorkResponse{
+		OutcomesThrough: m.GetOutcomesSequence(),
+		Refused:         []*beaverv1.OutcomeRefused{{Id: o.GetId(), Token: o.GetToken(), Error: err}},
+	}
+}
+
+// TestWorkerOutcomeInvalid: an outcome that the server refuses for what it says ends its attempt all the same, as a failure.
+func TestWorkerOutcomeInvalid(t *testing.T) {
+	handler := HandlerFunc(func(context.Context, *LeasedJob) error { return nil })
+	workerBubble(t, WorkerConfig{Handler: handler}, func(t *testing.T, _ *fakeWork, w *Worker, s *fakeWorkStream) {
+		s.answers <- &beaverv1.WorkResponse{Jobs: []*beaverv1.LeasedJob{leased(1, "k")}}
+		invalid := &beaverv1.JobError{Code: "invalid_argument", Field: "result", Message: "too odd"}
+		s.refuse(s.outcomeUnanswered(), invalid)
+		m := s.outcomeUnanswered()
+		if o := m.GetOutcomes()[0]; o.GetToken() != 1 || o.GetFailure() == nil || o.GetFailure().GetRetryAfter() != nil {
+			t.Errorf("instead of the refused one: %v, want a plain failure", o)
+		}
+		s.refuse(m, invalid)
+		if again := stop(t, w, s); len(again) != 0 {
+			t.Errorf("the plain failure is refused too, and then comes %v", again)
+		}
+		if got := w.Stats(); got.Stale != 1 || got.Completed != 0 {
+			t.Errorf("stats: %+v", got)
+		}
+	})
+}
