@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/shard"
-	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 

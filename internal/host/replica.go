@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// inlineFlushBytes is the largest append that the shard loop makes durable by itself when nobody else flushes: it
-	// saves small batches two switches between goroutines (64 callers: a sixth more jobs). A larger one goes to the log writer, so that the next
-	// batch gathers meanwhile.
+	// inlineFlushBytes is the largest append that the shard loop makes durable by itself when nobody else flushes: that
+	// saves two switches between goroutines, a sixth of the time of 64 callers. A larger one goes to the log writer, so
+	// that the next batch gathers meanwhile.
 	inlineFlushBytes = 128 << 10
 	// wakeupMin is the shortest sleep before a timer of the driver that it said is due and did nothing about.
 	wakeupMin = time.Millisecond
