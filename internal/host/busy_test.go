@@ -19,7 +19,7 @@ const hangGuard = time.Minute
 func slowSync(d time.Duration) vfs.SimOptions {
 	return vfs.SimOptions{Latency: func(op vfs.Op) {
 		if op.Kind == vfs.OpSyncData {
-			time.Sleep(d)
+			time.Sleep(d) //nolint:forbidigo // This is the disk's latency; no test waits by it.
 		}
 	}}
 }
