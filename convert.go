@@ -89,6 +89,9 @@ func (r *RetryPolicy) proto() (*beaverv1.RetryPolicy, error) {
 	if r == nil {
 		return nil, nil //nolint:nilnil // No policy is the queue's policy.
 	}
+	if err := r.validate(); err != nil {
+		return nil, err
+	}
 	p := &beaverv1.RetryPolicy{}
 	switch r.Kind {
 	case RetryExponential:

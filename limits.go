@@ -16,6 +16,7 @@ const (
 	maxAttemptsMax      = 1000
 	delayMax            = 10 * 365 * 24 * time.Hour
 	retryDelaysMax      = 32
+	yearMax             = 9999 // of a job's times
 
 	messageJobsMax   = 2000    // jobs of one message
 	messageBytesMax  = 1 << 20 // a message of several jobs

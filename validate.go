@@ -2,6 +2,7 @@ package beaver
 
 import (
 	"encoding/json"
+	"time"
 	"unicode/utf8"
 )
 
@@ -49,10 +50,47 @@ func (j *Job) validate() error {
 		return invalid("delay", "the delay is %v; use 0 to %v", j.Delay, delayMax)
 	case j.Delay != 0 && !j.RunAt.IsZero():
 		return invalid("delay", "the job has both Delay and RunAt; set one of them")
-	case j.Timeout < 0:
-		return invalid("timeout", "the timeout is %v; use a positive duration, or 0 for the queue's", j.Timeout)
+	case j.Timeout < 0 || j.Timeout > delayMax:
+		return invalid("timeout", "the timeout is %v; use a positive duration of at most %v, or 0 for the queue's", j.Timeout, delayMax)
+	}
+	if err := validateTime("run_at", j.RunAt); err != nil {
+		return err
+	}
+	if err := validateTime("expires_at", j.ExpiresAt); err != nil {
+		return err
+	}
+	if err := j.Retry.validate(); err != nil {
+		return err
 	}
 	return validateMetadata(j.Metadata)
+}
+
+// validateTime refuses what a job's time cannot be; the zero time says that it has none.
+func validateTime(field string, t time.Time) error {
+	if t.IsZero() || t.Unix() >= 0 && t.UTC().Year() <= yearMax {
+		return nil
+	}
+	return invalid(field, "the time is %v; use one from 1970 to %d", t, yearMax)
+}
+
+func (r *RetryPolicy) validate() error {
+	if r == nil {
+		return nil
+	}
+	for _, d := range [...]struct {
+		field string
+		value time.Duration
+	}{{"retry.base", r.Base}, {"retry.max", r.Max}} {
+		if d.value < 0 || d.value > delayMax {
+			return invalid(d.field, "the delay is %v; use 0 to %v", d.value, delayMax)
+		}
+	}
+	for i, d := range r.Delays {
+		if d < 0 || d > delayMax {
+			return invalid("retry.delays", "delay %d is %v; use 0 to %v", i, d, delayMax)
+		}
+	}
+	return nil
 }
 
 func validateQueue(name string) error {

@@ -69,7 +69,7 @@ func TestEnqueueStream(t *testing.T) {
 	if len(ids) != messages*perMessage*10 {
 		t.Errorf("%d bytes of ids", len(ids))
 	}
-	if len(errs) != 1 || errs[0].GetField() != "jobs[2].queue" || errs[0].GetCode() != "invalid_argument" {
+	if len(errs) != 1 || errs[0].GetField() != "queue" || errs[0].GetCode() != "invalid_argument" {
 		t.Errorf("errors: %v", errs)
 	}
 	if err := s.CloseRequest(); err != nil {

@@ -142,10 +142,16 @@ func (e *Engine) routeJobs(ctx context.Context, r *EnqueueRequest, out []Enqueue
 	var last *route
 	for i := range r.Jobs {
 		j := &r.Jobs[i]
+		if j.Err != nil {
+			if out[i].Err = j.Err; r.Atomic {
+				return nil, false, jobError(r, i, j.Err)
+			}
+			continue
+		}
 		if last == nil || last.name != j.Queue {
 			rt, err := e.ensureQueue(ctx, j.Queue)
 			if err != nil {
-				if out[i].Err = asError(err); r.Atomic || out[i].Err.Code != CodeInvalidArgument {
+				if out[i].Err = asError(err); r.Atomic || !ofOneJob(out[i].Err) {
 					return nil, false, jobError(r, i, out[i].Err)
 				}
 				continue
@@ -174,13 +180,19 @@ func (e *Engine) routeJobs(ctx context.Context, r *EnqueueRequest, out []Enqueue
 	return first, several, nil
 }
 
+// ofOneJob tells a queue's refusal, which concerns its own jobs, from what may be over soon: then the whole request may be
+// repeated, and nothing of it has happened yet.
+func ofOneJob(err *Error) bool {
+	return err.Code == CodeInvalidArgument || err.Code == CodeResourceExhausted
+}
+
 // makeQueues starts the making of all missing queues at once, so that many new names cost one wait.
 func (e *Engine) makeQueues(ctx context.Context, r *EnqueueRequest) error {
 	var started []*creation
 	last := ""
 	for i := range r.Jobs {
 		name := r.Jobs[i].Queue
-		if name == last || e.routes.byName(name) != nil {
+		if name == last || r.Jobs[i].Err != nil || e.routes.byName(name) != nil {
 			continue
 		}
 		last = name

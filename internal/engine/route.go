@@ -123,7 +123,7 @@ func (e *Engine) startCreation(name string) (*creation, error) {
 		return c, nil
 	}
 	if len(e.creations) >= CreationsMax {
-		return nil, newError(CodeResourceExhausted, ReasonOverloaded, "%d queues are being made at this moment; try again", CreationsMax)
+		return nil, newError(CodeUnavailable, ReasonOverloaded, "%d queues are being made at this moment; try again", CreationsMax)
 	}
 	c := &creation{done: make(chan struct{})}
 	e.creations[name] = c

@@ -37,6 +37,7 @@ type (
 type NewJob struct {
 	Queue string // name; made with default settings when it does not exist
 	Spec  Spec
+	Err   *Error // what its decoder found wrong: the job is refused with it
 }
 
 // EnqueueRequest asks to store jobs. With a session, a repeat of (Session, Sequence) gets the first one's answer.

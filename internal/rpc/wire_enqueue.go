@@ -1,7 +1,6 @@
 package rpc
 
 import (
-	"fmt"
 	"sync"
 	"time"
 
@@ -56,14 +55,14 @@ func (b *enqueueBuffers) addJob() (*engine.NewJob, *engine.Error) {
 	return &jobs[len(jobs)-1], nil
 }
 
-// job decodes one element of jobs.
+// job decodes one element of jobs. What is wrong with it is in the job.
 func (b *enqueueBuffers) job(data []byte) *engine.Error {
 	job, err := b.addJob()
 	if err != nil {
 		return err
 	}
 	if err := b.decoder.job(data, job); err != nil {
-		return inside(fmt.Sprintf("jobs[%d]", len(b.request.Jobs)-1), err)
+		job.Err = err
 	}
 	return nil
 }
@@ -293,7 +292,7 @@ func (r *streamResponse) add(sequence uint64, answers []engine.Enqueued) {
 		a := &answers[i]
 		if a.Err != nil {
 			r.ids = appendBinaryID(r.ids, engine.JobID{})
-			r.errors = append(r.errors, jobError(r.jobs, fmt.Sprintf("jobs[%d]", i), a.Err))
+			r.errors = append(r.errors, jobError(r.jobs, "", a.Err)) // the client may have put many callers' jobs together
 		} else {
 			r.ids = appendBinaryID(r.ids, a.ID)
 		}

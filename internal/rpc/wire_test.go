@@ -98,6 +98,34 @@ func TestDecodeReuse(t *testing.T) {
 	}
 }
 
+// TestDecodeBadJob: what is wrong with one job is in that job.
+func TestDecodeBadJob(t *testing.T) {
+	priority := uint32(10)
+	for field, bad := range map[string]*beaverv1.NewJob{
+		"priority": {Priority: &priority},
+		"run_at":   {RunAt: &timestamppb.Timestamp{Seconds: -1}},
+		"delay":    {Delay: durationpb.New(time.Second), RunAt: timestamppb.Now()},
+		"timeout":  {Timeout: durationpb.New(11 * 366 * 24 * time.Hour)},
+		"retry":    {Retry: &beaverv1.RetryPolicy{}},
+		"retry.list.delays": {Retry: &beaverv1.RetryPolicy{Kind: &beaverv1.RetryPolicy_List{
+			List: &beaverv1.RetryPolicy_Delays{Delays: []*durationpb.Duration{durationpb.New(-1)}},
+		}}},
+	} {
+		var in streamRequest
+		for range 2 { // the second time in used buffers
+			in.setProto(mustMarshal(t, &beaverv1.EnqueueStreamRequest{Sequence: 1, Jobs: []*beaverv1.NewJob{{Queue: "a"}, bad, {Queue: "b"}}}))
+			jobs := in.request.Jobs
+			if in.err != nil || len(jobs) != 3 || jobs[0].Err != nil || jobs[1].Err == nil || jobs[1].Err.Field != field || jobs[2].Err != nil {
+				t.Errorf("want field %s of the second job alone, got %+v, err %v", field, jobs, in.err)
+			}
+			in.setProto(mustMarshal(t, &beaverv1.EnqueueStreamRequest{Sequence: 1, Jobs: []*beaverv1.NewJob{{}, {}, {}}}))
+			if in.err != nil || in.request.Jobs[1].Err != nil {
+				t.Errorf("after it: %+v, err %v", in.request.Jobs, in.err)
+			}
+		}
+	}
+}
+
 func TestDecodeEnqueueRefusals(t *testing.T) {
 	priority := uint32(10)
 	jobs := make([]*beaverv1.NewJob, EnqueueJobsMax+1)
@@ -110,7 +138,6 @@ func TestDecodeEnqueueRefusals(t *testing.T) {
 	}{
 		{"jobs", &beaverv1.EnqueueRequest{Jobs: jobs}},
 		{"jobs", &beaverv1.EnqueueRequest{Queue: "q", Jobs: jobs[:1]}},
-		{"jobs[1].priority", &beaverv1.EnqueueRequest{Jobs: []*beaverv1.NewJob{{}, {Priority: &priority}}}},
 		{"priority", &beaverv1.EnqueueRequest{Priority: &priority}},
 		{"session", &beaverv1.EnqueueRequest{Session: []byte("short")}},
 		{"delay", &beaverv1.EnqueueRequest{Delay: durationpb.New(time.Second), RunAt: timestamppb.Now()}},
@@ -191,7 +218,7 @@ func TestEncodeJobs(t *testing.T) {
 	streamed.add(8, answers)
 	compareEncoded(t, &streamed, &beaverv1.EnqueueStreamResponse{
 		Through: 8, Ids: append(appendBinaryID(appendBinaryID(nil, id), id), make([]byte, 10)...),
-		Errors: []*beaverv1.JobError{{Index: 2, Code: "resource_exhausted", Reason: "QUEUE_FULL", Field: "jobs[1].queue"}},
+		Errors: []*beaverv1.JobError{{Index: 2, Code: "resource_exhausted", Reason: "QUEUE_FULL", Field: "queue"}},
 	})
 }
 
