@@ -2,6 +2,7 @@ package beaver
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
@@ -34,5 +35,25 @@ func TestWorkerOutcomeInvalid(t *testing.T) {
 		if got := w.Stats(); got.Stale != 1 || got.Completed != 0 {
 			t.Errorf("stats: %+v", got)
 		}
+	})
+}
+
+// TestWorkerQuietForgotten: a worker that was told to go quiet works again when a new stream's welcome does not say so.
+func TestWorkerQuietForgotten(t *testing.T) {
+	handler := HandlerFunc(func(context.Context, *LeasedJob) error { return nil })
+	workerBubble(t, WorkerConfig{Handler: handler, Concurrency: 3}, func(t *testing.T, fake *fakeWork, w *Worker, s *fakeWorkStream) {
+		s.answers <- &beaverv1.WorkResponse{State: beaverv1.WorkerState_WORKER_STATE_QUIET}
+		if m := <-s.requests; !m.GetQuiet() {
+			t.Errorf("after the wish: %v, want quiet", m)
+		}
+		s.end <- errors.New("connection reset")
+		s = <-fake.streams
+		if m := s.welcome(42); !m.GetQuiet() {
+			t.Errorf("hello: %v, want quiet until the server says otherwise", m)
+		}
+		if m := <-s.requests; m.GetQuiet() || m.GetCredits() != 3 {
+			t.Errorf("after the welcome: %v, want 3 credits", m)
+		}
+		stop(t, w, s)
 	})
 }

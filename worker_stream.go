@@ -274,6 +274,7 @@ func (w *Worker) welcome(m *beaverv1.Welcome, header http.Header) {
 		w.forgetLocked()
 	}
 	w.id, w.welcomed = m.GetWorkerId(), true
+	w.quiet = false // The welcome's message says so if it is otherwise: a server that started again remembers no wish.
 	if d := m.GetTtl().AsDuration(); d > 0 {
 		w.ttl = d
 	}

@@ -131,7 +131,7 @@ func openWork(ctx context.Context, t *testing.T, n *testNode, hello *beaverv1.Wo
 	if err != nil {
 		t.Fatal(err)
 	}
-	if msg.GetWelcome().GetWorkerId() == 0 || msg.GetWelcome().GetTtl() == nil {
+	if msg.GetWelcome().GetWorkerId() == 0 || msg.GetWelcome().GetTtl() == nil || msg.GetState() != beaverv1.WorkerState_WORKER_STATE_RUN {
 		t.Fatalf("welcome: %v", msg)
 	}
 	return s, msg
@@ -237,7 +237,7 @@ func TestWorkResume(t *testing.T) {
 	again, second := openWork(t.Context(), t, n, &beaverv1.WorkRequest{
 		WorkerId: worker, Held: []*beaverv1.LeaseRef{{Id: jobs[0].GetId(), Token: jobs[0].GetToken()}},
 	})
-	if second.GetWelcome().GetWorkerId() != worker {
+	if second.GetWelcome().GetWorkerId() != worker || second.GetState() != beaverv1.WorkerState_WORKER_STATE_RUN {
 		t.Fatalf("resumed as %v", second)
 	}
 	if got := getJob(t, n, jobs[0].GetId()); got.GetState() != beaverv1.JobState_JOB_STATE_RUNNING || got.GetToken() != jobs[0].GetToken() {

@@ -103,7 +103,7 @@ func (s *workStream) hello(ctx context.Context) (*workRequest, error) {
 		}
 	}
 	s.lastBeat = time.Now()
-	s.out.worker, s.out.ttl = s.worker, s.ttl
+	s.out.worker, s.out.ttl, s.out.state = s.worker, s.ttl, pbWorkerState(s.lastState)
 	return in, nil
 }
 
