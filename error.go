@@ -99,6 +99,16 @@ func (e *Error) retryable() bool {
 	return e.Code == CodeUnavailable || e.Code == CodeAborted
 }
 
+// passing says whether the refusal of one item of a batch may be over soon.
+func (e *Error) passing() bool {
+	switch e.Code {
+	case CodeUnavailable, CodeAborted, CodeResourceExhausted, CodeCanceled, CodeDeadlineExceeded, CodeInternal, CodeUnknown:
+		return true
+	default: // The server says no.
+		return false
+	}
+}
+
 // invalid is a refusal made before anything was sent.
 func invalid(field, format string, args ...any) *Error {
 	return &Error{Code: CodeInvalidArgument, Field: field, Message: fmt.Sprintf(format, args...)}

@@ -8,11 +8,12 @@ import (
 
 // outbox keeps the outcomes that the server has not answered. It is guarded by the worker's mutex.
 //
-// Invariant: an outcome leaves it only when answered; after a broken stream those sent are sent again.
+// Invariant: an outcome leaves it only when it is done or refused for good; after a broken stream those sent are sent again.
 type outbox struct {
 	waiting  []outcome
 	sent     []sentOutcomes // by sequence
 	sequence uint64         // of the last message that had some
+	later    []outcome      // refused for now: they wait until retry
 }
 
 type outcome struct {
@@ -28,7 +29,7 @@ type sentOutcomes struct {
 
 // count is how many outcomes are not answered.
 func (o *outbox) count() int {
-	n := len(o.waiting)
+	n := len(o.waiting) + len(o.later)
 	for _, s := range o.sent {
 		n += len(s.outcomes)
 	}
@@ -42,8 +43,10 @@ func (o *outbox) held(dst []*beaverv1.LeaseRef) []*beaverv1.LeaseRef {
 			dst = append(dst, &beaverv1.LeaseRef{Id: s.outcomes[i].message.GetId(), Token: s.outcomes[i].message.GetToken()})
 		}
 	}
-	for i := range o.waiting {
-		dst = append(dst, &beaverv1.LeaseRef{Id: o.waiting[i].message.GetId(), Token: o.waiting[i].message.GetToken()})
+	for _, unsent := range [...][]outcome{o.waiting, o.later} {
+		for i := range unsent {
+			dst = append(dst, &beaverv1.LeaseRef{Id: unsent[i].message.GetId(), Token: unsent[i].message.GetToken()})
+		}
 	}
 	return dst
 }
@@ -99,6 +102,12 @@ func (o *outbox) again() {
 	}
 	o.waiting = append(back, o.waiting...)
 	o.sent = nil
+}
+
+// retry puts what was refused for now back behind what waits.
+func (o *outbox) retry() {
+	o.waiting = append(o.waiting, o.later...)
+	o.later = nil
 }
 
 // answered removes the messages through a sequence and returns their outcomes, in order.

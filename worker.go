@@ -114,20 +114,22 @@ type Worker struct {
 	registered chan struct{} // closed at the first welcome
 	done       chan struct{} // closed when run has ended
 
-	mu       sync.Mutex
-	phase    workerPhase
-	err      error // why the worker ended by itself
-	id       uint64
-	ttl      time.Duration
-	offset   time.Duration // what the server's clock is ahead of ours
-	quiet    bool          // at the server's wish
-	running  map[Lease]*run
-	outbox   outbox
-	credits  int   // that the server has on this stream
-	told     bool  // the server knows on this stream that we are quiet
-	broken   error // what the stream ended with; nil while it is good
-	welcomed bool  // on this stream
-	stats    WorkerStats
+	mu        sync.Mutex
+	phase     workerPhase
+	err       error // why the worker ended by itself
+	id        uint64
+	ttl       time.Duration
+	offset    time.Duration // what the server's clock is ahead of ours
+	quiet     bool          // at the server's wish
+	running   map[Lease]*run
+	outbox    outbox
+	retryWait backoff // of the outcomes that the server refused for now
+	retrying  bool    // a timer runs for them
+	credits   int     // that the server has on this stream
+	told      bool    // the server knows on this stream that we are quiet
+	broken    error   // what the stream ended with; nil while it is good
+	welcomed  bool    // on this stream
+	stats     WorkerStats
 
 	ctx        context.Context // of the streams; ends last
 	cancel     context.CancelCauseFunc

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 )
@@ -56,4 +58,32 @@ func TestWorkerQuietForgotten(t *testing.T) {
 		}
 		stop(t, w, s)
 	})
+}
+
+// TestWorkerOutcomeRefusedForNow: an outcome that the server could not take just now is sent again, and the worker still holds
+// its lease. Otherwise the job would stay running as long as the worker lives.
+func TestWorkerOutcomeRefusedForNow(t *testing.T) {
+	for _, code := range []Code{CodeUnavailable, CodeAborted, CodeResourceExhausted, CodeInternal} {
+		t.Run(string(code), func(t *testing.T) {
+			handler := HandlerFunc(func(context.Context, *LeasedJob) error { return nil })
+			workerBubble(t, WorkerConfig{Handler: handler}, func(t *testing.T, _ *fakeWork, w *Worker, s *fakeWorkStream) {
+				s.answers <- &beaverv1.WorkResponse{Jobs: []*beaverv1.LeasedJob{leased(1, "k")}}
+				start := time.Now()
+				for range 3 {
+					s.refuse(s.outcomeUnanswered(), &beaverv1.JobError{Code: string(code), Message: "nothing happened; try again"})
+					synctest.Wait()
+					if held := w.heartbeat().GetHeld(); len(held) != 1 || held[0].GetToken() != 1 {
+						t.Errorf("held while the outcome waits: %v", held)
+					}
+				}
+				if m := s.outcome(); m.GetOutcomes()[0].GetToken() != 1 || time.Since(start) < 3*backoffMin/2 {
+					t.Errorf("%v after %v, want the outcome again, with pauses", m, time.Since(start))
+				}
+				stop(t, w, s)
+				if got := w.Stats(); got.Completed != 1 || got.Stale != 0 {
+					t.Errorf("stats: %+v", got)
+				}
+			})
+		})
+	}
 }

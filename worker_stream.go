@@ -337,7 +337,8 @@ func (w *Worker) answeredLocked(m *beaverv1.WorkResponse) {
 	for _, r := range m.GetRefused() {
 		refused[Lease{JobID(r.GetId()), r.GetToken()}] = fromJobError(r.GetError())
 	}
-	for _, o := range w.outbox.answered(m.GetOutcomesThrough()) {
+	answered := w.outbox.answered(m.GetOutcomesThrough())
+	for _, o := range answered {
 		lease := Lease{JobID(o.message.GetId()), o.message.GetToken()}
 		err := refused[lease]
 		switch {
@@ -347,6 +348,9 @@ func (w *Worker) answeredLocked(m *beaverv1.WorkResponse) {
 			w.stats.Failed++
 		case err == nil:
 			w.stats.Completed++
+		case err.passing():
+			o.again = o.again || err.Reason == reasonOutcomeUnknown
+			w.outbox.later = append(w.outbox.later, o)
 		case err.Code == CodeInvalidArgument && !o.plain:
 			w.logger.Error("outcome refused; the attempt counts as failed", "job", lease.ID, "error", err)
 			w.outbox.addPlain(o.message, err)
@@ -359,7 +363,30 @@ func (w *Worker) answeredLocked(m *beaverv1.WorkResponse) {
 			w.logger.Error("outcome refused", "job", lease.ID, "error", err)
 		}
 	}
+	switch {
+	case len(w.outbox.later) > 0:
+		w.retryLocked()
+	case len(answered) > 0:
+		w.retryWait.reset()
+	}
 	signal(w.changed)
+}
+
+// retryLocked makes the outcomes that were refused for now be sent again after a while.
+//
+// REQUIRES: w.mu.
+func (w *Worker) retryLocked() {
+	if w.retrying {
+		return
+	}
+	w.retrying = true
+	time.AfterFunc(w.retryWait.next(), func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.retrying = false
+		w.outbox.retry()
+		signal(w.wake)
+	})
 }
 
 func leaseOf(l *beaverv1.LeaseRef) Lease { return Lease{JobID(l.GetId()), l.GetToken()} }
