@@ -91,12 +91,12 @@ func outcomeBytes(m *beaverv1.Outcome) int {
 	return 64 + len(m.GetResult()) + len(m.GetContentType()) + len(f.GetType()) + len(f.GetMessage()) + len(f.GetStack())
 }
 
-// again puts what was sent and not answered back in front.
-func (o *outbox) again() {
+// again puts what was sent and not answered back in front. The server may have done it, unless it was unread.
+func (o *outbox) again(unread bool) {
 	var back []outcome
 	for _, s := range o.sent {
 		for _, out := range s.outcomes {
-			out.again = true
+			out.again = out.again || !unread
 			back = append(back, out)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"connectrpc.com/connect"
+
 	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 )
 
@@ -82,6 +84,37 @@ func TestWorkerOutcomeRefusedForNow(t *testing.T) {
 				stop(t, w, s)
 				if got := w.Stats(); got.Completed != 1 || got.Stale != 0 {
 					t.Errorf("stats: %+v", got)
+				}
+			})
+		})
+	}
+}
+
+// TestWorkerLostStale: outcomes that a server did not read, since it had taken the worker for lost, are stale and not in doubt.
+func TestWorkerLostStale(t *testing.T) {
+	for name, tc := range map[string]struct {
+		end  error
+		want WorkerStats
+	}{
+		"told":   {connect.NewWireError(connect.CodeNotFound, errors.New("the worker is not registered")), WorkerStats{Stale: 1, Disconnected: 1}},
+		"broken": {errors.New("connection reset"), WorkerStats{Unconfirmed: 1, Disconnected: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			handler := HandlerFunc(func(context.Context, *LeasedJob) error { return nil })
+			workerBubble(t, WorkerConfig{Handler: handler}, func(t *testing.T, fake *fakeWork, w *Worker, s *fakeWorkStream) {
+				s.answers <- &beaverv1.WorkResponse{Jobs: []*beaverv1.LeasedJob{leased(1, "k")}}
+				s.outcomeUnanswered()
+				s.end <- tc.end
+				s = <-fake.streams
+				hello := s.welcome(43)
+				lost := &beaverv1.JobError{Code: "failed_precondition", Reason: reasonLeaseLost}
+				if len(hello.GetOutcomes()) == 0 {
+					hello = s.outcomeUnanswered()
+				}
+				s.refuse(hello, lost)
+				stop(t, w, s)
+				if got := w.Stats(); got != tc.want {
+					t.Errorf("stats: %+v, want %+v", got, tc.want)
 				}
 			})
 		})

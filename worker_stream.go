@@ -67,6 +67,7 @@ func (w *Worker) refused(err error) bool {
 	w.stats.Disconnected++
 	e := asError(err)
 	if errors.Is(e, ErrWorkerLost) || e.Code == CodeNotFound {
+		w.outbox.again(connect.IsWireError(err)) // Before the server's word comes its answer to all that it read.
 		w.forgetLocked()
 		return false
 	}
@@ -100,7 +101,7 @@ func (w *Worker) connect() (welcomed bool, err error) {
 	stream := w.open(ctx)
 	w.mu.Lock()
 	w.broken, w.welcomed, w.told, w.credits = nil, false, false, 0
-	w.outbox.again()
+	w.outbox.again(false)
 	w.mu.Unlock()
 
 	received := make(chan struct{})
