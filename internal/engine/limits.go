@@ -26,7 +26,7 @@ const (
 	// FinishMax is how many attempts one Finish may end.
 	FinishMax = 2000
 	// HeldMax is how many leases one heartbeat may name.
-	HeldMax = 10_000
+	HeldMax = 100_000
 	// IDsMax is how many jobs one RetryDead or DiscardDead may name.
 	IDsMax = 1000
 	// BulkMax is how many jobs one RetryAllDead or DiscardAllDead may touch.

@@ -291,3 +291,23 @@ func TestHistogram(t *testing.T) {
 		t.Fatalf("%+v", s)
 	}
 }
+
+// TestHeldLimit: what the limits of a worker allow it to hold, a heartbeat may name; one that names more is heard all the same.
+func TestHeldLimit(t *testing.T) {
+	e := open(t, vfs.NewSim(1, vfs.SimOptions{}), nil)
+	id, _, err := e.RegisterWorker(t.Context(), cluster.WorkerInfo{Name: "w", Queues: []string{"q"}, Concurrency: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply, err := e.ResumeWorker(t.Context(), id, make([]LeaseRef, HeldMax))
+	if err != nil || len(reply.Lost) != HeldMax {
+		t.Errorf("%d lost, err %v", len(reply.Lost), err)
+	}
+	w := e.workers.get(id)
+	w.beat.Store(0)
+	_, err = e.Heartbeat(t.Context(), id, make([]LeaseRef, HeldMax+1))
+	wantError(t, err, CodeInvalidArgument, ReasonInvalid)
+	if w.beat.Load() == 0 {
+		t.Error("a heartbeat that is refused is no sign of life")
+	}
+}

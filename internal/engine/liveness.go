@@ -40,10 +40,10 @@ func (e *Engine) Heartbeat(ctx context.Context, id WorkerID, held []LeaseRef) (H
 	if err != nil {
 		return HeartbeatReply{}, err
 	}
+	w.touch() // whatever it says, it lives
 	if len(held) > HeldMax {
 		return HeartbeatReply{}, invalid("held", "has %d leases; at most %d fit one heartbeat", len(held), HeldMax)
 	}
-	w.touch()
 	reply := HeartbeatReply{State: WorkerState(w.want.Load()), TTL: w.ttl}
 	for _, p := range e.pumps {
 		var mine []LeaseRef

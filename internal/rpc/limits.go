@@ -3,6 +3,7 @@ package rpc
 import (
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/engine"
 	"github.com/beaver-raft/beaver/internal/queue"
 )
 
@@ -21,7 +22,7 @@ const (
 	// CreditsMax is how many jobs one Work stream may ask for at once.
 	CreditsMax = 100_000
 	// HeldMax is how many leases one message may name.
-	HeldMax = 100_000
+	HeldMax = engine.HeldMax
 	// DeadIDsMax is how many dead jobs one call may name.
 	DeadIDsMax = 1000
 	// DeadLimitMax is how many dead jobs of a queue one call moves.
