@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/queue"
@@ -106,6 +107,11 @@ func (p *PendingEnqueue) waitOne(ctx context.Context) error {
 			c.free()
 			return err
 		}
+		if p.request.Atomic && results[0].Code == queue.CodeDuplicate && slices.ContainsFunc(results[1:], refused) {
+			err := culprit(p.request, results[1:], refusal(queue.Result{Code: queue.CodeAborted}))
+			c.free()
+			return err
+		}
 		results = results[1:]
 	}
 	for i := range out {
@@ -118,6 +124,8 @@ func (p *PendingEnqueue) waitOne(ctx context.Context) error {
 	c.free()
 	return nil
 }
+
+func refused(r queue.Result) bool { return refusal(r) != nil }
 
 func checkEnqueue(r *EnqueueRequest) error {
 	switch {
@@ -180,7 +188,7 @@ func (e *Engine) routeJobs(ctx context.Context, r *EnqueueRequest, out []Enqueue
 	return first, several, nil
 }
 
-// ofOneJob tells a queue's refusal, which concerns its own jobs, from what may be over soon: then the whole request may be
+// ofOneJob tells a queue's or a shard's refusal, which concerns its own jobs, from what may be over soon: then the whole request may be
 // repeated, and nothing of it has happened yet.
 func ofOneJob(err *Error) bool {
 	return err.Code == CodeInvalidArgument || err.Code == CodeResourceExhausted
@@ -287,7 +295,8 @@ func enqueued(id shard.ID, r queue.Result) Enqueued {
 }
 
 // enqueueSeveral stores the jobs of a request that live on several shards: one command each, side by side. What one
-// shard refuses or does not answer is in its jobs' answers.
+// shard refuses is in its jobs' answers. What one does not answer fails a session's whole request: its repeat does the
+// rest, and gets the answers of what is done. Without a session it is in its jobs' answers.
 func (e *Engine) enqueueSeveral(ctx context.Context, r *EnqueueRequest, out []Enqueued, now queue.Millis) error {
 	type leg struct {
 		pump   *pump
@@ -344,6 +353,14 @@ func (e *Engine) enqueueSeveral(ctx context.Context, r *EnqueueRequest, out []En
 		}
 		if l.err == nil {
 			l.call.free()
+		}
+	}
+	if r.Session == (SessionID{}) {
+		return nil
+	}
+	for i := range legs {
+		if err := legs[i].err; err != nil && !ofOneJob(asError(err)) {
+			return err
 		}
 	}
 	return nil

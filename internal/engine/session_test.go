@@ -1,0 +1,71 @@
+package engine
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/vfs"
+)
+
+// onShard runs f on the goroutine of a queue's shard.
+func onShard(t *testing.T, e *Engine, p *pump, f func()) {
+	t.Helper()
+	if err := e.host.Read(t.Context(), p.shard, f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestEnqueueLegUnavailable: when one of a request's shards does not answer, a session's request fails as a whole, and its
+// repeat does what is missing and nothing twice.
+func TestEnqueueLegUnavailable(t *testing.T) {
+	e := open(t, vfs.NewSim(1, vfs.SimOptions{}), nil)
+	enqueue(t, e, append(jobs("a", 1), jobs("b", 1)...)...)
+	a, b := e.routes.byName("a"), e.routes.byName("b")
+	if a.pump == b.pump {
+		t.Fatal("both queues live on one shard")
+	}
+	request := func(session byte) *EnqueueRequest {
+		r := &EnqueueRequest{Jobs: append(jobs("a", 2), jobs("b", 2)...)}
+		if session != 0 {
+			r.Session, r.Sequence = SessionID{session}, 1
+		}
+		return r
+	}
+	onShard(t, e, b.pump, func() { b.pump.setClosed(errNotLeader()) })
+	_, err := e.Enqueue(t.Context(), request(1), nil)
+	wantError(t, err, CodeUnavailable, ReasonNotLeader)
+	out, err := e.Enqueue(t.Context(), request(0), nil)
+	if err != nil || out[0].Err != nil || out[1].Err != nil || out[2].Err == nil || out[3].Err == nil {
+		t.Errorf("without a session: %+v, %v", out, err)
+	}
+	onShard(t, e, b.pump, func() { b.pump.setClosed(nil) })
+	out, err = e.Enqueue(t.Context(), request(1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, got := range out {
+		if got.Err != nil || got.Duplicate != (i < 2) {
+			t.Errorf("repeat, job %d: %+v", i, got)
+		}
+	}
+}
+
+// TestEnqueueAtomicRepeated: the repeat of a refused atomic request gets the refusal of the first time.
+func TestEnqueueAtomicRepeated(t *testing.T) {
+	e := open(t, vfs.NewSim(1, vfs.SimOptions{}), nil)
+	s := queue.DefaultSettings()
+	s.DepthMax = 1
+	if _, err := e.ConfigureQueue(t.Context(), "small", s); err != nil {
+		t.Fatal(err)
+	}
+	var texts [2]string
+	for i := range texts {
+		_, err := e.Enqueue(t.Context(), &EnqueueRequest{Session: SessionID{1}, Sequence: 1, Atomic: true, Jobs: jobs("small", 2)}, nil)
+		wantError(t, err, CodeResourceExhausted, ReasonQueueFull)
+		texts[i] = fmt.Sprintf("%+v", err)
+	}
+	if texts[0] != texts[1] {
+		t.Errorf("first:  %s\nrepeat: %s", texts[0], texts[1])
+	}
+}
