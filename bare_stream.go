@@ -197,12 +197,19 @@ func endOf(message []byte) error {
 	if end.Error == nil {
 		return io.EOF
 	}
-	e := &Error{Code: Code(end.Error.Code), Message: end.Error.Message}
+	var code connect.Code
+	if err := code.UnmarshalText([]byte(end.Error.Code)); err != nil {
+		code = connect.CodeUnknown // of a newer server
+	}
+	e := connect.NewWireError(code, errors.New(end.Error.Message))
 	for _, d := range end.Error.Details {
 		var info beaverv1.ErrorInfo
 		value, err := base64.RawStdEncoding.DecodeString(d.Value)
-		if err == nil && d.Type == string(info.ProtoReflect().Descriptor().FullName()) && proto.Unmarshal(value, &info) == nil {
-			e.Reason, e.Field = info.GetReason(), info.GetField()
+		if err != nil || d.Type != string(info.ProtoReflect().Descriptor().FullName()) || proto.Unmarshal(value, &info) != nil {
+			continue // of a newer server: the code and the message still stand
+		}
+		if detail, err := connect.NewErrorDetail(&info); err == nil {
+			e.AddDetail(detail)
 		}
 	}
 	return e
