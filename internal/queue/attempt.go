@@ -1,6 +1,7 @@
 package queue
 
-// applyToLease applies an item of a worker on a job it holds. A stale token changes nothing.
+// applyToLease applies an item of a worker on a job it holds. A stale token changes nothing, and so does the ack of an
+// attempt that completed the job: a repeat.
 func (m *Machine) applyToLease(t itemType, pos Pos, r *reader) {
 	var (
 		fail   failItem
@@ -34,7 +35,11 @@ func (m *Machine) applyToLease(t itemType, pos Pos, r *reader) {
 	p := held.pos
 	rec, found := m.records.Get(p)
 	if !found || rec.state != StateRunning || rec.token != held.token {
-		m.answerJob(CodeStale, rec.state, p)
+		code := CodeStale
+		if t == itemAck && found && rec.state == StateCompleted && rec.token == held.token {
+			code = CodeDuplicate // by the same attempt: its answer was lost
+		}
+		m.answerJob(code, rec.state, p)
 		return
 	}
 	q := m.mutable(rec.queue)

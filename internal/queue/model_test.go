@@ -490,7 +490,11 @@ func (m *model) toLease(here Pos, c *command) {
 		if j != nil && !j.plain() {
 			st = j.info.State
 		}
-		m.result(CodeStale, st, c.pos)
+		code := CodeStale
+		if c.kind == itemAck && st == StateCompleted && j.info.Token == c.token {
+			code = CodeDuplicate
+		}
+		m.result(code, st, c.pos)
 		return
 	}
 	switch c.kind {

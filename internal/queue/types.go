@@ -70,7 +70,7 @@ type Code uint8
 // The outcomes. Every code but CodeOK, CodeDuplicate and CodeCancelRequested changed nothing.
 const (
 	CodeOK              Code = iota
-	CodeDuplicate            // the session sent this before; Pos is the first one's answer
+	CodeDuplicate            // the session sent this before, Pos is the first one's answer; of an ack: the same attempt did
 	CodeNoQueue              // the queue is not configured on this shard
 	CodeQueueFull            // the queue's limit of waiting jobs is reached
 	CodeNoJob                // no such job (or no longer in the window of recent ends)
