@@ -94,7 +94,7 @@ func (c *Client) Fetch(ctx context.Context, r FetchRequest) ([]*LeasedJob, error
 	if err := r.validate(); err != nil {
 		return nil, err
 	}
-	res, err := call(ctx, c, c.jobs.Fetch, &beaverv1.FetchRequest{
+	res, _, err := callFor(ctx, c, r.Wait, c.jobs.Fetch, &beaverv1.FetchRequest{
 		Queues: r.Queues, Max: uint32(r.Max), Wait: durationOf(r.Wait), Lease: durationOf(r.Lease),
 	})
 	if err != nil {
@@ -136,7 +136,7 @@ func (c *Client) Ack(ctx context.Context, l Lease, contentType string, result []
 	if err := validateResult(contentType, result); err != nil {
 		return err
 	}
-	_, err := call(ctx, c, c.jobs.Ack, &beaverv1.AckRequest{
+	_, err := change(ctx, c, c.jobs.Ack, &beaverv1.AckRequest{
 		Id: string(l.ID), Token: l.Token, Result: result, ContentType: contentType,
 	})
 	return err
@@ -158,7 +158,7 @@ func (f *Failure) Error() string { return f.Message }
 
 // Fail ends one attempt: the job is retried later, or dead. It returns the job's state.
 func (c *Client) Fail(ctx context.Context, l Lease, f Failure) (JobState, error) {
-	res, err := call(ctx, c, c.jobs.Fail, &beaverv1.FailRequest{Id: string(l.ID), Token: l.Token, Failure: f.proto()})
+	res, err := change(ctx, c, c.jobs.Fail, &beaverv1.FailRequest{Id: string(l.ID), Token: l.Token, Failure: f.proto()})
 	if err != nil {
 		return "", err
 	}
@@ -183,7 +183,7 @@ func (f *Failure) proto() *beaverv1.Failure {
 
 // Release gives a job back without counting the attempt.
 func (c *Client) Release(ctx context.Context, l Lease) error {
-	_, err := call(ctx, c, c.jobs.Release, &beaverv1.ReleaseRequest{Id: string(l.ID), Token: l.Token})
+	_, err := change(ctx, c, c.jobs.Release, &beaverv1.ReleaseRequest{Id: string(l.ID), Token: l.Token})
 	return err
 }
 

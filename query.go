@@ -2,32 +2,76 @@ package beaver
 
 import (
 	"context"
+	"errors"
 	"iter"
+	"time"
 
 	"connectrpc.com/connect"
 
 	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 )
 
+// answerMax is how long a server that is reached may take to answer, unless RetryFor is longer.
+const answerMax = 30 * time.Second
+
 // call makes one unary call, and makes it again while the server cannot be reached.
 func call[Req, Res any](
 	ctx context.Context, c *Client, method func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), req *Req,
 ) (*Res, error) {
+	res, _, err := callFor(ctx, c, 0, method, req)
+	return res, err
+}
+
+// change is call for what can be done only once: when a repeat is refused, that may be since an earlier try was done.
+func change[Req, Res any](
+	ctx context.Context, c *Client, method func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), req *Req,
+) (*Res, error) {
+	res, doubt, err := callFor(ctx, c, 0, method, req)
+	if doubt {
+		err = doubtful(err)
+	}
+	return res, err
+}
+
+// doubtful turns the refusal of a repeat into ErrOutcomeUnknown, without what it was: it may be the doing of an earlier try.
+func doubtful(err error) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Code != CodeNotFound && e.Code != CodeFailedPrecondition {
+		return err
+	}
+	return &Error{
+		Code: CodeUnknown, Reason: reasonOutcomeUnknown, Field: e.Field,
+		Message: "the call was sent before and may have been done then; its repeat was refused: " + e.Message,
+	}
+}
+
+// callFor makes a call that the server may take a while to answer, beside the time that any call may take. doubt says that a
+// try before the last was sent and not answered.
+func callFor[Req, Res any](
+	ctx context.Context, c *Client, while time.Duration,
+	method func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), req *Req,
+) (res *Res, doubt bool, err error) {
 	var wait backoff
 	retry, cancel := context.WithTimeout(ctx, c.cfg.RetryFor)
 	defer cancel()
+	bounded, stop := context.WithTimeout(ctx, max(c.cfg.RetryFor, answerMax)+while)
+	defer stop()
 	for {
-		res, err := method(ctx, connect.NewRequest(req))
+		res, err := method(bounded, connect.NewRequest(req))
 		if err == nil {
-			return res.Msg, nil
+			return res.Msg, doubt, nil
 		}
 		e := callError(ctx, err)
+		if ctx.Err() == nil && bounded.Err() != nil {
+			return nil, doubt, &Error{Code: CodeUnavailable, Message: "the server takes too long to answer: " + e.Message, cause: err}
+		}
 		if !e.retryable() || ctx.Err() != nil {
-			return nil, e
+			return nil, doubt, e
 		}
 		if wait.wait(retry) != nil {
-			return nil, e
+			return nil, doubt, e
 		}
+		doubt = doubt || !unreached(err) && (e.Code != CodeUnavailable || !connect.IsWireError(err))
 	}
 }
 
@@ -118,7 +162,7 @@ func (c *Client) Jobs(ctx context.Context, f JobFilter) iter.Seq2[*JobInfo, erro
 // Cancel cancels a waiting job at once, and asks the worker of a running one to stop: then the state returned is
 // StateRunning.
 func (c *Client) Cancel(ctx context.Context, id JobID) (JobState, error) {
-	res, err := call(ctx, c, c.jobs.CancelJob, &beaverv1.CancelJobRequest{Id: string(id)})
+	res, err := change(ctx, c, c.jobs.CancelJob, &beaverv1.CancelJobRequest{Id: string(id)})
 	if err != nil {
 		return "", err
 	}
@@ -155,13 +199,16 @@ func (c *Client) eachDead(ctx context.Context, method deadMethod, ids []JobID) (
 		for i, id := range part {
 			req.Ids[i] = string(id)
 		}
-		res, err := call(ctx, c, method, req)
+		res, doubt, err := callFor(ctx, c, 0, method, req)
 		if err != nil {
 			return errs, err
 		}
 		for _, e := range res.GetErrors() {
 			if i := int(e.GetIndex()); i < len(part) {
 				errs[lo+i] = fromJobError(e)
+				if doubt {
+					errs[lo+i] = asError(doubtful(errs[lo+i]))
+				}
 			}
 		}
 	}
