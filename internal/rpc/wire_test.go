@@ -74,7 +74,7 @@ func TestDecodeEnqueue(t *testing.T) {
 				}
 				continue
 			}
-			if !reflect.DeepEqual(got, want) {
+			if !reflect.DeepEqual(got, want) { //nolint:govet // The errors inside are our own values, compared field by field.
 				t.Errorf("%s: job %d:\n got %+v\nwant %+v", name, i, got, want)
 			}
 		}
@@ -93,7 +93,7 @@ func TestDecodeReuse(t *testing.T) {
 	}))
 	in.setProto(mustMarshal(t, &beaverv1.EnqueueStreamRequest{Sequence: 2, Jobs: []*beaverv1.NewJob{{Queue: "b"}}}))
 	want := engine.NewJob{Queue: "b", Spec: engine.Spec{Priority: priorityDefault, Metadata: []engine.KeyValue{}}}
-	if in.err != nil || in.hasSession || in.request.Atomic || len(in.request.Jobs) != 1 || !reflect.DeepEqual(in.request.Jobs[0], want) {
+	if in.err != nil || in.hasSession || in.request.Atomic || len(in.request.Jobs) != 1 || !reflect.DeepEqual(in.request.Jobs[0], want) { //nolint:govet // The errors inside are our own values, compared field by field.
 		t.Errorf("got %+v, err %v", in.request, in.err)
 	}
 }
@@ -250,7 +250,7 @@ func TestDecodeWork(t *testing.T) {
 		{Kind: engine.OutcomeFail, ID: id, Token: 6, Failure: engine.Failure{Type: "T", Message: "m", Stack: "s", Final: true, DelayMillis: 1000}},
 		{Kind: engine.OutcomeRelease, ID: id, Token: 7},
 	}
-	if in.err != nil || !reflect.DeepEqual(in.outcomes, want) {
+	if in.err != nil || !reflect.DeepEqual(in.outcomes, want) { //nolint:govet // The errors inside are our own values, compared field by field.
 		t.Errorf("outcomes %+v, err %v", in.outcomes, in.err)
 	}
 	if in.hello.GetName() != "w" || in.worker != 3 || in.credits != 10 || in.sequence != 4 || !in.quiet ||
