@@ -114,7 +114,11 @@ func TestJobLife(t *testing.T) {
 	if got := getJob(t, n, id); got.GetState() != beaverv1.JobState_JOB_STATE_COMPLETED || string(got.GetResult()) != "42" {
 		t.Errorf("completed: %v", got)
 	}
-	_, err := n.jobs.Ack(t.Context(), call(&beaverv1.AckRequest{Id: id, Token: token}))
+	again := must[beaverv1.AckResponse](t)(n.jobs.Ack(t.Context(), call(&beaverv1.AckRequest{Id: id, Token: token})))
+	if again.GetState() != beaverv1.JobState_JOB_STATE_COMPLETED {
+		t.Errorf("the repeat of an ack: %v; want the first one's answer", again)
+	}
+	_, err := n.jobs.Ack(t.Context(), call(&beaverv1.AckRequest{Id: id, Token: token + 1}))
 	refused(t, err, connect.CodeFailedPrecondition, "LEASE_LOST", "")
 }
 

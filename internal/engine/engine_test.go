@@ -160,7 +160,9 @@ func TestLifecycle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, ended[0].Err, CodeFailedPrecondition, ReasonLeaseLost)
+	if ended[0].Err != nil || ended[0].State != queue.StateCompleted {
+		t.Errorf("the repeat of an ack: %+v; want the first one's answer", ended[0])
+	}
 	wantError(t, ended[2].Err, CodeNotFound, ReasonJobNotFound)
 	if ended[1].Err != nil || ended[1].State != queue.StateDead {
 		t.Fatalf("fail: %+v", ended[1])
