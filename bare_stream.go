@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,7 @@ const (
 	flagEnd         = 2
 	envelopeBytes   = 5
 	bareBufferBytes = 64 << 10
+	bareBytesKept   = 1 << 20 // of the buffer for one message, once a smaller one comes
 )
 
 // errNoUpgrade says that the server, or what stands before it, does not upgrade connections.
@@ -121,6 +123,9 @@ func (s *bareStream) upgrade(host, procedure string) error {
 	if _, err := io.WriteString(s.conn, hello); err != nil {
 		return connect.NewError(connect.CodeUnavailable, err)
 	}
+	if start, err := s.in.Peek(len("HTTP/")); err == nil && string(start) != "HTTP/" {
+		return errNoUpgrade // HTTP/2 alone is spoken here
+	}
 	res, err := http.ReadResponse(s.in, &http.Request{Method: http.MethodPost})
 	if err != nil {
 		return connect.NewError(connect.CodeUnavailable, fmt.Errorf("upgrade: %w", err))
@@ -163,11 +168,11 @@ func (s *bareStream) receive(m proto.Message) error {
 	if size > readBytesMax {
 		return connect.NewError(connect.CodeInternal, fmt.Errorf("the server's message has %d bytes, more than %d", size, readBytesMax))
 	}
-	if cap(s.body) < size {
-		s.body = make([]byte, size)
+	if cap(s.body) > bareBytesKept && size <= bareBytesKept {
+		s.body = nil
 	}
-	s.body = s.body[:size]
-	if _, err := io.ReadFull(s.in, s.body); err != nil {
+	var err error
+	if s.body, err = appendBody(s.body[:0], s.in, size); err != nil {
 		return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the connection broke: %w", err))
 	}
 	switch head[0] {
@@ -177,6 +182,19 @@ func (s *bareStream) receive(m proto.Message) error {
 		return endOf(s.body)
 	}
 	return connect.NewError(connect.CodeInternal, fmt.Errorf("the server's envelope flags %d are not understood", head[0]))
+}
+
+// appendBody reads size bytes behind dst. Its memory grows with what comes, and not with what was announced.
+func appendBody(dst []byte, in io.Reader, size int) ([]byte, error) {
+	for size > 0 {
+		n := min(size, max(cap(dst)-len(dst), bareBufferBytes))
+		dst = slices.Grow(dst, n)[:len(dst)+n]
+		if _, err := io.ReadFull(in, dst[len(dst)-n:]); err != nil {
+			return dst, err
+		}
+		size -= n
+	}
+	return dst, nil
 }
 
 // endOf is what the end of a stream says: io.EOF, or the server's error.

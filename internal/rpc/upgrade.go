@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +30,11 @@ const (
 	upgradeProtocol = "beaver-stream"
 	flagEnd         = 2
 	envelopeBytes   = 5
-	lingerMax       = time.Second // between the server's end and the close, for the client to read it
+
+	upgradeStepBytes = 64 << 10 // read at once of a message for which there is no buffer yet
+	upgradeBytesKept = 1 << 20  // of the buffer for one message
+
+	lingerMax = time.Second // between the server's end and the close, for the client to read it
 )
 
 // streamFunc serves one stream and returns what it ends with.
@@ -104,14 +109,27 @@ func (c *upgradedConn) Receive(v any) error {
 		return connect.NewError(connect.CodeResourceExhausted,
 			fmt.Errorf("the message has %d bytes, at most %d are taken: send several smaller ones", size, c.readMax))
 	}
-	if cap(c.body) < size {
-		c.body = make([]byte, size)
+	if cap(c.body) > upgradeBytesKept && size <= upgradeBytesKept {
+		c.body = nil
 	}
-	c.body = c.body[:size]
-	if _, err := io.ReadFull(c.in, c.body); err != nil {
+	var err error
+	if c.body, err = appendBody(c.body[:0], c.in, size); err != nil {
 		return c.broken(err)
 	}
 	return protoCodec{}.Unmarshal(c.body, v)
+}
+
+// appendBody reads size bytes behind dst. Its memory grows with what comes, and not with what was announced.
+func appendBody(dst []byte, in io.Reader, size int) ([]byte, error) {
+	for size > 0 {
+		n := min(size, max(cap(dst)-len(dst), upgradeStepBytes))
+		dst = slices.Grow(dst, n)[:len(dst)+n]
+		if _, err := io.ReadFull(in, dst[len(dst)-n:]); err != nil {
+			return dst, err
+		}
+		size -= n
+	}
+	return dst, nil
 }
 
 // broken is what Receive returns when the connection fails. A connection that only ends was cut off: a client that means
@@ -129,7 +147,9 @@ func (c *upgradedConn) Send(v any) error {
 	if err != nil {
 		return err
 	}
-	c.out = out
+	if c.out = out; cap(out) > upgradeBytesKept {
+		c.out = nil
+	}
 	return c.write(out)
 }
 

@@ -1,6 +1,8 @@
 package rpc
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -39,4 +41,26 @@ func TestEndMessage(t *testing.T) {
 			t.Errorf("details: %+v", end.Error.Details)
 		}
 	}
+}
+
+// FuzzUpgradedReceive: whatever a client sends, its stream ends, and takes no more memory than came.
+func FuzzUpgradedReceive(f *testing.F) {
+	f.Add([]byte("\x00\x00\x00\x00\x02\x10\x01\x02\x00\x00\x00\x02{}"))
+	f.Add([]byte("\x00\x00\x7f\xff\xffshort"))
+	f.Add([]byte("\x00\xff\xff\xff\xff"))
+	f.Add([]byte("\x07\x00\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c := &upgradedConn{in: bufio.NewReader(bytes.NewReader(data)), cancel: func() {}, readMax: RequestBytesDefault}
+		for n := 0; ; n++ {
+			if err := c.Receive(new(streamRequest)); err != nil {
+				break
+			}
+			if n*envelopeBytes > len(data) {
+				t.Fatalf("%d messages from %d bytes", n, len(data))
+			}
+		}
+		if cap(c.body) > 2*(len(data)+upgradeStepBytes) {
+			t.Errorf("%d bytes of memory for %d", cap(c.body), len(data))
+		}
+	})
 }
