@@ -79,6 +79,11 @@ func (e *enqueuer) connect() bool {
 		defer cancel() // Send may wait for room in a stream that is over.
 		e.receive(stream)
 	}()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		e.watch(ctx, cancel)
+	}()
 	finished := e.send(stream, resend)
 	_ = stream.CloseRequest() // The stream is over either way.
 	if finished {
@@ -89,6 +94,7 @@ func (e *enqueuer) connect() bool {
 	}
 	cancel()
 	<-received
+	<-watched
 	_ = stream.CloseResponse()
 
 	e.mu.Lock()
@@ -100,6 +106,44 @@ func (e *enqueuer) connect() bool {
 		e.lostLocked(asEnqueueError(e.broken))
 	}
 	return e.answered
+}
+
+// watch ends a stream whose server does not answer for answerMax: one that hangs while its machine acknowledges all bytes.
+func (e *enqueuer) watch(ctx context.Context, end context.CancelFunc) {
+	const looks = 4
+	tick := time.NewTicker(answerMax / looks)
+	defer tick.Stop()
+	last, silent := uint64(0), 0
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		first := uint64(0) // not answered
+		e.mu.Lock()
+		if len(e.inFlight) > 0 {
+			first = e.inFlight[0].sequence
+		}
+		e.mu.Unlock()
+		if silent++; first == 0 || first != last {
+			last, silent = first, 0
+		}
+		if silent == looks {
+			e.breakWith(&Error{Code: CodeUnavailable, Message: "the server does not answer"})
+			end()
+			return
+		}
+	}
+}
+
+// breakWith takes note of what the stream ended with, the first time.
+func (e *enqueuer) breakWith(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.broken == nil {
+		e.broken = err
+	}
 }
 
 // takeBackLocked lets the batches from the given one on wait as before: their stream never reached the server, so they were
@@ -200,9 +244,7 @@ func (e *enqueuer) receive(stream enqueueStream) {
 			err = e.complete(answer)
 		}
 		if err != nil {
-			e.mu.Lock()
-			e.broken = err
-			e.mu.Unlock()
+			e.breakWith(err)
 			e.signal()
 			return
 		}

@@ -254,6 +254,24 @@ func TestEnqueueUnreached(t *testing.T) {
 	})
 }
 
+// TestEnqueueServerHangs: a server that takes a message and does not answer is asked again over a new stream.
+func TestEnqueueServerHangs(t *testing.T) {
+	bubble(t, 10*time.Minute, func(t *testing.T, f *fakeEnqueues, c *Client) {
+		start := time.Now()
+		got := goEnqueue(t.Context(), c, Job{Queue: "q"})
+		<-(<-f.streams).requests
+		s := <-f.streams
+		if waited := time.Since(start); waited < answerMax || waited > 2*answerMax {
+			t.Errorf("it took %v to take the server for hung, want about %v", waited, answerMax)
+		}
+		m := <-s.requests
+		s.answer(1, m)
+		if got := <-got; got.err != nil || m.GetSequence() != 1 {
+			t.Errorf("message %d: %v", m.GetSequence(), got.err)
+		}
+	})
+}
+
 func TestEnqueueGivesUp(t *testing.T) {
 	bubble(t, time.Second, func(t *testing.T, f *fakeEnqueues, c *Client) {
 		sent := goEnqueue(t.Context(), c, Job{Queue: "q"})
