@@ -24,7 +24,7 @@ const (
 	EnqueueJobsMax     = 2000 // jobs of one Enqueue command
 	SessionsMax        = 100_000
 	SessionWindow      = 64                 // sequence numbers a session may have in flight
-	SessionIdleMillis  = 3600 * 1000        // a session unused for so long is forgotten
+	SessionIdleMillis  = 15 * 60 * 1000     // a session unused for so long is forgotten; clients repeat for 10 minutes at most
 	TimersPerEntry     = 4096               // timers one entry fires at most
 	LeasesMax          = 1_000_000          // running jobs of one shard
 	WaitMillisMax      = 10 * 60 * 1000     // longest long-poll
