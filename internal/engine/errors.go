@@ -94,6 +94,8 @@ func refusal(r queue.Result) *Error {
 			"this sequence number left its session's window of %d, so it is not known whether it was done; look for the job before sending it again", queue.SessionWindow)
 	case queue.CodeMalformed:
 		return newError(CodeInvalidArgument, ReasonMalformed, "the job machine refused the command as malformed: it breaks a limit or contradicts itself")
+	case queue.CodeExpired:
+		return invalid("expires_at", "lies in the past or before the job may run; the job would never run")
 	case queue.CodeAborted:
 		return newError(CodeAborted, ReasonAborted, "another job of the same atomic request was refused, so none was stored")
 	}

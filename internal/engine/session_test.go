@@ -69,3 +69,16 @@ func TestEnqueueAtomicRepeated(t *testing.T) {
 		t.Errorf("first:  %s\nrepeat: %s", texts[0], texts[1])
 	}
 }
+
+// TestEnqueueExpiredInSession: the machine alone judges the clock in a session, and its refusal says what is wrong.
+func TestEnqueueExpiredInSession(t *testing.T) {
+	e := open(t, vfs.NewSim(1, vfs.SimOptions{}), nil)
+	js := jobs("q", 2)
+	js[1].Spec.ExpiresAt = 1
+	for range 2 {
+		out, err := e.Enqueue(t.Context(), &EnqueueRequest{Session: SessionID{1}, Sequence: 1, Jobs: js}, nil)
+		if err != nil || out[0].Err != nil || out[1].Err == nil || out[1].Err.Field != "expires_at" {
+			t.Errorf("%+v, %v; want the second job refused for its expires_at", out, err)
+		}
+	}
+}

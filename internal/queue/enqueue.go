@@ -80,7 +80,7 @@ func (m *Machine) admit(item []byte, atomic bool) Code {
 		return CodeMalformed
 	}
 	if m.job.expiresAt != 0 && (m.job.expiresAt <= m.now || m.job.expiresAt <= m.job.runAt) {
-		return CodeMalformed
+		return CodeExpired
 	}
 	q := m.peek(m.job.queue)
 	if q == nil {

@@ -312,7 +312,7 @@ func (m *model) admit(s *Spec, pending map[QueueID]uint64) Code {
 	q := m.queues[s.Queue]
 	switch {
 	case s.ExpiresAt != 0 && (s.ExpiresAt <= m.now || s.ExpiresAt <= s.RunAt):
-		return CodeMalformed
+		return CodeExpired
 	case q == nil:
 		return CodeNoQueue
 	}

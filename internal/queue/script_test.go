@@ -131,6 +131,7 @@ func refusal(r Result) string {
 var codeNames = [...]string{
 	"ok", "duplicate", "no such queue", "queue full", "no such job", "stale", "wrong state", "limit reached",
 	"sequence number too old", "malformed", "aborted with the others", "cancel requested",
+	"expired already",
 }
 
 var stateNames = [...]string{

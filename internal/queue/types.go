@@ -81,6 +81,7 @@ const (
 	CodeMalformed            // the item does not decode or breaks a limit
 	CodeAborted              // another item of the same atomic command was refused
 	CodeCancelRequested      // the job is running: it will be cancelled when its attempt ends, unless that completes it
+	CodeExpired              // the job would expire before it may run
 )
 
 // RetryKind is the shape of a retry policy.
