@@ -22,8 +22,8 @@ const waitingMax = 4
 // Invariant: a message keeps its (session, sequence) until it is answered or given up, however often it is sent; so the
 // server stores its jobs at most once.
 //
-// Two goroutines: run sends, and connects again when the stream breaks; receive, one a stream, completes batches. Both end
-// before close returns.
+// Three goroutines: run sends, and connects again when the stream breaks; receive and watch, one a stream each, complete
+// batches and look whether the server still answers. All end before close returns.
 type enqueuer struct {
 	dial     func(context.Context) enqueueStream
 	retryFor time.Duration
