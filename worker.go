@@ -119,6 +119,7 @@ type Worker struct {
 	err       error // why the worker ended by itself
 	id        uint64
 	ttl       time.Duration
+	hurry     bool          // the TTL has become shorter
 	offset    time.Duration // what the server's clock is ahead of ours
 	quiet     bool          // at the server's wish
 	running   map[Lease]*run

@@ -131,37 +131,45 @@ func (w *Worker) connect() (welcomed bool, err error) {
 	return welcomed, w.broken
 }
 
-// send sends what there is to say, and a heartbeat when there is nothing. It returns true when the worker is closing, and
+// send sends what there is to say, and all that the worker holds every third of the TTL. It returns true when the worker is closing, and
 // false when the stream is broken.
 func (w *Worker) send(stream workStream) bool {
-	m := w.hello()
+	m, full := w.hello(), true
 	beat := time.NewTimer(0)
 	defer beat.Stop()
 	for {
 		if err := stream.Send(m); err != nil {
 			return false // Receive returns what the server said; Send only that it is over.
 		}
-		w.mu.Lock()
-		beat.Reset(w.ttl / 3)
-		w.mu.Unlock()
+		if full {
+			w.mu.Lock()
+			beat.Reset(w.ttl / 3)
+			w.mu.Unlock()
+		}
 		var over, finished bool
-		if m, over, finished = w.await(beat.C); over {
+		if m, full, over, finished = w.await(beat.C); over {
 			return finished
 		}
 	}
 }
 
-// await waits for the next message to send. The stream is over when there is none: finished, or broken.
-func (w *Worker) await(beat <-chan time.Time) (m *beaverv1.WorkRequest, over, finished bool) {
+// await waits for the next message to send, which is full when it names all that the worker holds. The stream is over when
+// there is none: finished, or broken.
+func (w *Worker) await(beat <-chan time.Time) (m *beaverv1.WorkRequest, full, over, finished bool) {
 	yielded := false
 	for {
 		m, over, finished = w.next()
 		if over {
-			return nil, true, finished
+			return nil, false, true, finished
 		}
 		if m != nil {
+			select {
+			case <-beat: // Also a busy worker is compared with what the server thinks it holds.
+				return w.heartbeat(), true, false, false
+			default:
+			}
 			if yielded {
-				return w.fill(m), false, false
+				return w.fill(m), false, false, false
 			}
 			// Handlers that are about to end can join this message.
 			yielded = true
@@ -170,12 +178,24 @@ func (w *Worker) await(beat <-chan time.Time) (m *beaverv1.WorkRequest, over, fi
 		}
 		select {
 		case <-w.wake:
+			if w.hurried() {
+				return w.heartbeat(), true, false, false
+			}
 		case <-beat:
-			return w.heartbeat(), false, false
+			return w.heartbeat(), true, false, false
 		case <-w.ctx.Done():
-			return nil, true, false
+			return nil, false, true, false
 		}
 	}
+}
+
+// hurried says, once, that the welcome brought a shorter TTL than the next heartbeat is timed for.
+func (w *Worker) hurried() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	was := w.hurry
+	w.hurry = false
+	return was
 }
 
 // next returns an empty message if there is something to say.
@@ -277,6 +297,7 @@ func (w *Worker) welcome(m *beaverv1.Welcome, header http.Header) {
 	w.id, w.welcomed = m.GetWorkerId(), true
 	w.quiet = false // The welcome's message says so if it is otherwise: a server that started again remembers no wish.
 	if d := m.GetTtl().AsDuration(); d > 0 {
+		w.hurry = d < w.ttl
 		w.ttl = d
 	}
 	w.offset = clockOffset(header.Get("Date"), time.Now())
