@@ -20,7 +20,8 @@ func onShard(t *testing.T, e *Engine, p *pump, f func()) {
 // repeat does what is missing and nothing twice.
 func TestEnqueueLegUnavailable(t *testing.T) {
 	e := open(t, vfs.NewSim(1, vfs.SimOptions{}), nil)
-	enqueue(t, e, append(jobs("a", 1), jobs("b", 1)...)...)
+	enqueue(t, e, jobs("a", 1)...)
+	enqueue(t, e, jobs("b", 1)...)
 	a, b := e.routes.byName("a"), e.routes.byName("b")
 	if a.pump == b.pump {
 		t.Fatal("both queues live on one shard")
