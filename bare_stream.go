@@ -16,6 +16,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"connectrpc.com/connect"
@@ -38,6 +39,10 @@ const (
 
 // errNoUpgrade says that the server, or what stands before it, does not upgrade connections.
 var errNoUpgrade = errors.New("the connection cannot be upgraded")
+
+// errHungUp says that the connection ended instead of an answer to the upgrade: a server that stops, or one that speaks only
+// HTTP/2. Over that it is tried at once, and the next stream asks again.
+var errHungUp = errors.New("the connection ended when it was asked to be upgraded")
 
 // bareDialer opens bare streams to one server.
 type bareDialer struct {
@@ -123,7 +128,11 @@ func (s *bareStream) upgrade(host, procedure string) error {
 	if _, err := io.WriteString(s.conn, hello); err != nil {
 		return connect.NewError(connect.CodeUnavailable, err)
 	}
-	if start, err := s.in.Peek(len("HTTP/")); err == nil && string(start) != "HTTP/" {
+	start, err := s.in.Peek(len("HTTP/"))
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		return errHungUp
+	case err == nil && string(start) != "HTTP/":
 		return errNoUpgrade // HTTP/2 alone is spoken here
 	}
 	res, err := http.ReadResponse(s.in, &http.Request{Method: http.MethodPost})
@@ -279,7 +288,7 @@ func newEitherStream[O ordinary](ctx context.Context, d *bareDialer, procedure s
 
 func (s *eitherStream[O]) connect() error {
 	s.once.Do(func() {
-		if s.bare, s.err = s.open(); errors.Is(s.err, errNoUpgrade) {
+		if s.bare, s.err = s.open(); errors.Is(s.err, errNoUpgrade) || errors.Is(s.err, errHungUp) {
 			s.ordinary, s.err = s.other(), nil
 		}
 	})

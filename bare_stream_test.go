@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/beaver-raft/beaver"
+	"github.com/beaver-raft/beaver/api/beaver/v1/beaverv1connect"
 )
 
 // TestStreamsThroughAProxy: where something on the way does not upgrade connections, the streams go over HTTP/2, and nobody
@@ -71,5 +73,25 @@ func TestStreamsThroughAProxy(t *testing.T) {
 	}
 	if upgrades.Load() == 0 || upgrades.Load() > 2 || streams.Load() < 2 {
 		t.Errorf("%d upgrades asked for, %d requests over HTTP/2; want 1 or 2, and at least 2", upgrades.Load(), streams.Load())
+	}
+}
+
+// TestStreamsOverHTTP2Alone: a server that hangs up on an upgrade since it speaks only HTTP/2 gets its streams over that.
+func TestStreamsOverHTTP2Alone(t *testing.T) {
+	fake := &forgetful{}
+	mux := http.NewServeMux()
+	mux.Handle(beaverv1connect.NewJobServiceHandler(fake))
+	s := httptest.NewUnstartedServer(mux)
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	t.Cleanup(s.Close)
+	c, err := beaver.NewClient(beaver.Config{Addr: s.URL, RetryFor: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close(context.Background()) })
+	if _, err := c.Enqueue(t.Context(), beaver.Job{Queue: "q"}); err != nil {
+		t.Error(err)
 	}
 }
