@@ -289,7 +289,9 @@ func TestDamagedPayload(t *testing.T) {
 	}
 	damaged := 0
 	for _, name := range names {
-		damaged += damageText(t, disk, path.Join(LogDir("data"), "tail", name), "zzzzzzzz")
+		if path.Ext(name) == ".wal" { // the maintainer renames spares meanwhile
+			damaged += damageText(t, disk, path.Join(LogDir("data"), "tail", name), "zzzzzzzz")
+		}
 	}
 	if damaged == 0 {
 		t.Fatal("the payload is not on the disk")
