@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,20 +19,11 @@ type benchOptions struct {
 	dir          string
 	only         []string
 	seconds      int
+	runs         int
 	payloadBytes int
 	backlog      int
 	json         bool
 	out, log     io.Writer
-}
-
-// benchRow is one measured figure. Fields that do not apply are zero.
-type benchRow struct {
-	Name       string  `json:"name"`
-	JobsPerSec float64 `json:"jobs_per_second,omitempty"`
-	P50Micros  float64 `json:"p50_us,omitempty"`
-	P99Micros  float64 `json:"p99_us,omitempty"`
-	SyncMicros float64 `json:"fdatasync_p50_us"` // 4 KiB write and fdatasync on the same disk, just before
-	Note       string  `json:"note,omitempty"`
 }
 
 // benchScenario measures one thing on a server of its own.
@@ -66,11 +56,14 @@ func newBenchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure this machine: durable rates and latencies, beside the disk's own",
 		Long: `Each scenario runs against a server of its own, in a process of its own, on a fresh data directory. Every rate is durable:
-the reply comes after the fdatasync. The disk's own fdatasync is measured just before each scenario.
+the reply comes after the fdatasync. Just before each scenario two floors are measured: a 4 KiB write and fdatasync on the same
+disk, and a round trip of 1 KiB to another process over loopback. With --runs the figures are medians, and the best rate stands
+beside them; the runs go through all scenarios in turn, so that a slow minute of the machine touches each of them once.
 
 Scenarios:
 ` + names.String(),
 		Example: `  beaver bench
+  beaver bench --runs 5 --seconds 3
   beaver bench --only enqueue-batch,cycle-batch --seconds 10
   beaver bench --only backlog --backlog 10000000 --dir /var/tmp`,
 		Args: cobra.NoArgs,
@@ -86,10 +79,12 @@ Scenarios:
 			return runBench(cmd.Context(), opts)
 		},
 	}
+	cmd.AddCommand(newBenchEchoCommand())
 	f := cmd.Flags()
 	f.StringVar(&opts.dir, "dir", "", "directory on the disk to measure (default: the current one)")
 	f.StringSliceVar(&opts.only, "only", nil, "run only these scenarios")
 	f.IntVar(&opts.seconds, "seconds", 5, "how long each rate is measured, 1 to 600")
+	f.IntVar(&opts.runs, "runs", 1, "how often everything is measured, 1 to 100")
 	f.IntVar(&opts.payloadBytes, "payload-bytes", 1024, "size of a job's payload, 0 to 1048576")
 	f.IntVar(&opts.backlog, "backlog", 1_000_000, "jobs that wait in the scenario backlog")
 	f.StringVar(&output, "output", "table", "table or json")
@@ -100,6 +95,8 @@ func (o *benchOptions) validate() error {
 	switch {
 	case o.seconds < 1 || o.seconds > 600:
 		return fmt.Errorf("--seconds is %d; use 1 to 600", o.seconds)
+	case o.runs < 1 || o.runs > 100:
+		return fmt.Errorf("--runs is %d; use 1 to 100", o.runs)
 	case o.payloadBytes < 0 || o.payloadBytes > 1<<20:
 		return fmt.Errorf("--payload-bytes is %d; use 0 to %d", o.payloadBytes, 1<<20)
 	case o.backlog < 100 || o.backlog > 100_000_000:
@@ -125,6 +122,28 @@ func runBench(ctx context.Context, opts benchOptions) error {
 	if err := opts.validate(); err != nil {
 		return err
 	}
+	runs := make([][]benchRow, opts.runs)
+	for i := range runs {
+		if opts.runs > 1 {
+			_, _ = fmt.Fprintf(opts.log, "run %d of %d\n", i+1, opts.runs) // progress is a courtesy
+		}
+		rows, err := runScenarios(ctx, opts)
+		if err != nil {
+			return err
+		}
+		runs[i] = rows
+	}
+	rows := medianRows(runs)
+	if opts.json {
+		encoder := json.NewEncoder(opts.out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(rows)
+	}
+	return printRows(opts.out, rows)
+}
+
+// runScenarios runs the chosen scenarios once.
+func runScenarios(ctx context.Context, opts benchOptions) ([]benchRow, error) {
 	var rows []benchRow
 	for _, s := range benchScenarios() {
 		if len(opts.only) > 0 && !slices.Contains(opts.only, s.name) {
@@ -133,16 +152,11 @@ func runBench(ctx context.Context, opts benchOptions) error {
 		_, _ = fmt.Fprintf(opts.log, "%s: %s\n", s.name, s.what) // progress is a courtesy
 		got, err := runScenario(ctx, opts, s)
 		if err != nil {
-			return fmt.Errorf("scenario %s: %w", s.name, err)
+			return nil, fmt.Errorf("scenario %s: %w", s.name, err)
 		}
 		rows = append(rows, got...)
 	}
-	if opts.json {
-		encoder := json.NewEncoder(opts.out)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(rows)
-	}
-	return printRows(opts.out, rows)
+	return rows, nil
 }
 
 func runScenario(ctx context.Context, opts benchOptions, s benchScenario) (rows []benchRow, err error) {
@@ -152,6 +166,10 @@ func runScenario(ctx context.Context, opts benchOptions, s benchScenario) (rows 
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	sync, err := measureSync(dir)
+	if err != nil {
+		return nil, err
+	}
+	roundTrip, err := measureRoundTrip(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +183,7 @@ func runScenario(ctx context.Context, opts benchOptions, s benchScenario) (rows 
 	defer server.stop()
 	rows, err = s.run(ctx, &benchRun{benchOptions: opts, server: server, payload: benchPayload(opts.payloadBytes)})
 	for i := range rows {
-		rows[i].SyncMicros = micros(sync)
+		rows[i].SyncMicros, rows[i].RoundTripMicros = micros(sync), micros(roundTrip)
 	}
 	return rows, err
 }
@@ -181,26 +199,6 @@ func benchPayload(size int) []byte {
 		b[i] = 'a' + byte(state%26)
 	}
 	return b
-}
-
-func printRows(out io.Writer, rows []benchRow) error {
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	if _, err := fmt.Fprintln(table, "scenario\tjobs/s\tp50 µs\tp99 µs\tfdatasync µs\t  note\t"); err != nil {
-		return err
-	}
-	number := func(v float64) string {
-		if v == 0 {
-			return "-"
-		}
-		return fmt.Sprintf("%.0f", v)
-	}
-	for _, r := range rows {
-		if _, err := fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t  %s\t\n",
-			r.Name, number(r.JobsPerSec), number(r.P50Micros), number(r.P99Micros), number(r.SyncMicros), r.Note); err != nil {
-			return err
-		}
-	}
-	return table.Flush()
 }
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }

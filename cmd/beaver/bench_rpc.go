@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,9 +30,9 @@ func (b *benchRun) rpc(callers int) beaverv1connect.JobServiceClient {
 	return beaverv1connect.NewJobServiceClient(client, b.server.url(), connect.WithAcceptCompression("gzip", nil, nil))
 }
 
-// rate runs step in n goroutines for a warm-up and then for the time of a measurement, and returns how many jobs a second
-// the steps reported while it was measured.
-func (b *benchRun) rate(ctx context.Context, n int, step func(context.Context) (jobs int, err error)) (float64, error) {
+// rate runs step in n goroutines for a warm-up and then for the time of a measurement, and returns a row with how many jobs a
+// second the steps reported while it was measured, and what processor time they took.
+func (b *benchRun) rate(ctx context.Context, name string, n int, step func(context.Context) (jobs int, err error)) (benchRow, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var (
@@ -52,17 +53,24 @@ func (b *benchRun) rate(ctx context.Context, n int, step func(context.Context) (
 		})
 	}
 	if err := pause(ctx, benchWarmUp); err != nil {
-		return 0, err
+		return benchRow{}, err
 	}
-	before, began := jobs.Load(), time.Now()
+	before, cpu, began := jobs.Load(), b.cpu(), time.Now()
 	if err := pause(ctx, time.Duration(b.seconds)*time.Second); err != nil {
-		return 0, err
+		return benchRow{}, err
 	}
-	rate := float64(jobs.Load()-before) / time.Since(began).Seconds()
+	done, took := float64(jobs.Load()-before), time.Since(began)
+	row := benchRow{Name: name, JobsPerSec: done / took.Seconds()}
+	if done > 0 {
+		row.CPUMicros = micros(b.cpu()-cpu) / done
+	}
 	stop.Store(true)
 	wg.Wait()
-	return rate, nil
+	return row, nil
 }
+
+// cpu is the processor time that server and load have used so far.
+func (b *benchRun) cpu() time.Duration { return processCPU(os.Getpid()) + processCPU(b.server.pid()) }
 
 func (b *benchRun) batch(queue string) *beaverv1.EnqueueRequest {
 	req := &beaverv1.EnqueueRequest{Jobs: make([]*beaverv1.NewJob, benchBatch)}
@@ -90,8 +98,9 @@ func benchEnqueueBatch(ctx context.Context, b *benchRun) ([]benchRow, error) {
 
 func (b *benchRun) enqueueRate(ctx context.Context, name, queue string) ([]benchRow, error) {
 	client, req := b.rpc(benchCallers), b.batch(queue)
-	rate, err := b.rate(ctx, benchCallers, func(ctx context.Context) (int, error) { return enqueueBatch(ctx, client, req) })
-	return []benchRow{{Name: name, JobsPerSec: rate, Note: "100 jobs a call, 8 callers"}}, err
+	row, err := b.rate(ctx, name, benchCallers, func(ctx context.Context) (int, error) { return enqueueBatch(ctx, client, req) })
+	row.Note = "100 jobs a call, 8 callers"
+	return []benchRow{row}, err
 }
 
 func benchCycleBatch(ctx context.Context, b *benchRun) ([]benchRow, error) {
@@ -100,13 +109,14 @@ func benchCycleBatch(ctx context.Context, b *benchRun) ([]benchRow, error) {
 
 func (b *benchRun) cycleRate(ctx context.Context, name, queue string) ([]benchRow, error) {
 	client, req := b.rpc(benchCallers), b.batch(queue)
-	rate, err := b.rate(ctx, benchCallers, func(ctx context.Context) (int, error) {
+	row, err := b.rate(ctx, name, benchCallers, func(ctx context.Context) (int, error) {
 		if _, err := enqueueBatch(ctx, client, req); err != nil {
 			return 0, err
 		}
 		return fetchAndFinish(ctx, client, queue)
 	})
-	return []benchRow{{Name: name, JobsPerSec: rate, Note: "enqueue + fetch + ack, 100 jobs a call, 8 callers"}}, err
+	row.Note = "enqueue + fetch + ack, 100 jobs a call, 8 callers"
+	return []benchRow{row}, err
 }
 
 // fetchAndFinish leases a batch and acks it.
@@ -137,6 +147,7 @@ func fetchAndFinish(ctx context.Context, client beaverv1connect.JobServiceClient
 func benchEnqueueUnary(ctx context.Context, b *benchRun) ([]benchRow, error) {
 	client := b.rpc(unaryCallers)
 	req := &beaverv1.EnqueueRequest{Jobs: []*beaverv1.NewJob{{Queue: "bench", Kind: "bench", Payload: b.payload}}}
-	rate, err := b.rate(ctx, unaryCallers, func(ctx context.Context) (int, error) { return enqueueBatch(ctx, client, req) })
-	return []benchRow{{Name: "enqueue-unary", JobsPerSec: rate, Note: "one job a call, 64 callers"}}, err
+	row, err := b.rate(ctx, "enqueue-unary", unaryCallers, func(ctx context.Context) (int, error) { return enqueueBatch(ctx, client, req) })
+	row.Note = "one job a call, 64 callers"
+	return []benchRow{row}, err
 }

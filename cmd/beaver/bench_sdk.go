@@ -28,11 +28,11 @@ func benchEnqueueCallers(n int) func(context.Context, *benchRun) ([]benchRow, er
 			return nil, err
 		}
 		job := beaver.Job{Queue: "bench", Kind: "bench", Payload: b.payload}
-		rate, err := b.rate(ctx, n, func(ctx context.Context) (int, error) {
+		row, err := b.rate(ctx, fmt.Sprintf("enqueue-%d", n), n, func(ctx context.Context) (int, error) {
 			_, err := client.Enqueue(ctx, job)
 			return 1, err
 		})
-		row := benchRow{Name: fmt.Sprintf("enqueue-%d", n), JobsPerSec: rate, Note: fmt.Sprintf("one job at a time, %d callers, one client", n)}
+		row.Note = fmt.Sprintf("one job at a time, %d callers, one client", n)
 		return []benchRow{row}, errors.Join(err, client.Close(ctx))
 	}
 }

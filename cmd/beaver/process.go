@@ -112,6 +112,14 @@ func (p *serverProcess) signal(sig syscall.Signal) {
 	p.cmd = nil
 }
 
+// pid is the server's process id, 0 when it does not run.
+func (p *serverProcess) pid() int {
+	if p.cmd == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
+}
+
 // residentBytes is the server's resident set size, read from /proc; 0 where there is none.
 func (p *serverProcess) residentBytes() int64 {
 	if p.cmd == nil {

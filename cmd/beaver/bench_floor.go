@@ -1,0 +1,98 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// newBenchEchoCommand is the other end of measureRoundTrip, in a process of its own.
+func newBenchEchoCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "echo",
+		Short:  "Answer each message of one connection (used by beaver bench)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			defer func() { _ = l.Close() }() // one connection is all
+			if _, err := fmt.Fprintln(cmd.OutOrStdout(), l.Addr()); err != nil {
+				return err
+			}
+			conn, err := l.Accept()
+			if err != nil {
+				return err
+			}
+			return errors.Join(echo(conn), conn.Close())
+		},
+	}
+}
+
+const echoBytes = 1024
+
+// echo sends every message of echoBytes back until the other end closes.
+func echo(conn net.Conn) error {
+	message := make([]byte, echoBytes)
+	for {
+		if _, err := io.ReadFull(conn, message); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if _, err := conn.Write(message); err != nil {
+			return err
+		}
+	}
+}
+
+// measureRoundTrip returns the median time in which 1 KiB goes over loopback to another Go process and back: with the disk's
+// sync, what no durable call can be faster than.
+func measureRoundTrip(ctx context.Context) (_ time.Duration, err error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return 0, fmt.Errorf("find our own binary: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, exe, "bench", "echo")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("start the echo process: %w", err)
+	}
+	defer func() { err = errors.Join(err, cmd.Wait()) }()
+	addr, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		return 0, errors.Join(fmt.Errorf("start the echo process: %w", err), cmd.Process.Kill())
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", strings.TrimSpace(addr))
+	if err != nil {
+		return 0, errors.Join(err, cmd.Process.Kill())
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }() // which ends the other process
+	durations := make([]time.Duration, 1000)
+	message := make([]byte, echoBytes)
+	for i := range durations {
+		began := time.Now()
+		if _, err := conn.Write(message); err != nil {
+			return 0, err
+		}
+		if _, err := io.ReadFull(conn, message); err != nil {
+			return 0, err
+		}
+		durations[i] = time.Since(began)
+	}
+	return quantile(durations, 0.5), nil
+}
