@@ -54,6 +54,7 @@ func Open(ctx context.Context, opts Options) (*Server, error) {
 		Metrics: figures.Handler(), Recorder: figures.Recorder,
 	})
 	figures.SetStreams(s.front.Streams)
+	figures.SetPanics(s.front.Panics)
 	if err := s.listen(); err != nil {
 		return nil, err
 	}

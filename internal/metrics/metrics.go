@@ -36,6 +36,7 @@ type Set struct {
 	registry *prometheus.Registry
 	source   atomic.Pointer[Source]
 	streams  atomic.Pointer[func() (enqueue, work int64)]
+	panics   atomic.Pointer[func() int64]
 	requests *prometheus.HistogramVec
 }
 
@@ -53,10 +54,18 @@ func New(version string) *Set {
 		Name: "beaver_build_info", Help: "Always 1; the labels tell what runs.",
 		ConstLabels: prometheus.Labels{"version": version},
 	}, func() float64 { return 1 })
+	panics := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "beaver_rpc_panics_total", Help: "Calls that a panic ended. Each is a bug; the log has its stack.",
+	}, func() float64 {
+		if count := s.panics.Load(); count != nil {
+			return float64((*count)())
+		}
+		return 0
+	})
 	s.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		build, s.requests, (*streamCollector)(s), (*engineCollector)(s),
+		build, s.requests, panics, (*streamCollector)(s), (*engineCollector)(s),
 	)
 	return s
 }
@@ -66,6 +75,9 @@ func (s *Set) SetEngine(source Source) { s.source.Store(&source) }
 
 // SetStreams tells how many streams of each kind are open.
 func (s *Set) SetStreams(count func() (enqueue, work int64)) { s.streams.Store(&count) }
+
+// SetPanics tells how many panics ended calls.
+func (s *Set) SetPanics(count func() int64) { s.panics.Store(&count) }
 
 // Handler serves the figures to Prometheus.
 func (s *Set) Handler() http.Handler {

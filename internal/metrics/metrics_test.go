@@ -62,6 +62,7 @@ func TestScrape(t *testing.T) {
 	}
 	s.SetEngine(fixed(statsWith(1, 0, 0)))
 	s.SetStreams(func() (int64, int64) { return 3, 4 })
+	s.SetPanics(func() int64 { return 2 })
 	record := s.Recorder("/beaver.v1.JobService/Ack")
 	record("ok", time.Millisecond)
 	record("not_found", time.Second)
@@ -78,6 +79,7 @@ func TestScrape(t *testing.T) {
 		`beaver_log_flush_seconds_bucket{le="8e-06"} 2`,
 		`beaver_log_flush_seconds_sum 1.1e-05`,
 		`beaver_rpc_streams{kind="work"} 4`,
+		`beaver_rpc_panics_total 2`,
 		`beaver_rpc_request_duration_seconds_count{code="not_found",procedure="/beaver.v1.JobService/Ack"} 1`,
 		`beaver_queues_omitted 0`,
 	)

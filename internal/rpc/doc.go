@@ -2,7 +2,7 @@
 //
 // Invariant: limits and names of fields are checked before the engine is called, every error carries one Connect code and
 // a beaver.v1.ErrorInfo, and an answer is sent only after the engine's. What is in flight when the node stops is
-// finished before its stream ends.
+// finished before its stream ends. A panic in any goroutine of a call is logged and counted, and ends that call alone.
 //
 // The server package makes a Handler, gives it the engine once that is open (Serve), and calls Drain before closing it.
 // The Handler never opens files and keeps no state of jobs.

@@ -86,10 +86,10 @@ func (h *Handler) enqueueStream(ctx context.Context, e Engine, conn connect.Stre
 	}
 	s.failed, s.giveUp = context.WithCancelCause(ctx)
 	defer s.giveUp(nil)
-	defer interruptReads(ctx, h.stop, s.failed)()
+	defer h.interruptReads(ctx, h.stop, s.failed)()
 
 	var writer sync.WaitGroup
-	writer.Go(func() { s.write(ctx) })
+	h.start(&writer, conn.Spec().Procedure, s.giveUp, func() { s.write(ctx) })
 	err := s.read(ctx)
 	close(s.order)
 	writer.Wait() // every message taken in is answered now, unless the stream broke
@@ -104,7 +104,7 @@ func (h *Handler) enqueueStream(ctx context.Context, e Engine, conn connect.Stre
 
 // interruptReads makes the stream's reads fail when one of the contexts is done, so that its reader ends and nothing has
 // to be left behind. The returned function ends the watch.
-func interruptReads(ctx context.Context, causes ...context.Context) func() {
+func (h *Handler) interruptReads(ctx context.Context, causes ...context.Context) func() {
 	controller, ok := ctx.Value(controllerKey{}).(readInterrupter)
 	if !ok {
 		return func() {}
@@ -112,13 +112,17 @@ func interruptReads(ctx context.Context, causes ...context.Context) func() {
 	var mu sync.Mutex
 	over := false // the call has returned: its response must not be touched any more
 	stops := make([]func() bool, 0, len(causes))
+	interrupt := func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if over {
+			return nil
+		}
+		return controller.SetReadDeadline(time.Now())
+	}
 	for _, cause := range causes {
 		stops = append(stops, context.AfterFunc(cause, func() {
-			mu.Lock()
-			defer mu.Unlock()
-			if !over {
-				_ = controller.SetReadDeadline(time.Now()) // fails only when the connection is gone, and the read with it
-			}
+			_ = h.guard("interrupt", interrupt) // fails only when the connection is gone, and the read with it
 		}))
 	}
 	return func() {

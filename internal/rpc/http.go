@@ -65,6 +65,13 @@ func (h *Handler) addPages() {
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		// What guard does not see: reading a call's message, writing its answer, and the pages.
+		if value := recover(); value != nil {
+			h.panicked(r.URL.Path, value)
+			panic(http.ErrAbortHandler) // the answer may have begun: cut it off, and let nobody take it for whole
+		}
+	}()
 	if !strings.HasPrefix(r.URL.Path, rpcPrefix) {
 		h.pages.ServeHTTP(w, r)
 		return
@@ -225,6 +232,7 @@ func (h *Handler) readyz(w http.ResponseWriter, r *http.Request) {
 		answer["engine"] = h.engine.Load() != nil
 		answer["stopping"] = h.stop.Err() != nil
 		answer["streams"] = map[string]int64{"enqueue": enqueue, "work": work}
+		answer["panics"] = h.Panics()
 	}
 	writeJSON(w, status, answer)
 }

@@ -48,6 +48,7 @@ type Handler struct {
 	workers map[engine.WorkerID]*workStream // the live Work streams
 
 	streams struct{ enqueue, work atomic.Int64 }
+	panics  atomic.Int64
 }
 
 // New makes a handler without an engine.
@@ -186,18 +187,40 @@ func (h *Handler) begin(procedure string, record func(string, time.Duration)) (e
 func (h *Handler) guard(procedure string, fn func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			if r == http.ErrAbortHandler { //nolint:errorlint // net/http compares it so, too
-				panic(r)
-			}
-			h.opts.Logger.Error("call panicked", "procedure", procedure, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
-			err = &engine.Error{
-				Code: engine.CodeInternal, Reason: reasonInternal,
-				Message: "internal error: this is a bug; the node's log has the stack",
-			}
+			err = h.panicked(procedure, r)
 		}
 	}()
 	return fn()
 }
+
+// start runs fn as a goroutine of a call; whoever made group waits for it. A panic of fn ends the call, by fail, and not the
+// process.
+func (h *Handler) start(group *sync.WaitGroup, procedure string, fail func(error), fn func()) {
+	group.Go(func() {
+		err := h.guard(procedure, func() error {
+			fn()
+			return nil
+		})
+		if err != nil {
+			fail(err)
+		}
+	})
+}
+
+// panicked counts and logs a recovered panic, and returns what its call is answered with.
+//
+// REQUIRES: the panic's stack is not left yet.
+func (h *Handler) panicked(procedure string, value any) *engine.Error {
+	h.panics.Add(1)
+	h.opts.Logger.Error("call panicked", "procedure", procedure, "panic", fmt.Sprint(value), "stack", string(debug.Stack()))
+	return &engine.Error{
+		Code: engine.CodeInternal, Reason: reasonInternal,
+		Message: "internal error: this is a bug; the node's log has the stack",
+	}
+}
+
+// Panics is how many panics ended calls since the start. Each is a bug.
+func (h *Handler) Panics() int64 { return h.panics.Load() }
 
 // unary adds a procedure whose messages are of generated type.
 func unary[In, Out any, P interface {

@@ -58,7 +58,7 @@ func (h *Handler) work(ctx context.Context, e Engine, conn connect.StreamingHand
 	}
 	s.end, s.abort = context.WithCancelCause(ctx)
 	defer s.abort(nil)
-	defer interruptReads(ctx, h.stop, s.end)()
+	defer h.interruptReads(ctx, h.stop, s.end)()
 	first, err := s.hello(ctx)
 	if err != nil {
 		if h.stop.Err() != nil {
@@ -168,9 +168,10 @@ func (s *workStream) serve(ctx context.Context, first *workRequest) error {
 	defer stopFetching()
 	defer context.AfterFunc(s.handler.stop, stopFetching)()
 	var fetcher, finisher, writer sync.WaitGroup
-	fetcher.Go(func() { s.fetch(fetching) })
-	finisher.Go(func() { s.finish(ctx) })
-	writer.Go(func() { s.write(notices) })
+	start := func(group *sync.WaitGroup, fn func()) { s.handler.start(group, s.conn.Spec().Procedure, s.abort, fn) }
+	start(&fetcher, func() { s.fetch(fetching) })
+	start(&finisher, func() { s.finish(ctx) })
+	start(&writer, func() { s.write(notices) })
 
 	err := s.take(ctx, first)
 	if err == nil {
