@@ -130,7 +130,7 @@ func TestPages(t *testing.T) {
 		{"/nothing", 404, "there is nothing at /nothing; see /"},
 		{"/debug/pprof/", 404, "there is nothing"},
 		{"/beaver.v1.QueueService/GetQueue?encoding=json&message=%7B%22name%22:%22mail%22%7D", 200, `"ready":"1"`},
-		{"/beaver.v1.JobService/Enqueue", 405, ""},
+		{"/beaver.v1.JobService/Enqueue", 405, `curl -d '{\"queue\": \"mail\"`},
 	}
 	for _, test := range tests {
 		if status, answer := get(t, n.url+test.path); status != test.status || !strings.Contains(answer, test.want) {
@@ -139,6 +139,49 @@ func TestPages(t *testing.T) {
 	}
 	if status, _ := get(t, newTestNode(t, Options{Pprof: true}).url+"/debug/pprof/"); status != 200 {
 		t.Errorf("pprof: %d", status)
+	}
+}
+
+// Wrong methods and wrong paths are answered with what would be right, as JSON.
+func TestWrongMethodsAndPaths(t *testing.T) {
+	n := newTestNode(t, Options{})
+	const jobs, queues = "/beaver.v1.JobService/", "/beaver.v1.QueueService/"
+	for _, tt := range []struct {
+		method, path string
+		status       int
+		allow        string
+		want         []string
+	}{
+		{"GET", jobs + "Enqueue", 405, "POST", []string{"WRONG_HTTP_METHOD", n.url + jobs + "Enqueue"}},
+		{"PUT", jobs + "Fetch", 405, "POST", []string{"PUT is not understood", `{\"queues\": [\"mail\"]`, n.url + jobs + "Fetch"}},
+		{"GET", jobs + "Work", 405, "POST", []string{"this is a stream"}},
+		{"GET", queues + "ListQueues", 405, "GET, POST", []string{"curl -d '{}' " + n.url + queues + "ListQueues"}},
+		{"DELETE", queues + "GetQueue?message={}", 405, "GET, POST", []string{"curl -d"}},
+		{"POST", "/", 405, "GET, HEAD", []string{"paths such as curl -d", n.url + jobs + "Enqueue"}},
+		{"POST", "/readyz", 405, "GET, HEAD", []string{"POST is not understood at /readyz"}},
+		{"POST", "/Enqueue", 404, "", []string{"NO_SUCH_PATH", "did you mean " + jobs + "Enqueue?"}},
+		{"POST", "/v1/jobservice/listjobs", 404, "", []string{"did you mean " + jobs + "ListJobs?"}},
+		{"POST", "/beaver.v1.Queues/ListQueues", 404, "", []string{"NO_SUCH_METHOD", "did you mean " + queues + "ListQueues?"}},
+		{"GET", "/nothing%20here", 404, "", []string{"there is nothing at /nothing%20here; see /"}},
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), tt.method, n.url+tt.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		_ = response.Body.Close() // read whole
+		if err != nil || response.StatusCode != tt.status || response.Header.Get("Allow") != tt.allow || !json.Valid(body) {
+			t.Errorf("%s %s: got %s, Allow %q, %s, %v; want %d, %q", tt.method, tt.path, response.Status, response.Header.Get("Allow"), body, err, tt.status, tt.allow)
+		}
+		for _, want := range tt.want {
+			if !bytes.Contains(body, []byte(want)) {
+				t.Errorf("%s %s: got %s\nwant %s", tt.method, tt.path, body, want)
+			}
+		}
 	}
 }
 

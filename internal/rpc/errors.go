@@ -23,6 +23,9 @@ const (
 	reasonNotReady  = "NOT_READY"
 	reasonReplaced  = "STREAM_REPLACED"
 	reasonNoMethod  = "NO_SUCH_METHOD"
+	reasonNoPage    = "NO_SUCH_PATH"
+
+	reasonWrongMethod = "WRONG_HTTP_METHOD"
 )
 
 // connectCodes maps the engine's codes to Connect's. CodeUnknownOutcome is aborted and not unavailable, since clients

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"connectrpc.com/connect"
-
 	"github.com/beaver-raft/beaver/internal/engine"
 )
 
@@ -46,10 +44,12 @@ func (h *Handler) Server() *http.Server {
 
 // addPages registers what is not a procedure.
 func (h *Handler) addPages() {
-	h.pages.HandleFunc("/livez", h.livez)
-	h.pages.HandleFunc("/readyz", h.readyz)
-	h.pages.HandleFunc("/healthz", h.readyz)
-	h.pages.HandleFunc("/{$}", h.about)
+	for path, page := range map[string]http.HandlerFunc{
+		"/livez": h.livez, "/readyz": h.readyz, "/healthz": h.readyz, "/{$}": h.about,
+	} {
+		h.pages.HandleFunc("GET "+path, page) // and HEAD
+		h.pages.HandleFunc(path, h.readOnly)
+	}
 	h.pages.HandleFunc("/", h.unknown)
 	if h.opts.Metrics != nil {
 		h.pages.Handle("/metrics", h.opts.Metrics)
@@ -68,8 +68,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		// What guard does not see: reading a call's message, writing its answer, and the pages.
 		if value := recover(); value != nil {
-			h.panicked(r.URL.Path, value)
-			panic(http.ErrAbortHandler) // the answer may have begun: cut it off, and let nobody take it for whole
+			_ = h.panicked(r.URL.Path, value) // there is no call to answer
+			panic(http.ErrAbortHandler)       // the answer may have begun: cut it off, and let nobody take it for whole
 		}
 	}()
 	if !strings.HasPrefix(r.URL.Path, rpcPrefix) {
@@ -85,7 +85,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.serveUpgraded(w, r, serve)
 		return
 	}
-	if !h.acceptBody(w, r) {
+	if !h.acceptMethod(w, r) || !h.acceptBody(w, r) {
 		return
 	}
 	procedure.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), controllerKey{}, http.NewResponseController(w))))
@@ -161,45 +161,6 @@ type peekedBody struct {
 	io.Closer
 }
 
-// refuse answers a request that no procedure gets to see, in the protocol it was made in.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, status int, e *engine.Error) {
-	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") && h.writer.IsSupported(r) {
-		_ = h.writer.Write(w, r, toConnect(e)) // fails only when the client is gone
-		return
-	}
-	w.Header().Set("Connection", "close") // the body is left unread
-	detail, err := connect.NewErrorDetail(errorInfo(e))
-	if err != nil {
-		detail = &connect.ErrorDetail{}
-	}
-	writeJSON(w, status, map[string]any{
-		"code": connectCode(e.Code).String(), "message": e.Message,
-		"details": []any{map[string]any{
-			"type": detail.Type(), "value": base64Raw(detail.Bytes()),
-			"debug": map[string]string{"reason": e.Reason},
-		}},
-	})
-}
-
-// unknownProcedure answers a path that looks like a procedure's and is none.
-func (h *Handler) unknownProcedure(w http.ResponseWriter, r *http.Request) {
-	message := fmt.Sprintf("there is no procedure %s", clip(r.URL.Path))
-	if near := nearest(r.URL.Path, h.procedures()); near != "" {
-		message += "; did you mean " + near + "?"
-	}
-	h.refuse(w, r, http.StatusNotFound, &engine.Error{
-		Code: engine.CodeUnimplemented, Reason: reasonNoMethod, Message: message,
-	})
-}
-
-func (h *Handler) procedures() []string {
-	names := make([]string, 0, len(h.rpc))
-	for name := range h.rpc {
-		names = append(names, name)
-	}
-	return names
-}
-
 // livez says that the process answers.
 func (h *Handler) livez(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{"live": true})
@@ -252,13 +213,6 @@ Take it:
 /livez     whether the process answers
 /metrics   figures for Prometheus
 `, h.opts.Version, host, host)
-}
-
-// unknown answers every other path.
-func (h *Handler) unknown(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(http.StatusNotFound)
-	_, _ = fmt.Fprintf(w, "there is nothing at %s; see / for what there is\n", clip(r.URL.EscapedPath()))
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

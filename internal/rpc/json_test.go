@@ -46,6 +46,30 @@ func TestJSON(t *testing.T) {
 	})
 }
 
+// The examples that errors show are understood, and there is one of each call.
+func TestExamples(t *testing.T) {
+	h := New(Options{})
+	for procedure := range h.rpc {
+		if _, ok := examples[procedure]; ok == (h.bare[procedure] != nil) {
+			t.Errorf("%s: has an example: %v; want one of each unary call", procedure, ok)
+		}
+	}
+	services := beaverv1.File_beaver_v1_beaver_proto.Services()
+	for i := range services.Len() {
+		methods := services.Get(i).Methods()
+		for j := range methods.Len() {
+			m := methods.Get(j)
+			body, ok := examples["/"+string(services.Get(i).FullName())+"/"+string(m.Name())]
+			if !ok {
+				continue
+			}
+			if err := unmarshalJSON([]byte(body), newMessage(t, string(m.Input().Name()))); err != nil {
+				t.Errorf("%s: the example %s: %v", m.FullName(), body, err)
+			}
+		}
+	}
+}
+
 // Bytes that claim to be JSON and are not must not break the document around them.
 func TestJSONDamagedContent(t *testing.T) {
 	for _, payload := range []string{`{"a":`, "\xff", "", "1 2", `"a` + "\n" + `"`} {

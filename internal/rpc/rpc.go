@@ -35,6 +35,7 @@ type Handler struct {
 	engine atomic.Pointer[Engine]
 	reason atomic.Pointer[string] // why not ready, before Serve
 	rpc    map[string]http.Handler
+	reads  map[string]bool       // the procedures that change nothing
 	bare   map[string]streamFunc // the streams, for connections that were upgraded
 	pages  *http.ServeMux
 	writer *connect.ErrorWriter
@@ -65,6 +66,7 @@ func New(opts Options) *Handler {
 	h := &Handler{
 		opts:    opts,
 		rpc:     make(map[string]http.Handler),
+		reads:   make(map[string]bool),
 		bare:    make(map[string]streamFunc),
 		pages:   http.NewServeMux(),
 		workers: make(map[engine.WorkerID]*workStream),
@@ -233,6 +235,15 @@ func unary[In, Out any, P interface {
 		}
 		return fn(ctx, e, P(&in.msg))
 	}, options...)
+}
+
+// reading adds a procedure that changes nothing: Connect's clients may GET it.
+func reading[In, Out any, P interface {
+	*In
+	proto.Message
+}](h *Handler, procedure string, fn func(context.Context, Engine, P) (*Out, error)) {
+	h.reads[procedure] = true
+	unary(h, procedure, fn, connect.WithIdempotency(connect.IdempotencyNoSideEffects))
 }
 
 // hot adds a procedure whose messages decode and encode themselves.

@@ -1,0 +1,125 @@
+package rpc
+
+import (
+	"fmt"
+	"net/http"
+	"path"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	"github.com/beaver-raft/beaver/internal/engine"
+)
+
+// Requests that no procedure gets to see are answered here, with what to do instead: a person made them, with curl or a
+// browser, or a program with a wrong address.
+
+// acceptMethod refuses what is neither a POST nor one of Connect's GET requests. It reports whether to go on.
+func (h *Handler) acceptMethod(w http.ResponseWriter, r *http.Request) bool {
+	allow := http.MethodPost
+	if h.reads[r.URL.Path] {
+		allow = "GET, POST"
+		if r.Method == http.MethodGet && r.URL.Query().Has("message") {
+			return true
+		}
+	}
+	if r.Method == http.MethodPost {
+		return true
+	}
+	advice := "POST the request as a JSON object, for example " + example(r)
+	if h.bare[r.URL.Path] != nil {
+		advice = "this is a stream: POST it with a client for gRPC or Connect, such as the Go package beaver"
+	}
+	h.refuseMethod(w, r, allow, advice)
+	return false
+}
+
+// readOnly answers wrong methods of pages.
+func (h *Handler) readOnly(w http.ResponseWriter, r *http.Request) {
+	h.refuseMethod(w, r, "GET, HEAD", "GET it; the API's calls have paths such as "+example(r))
+}
+
+func (h *Handler) refuseMethod(w http.ResponseWriter, r *http.Request, allow, advice string) {
+	w.Header().Set("Allow", allow)
+	h.refuse(w, r, http.StatusMethodNotAllowed, &engine.Error{
+		Code: engine.CodeUnimplemented, Reason: reasonWrongMethod,
+		Message: fmt.Sprintf("%s is not understood at %s: %s", clip(r.Method), clip(r.URL.Path), advice),
+	})
+}
+
+// example is the command line of a call: of the one that is asked for, or of one that everybody needs.
+func example(r *http.Request) string {
+	procedure := r.URL.Path
+	body, ok := examples[procedure]
+	if !ok {
+		procedure = exampleProcedure
+		body = examples[procedure]
+	}
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	return fmt.Sprintf("curl -d '%s' %s://%s%s", body, scheme, clip(r.Host), procedure)
+}
+
+// unknownProcedure answers a path that looks like a procedure's and is none.
+func (h *Handler) unknownProcedure(w http.ResponseWriter, r *http.Request) {
+	message := fmt.Sprintf("there is no procedure %s", clip(r.URL.Path))
+	if near := nearest(r.URL.Path, h.procedures()); near != "" {
+		message += "; did you mean " + near + "?"
+	} else if near := h.sameName(r.URL.Path); near != "" {
+		message += "; did you mean " + near + "?"
+	}
+	h.refuse(w, r, http.StatusNotFound, &engine.Error{
+		Code: engine.CodeUnimplemented, Reason: reasonNoMethod, Message: message,
+	})
+}
+
+// unknown answers every other path.
+func (h *Handler) unknown(w http.ResponseWriter, r *http.Request) {
+	message := fmt.Sprintf("there is nothing at %s; see / for what there is", clip(r.URL.EscapedPath()))
+	if near := h.sameName(r.URL.Path); near != "" {
+		message = fmt.Sprintf("there is nothing at %s; did you mean %s?", clip(r.URL.EscapedPath()), near)
+	}
+	h.refuse(w, r, http.StatusNotFound, &engine.Error{
+		Code: engine.CodeNotFound, Reason: reasonNoPage, Message: message,
+	})
+}
+
+// sameName is the procedure with the name that a path ends with, or empty.
+func (h *Handler) sameName(asked string) string {
+	for procedure := range h.rpc {
+		if strings.EqualFold(path.Base(procedure), path.Base(asked)) {
+			return procedure
+		}
+	}
+	return ""
+}
+
+func (h *Handler) procedures() []string {
+	names := make([]string, 0, len(h.rpc))
+	for name := range h.rpc {
+		names = append(names, name)
+	}
+	return names
+}
+
+// refuse answers a request that no procedure gets to see, in the protocol it was made in.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, status int, e *engine.Error) {
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") && h.writer.IsSupported(r) {
+		_ = h.writer.Write(w, r, toConnect(e)) // fails only when the client is gone
+		return
+	}
+	w.Header().Set("Connection", "close") // the body is left unread
+	detail, err := connect.NewErrorDetail(errorInfo(e))
+	if err != nil {
+		detail = &connect.ErrorDetail{}
+	}
+	writeJSON(w, status, map[string]any{
+		"code": connectCode(e.Code).String(), "message": e.Message,
+		"details": []any{map[string]any{
+			"type": detail.Type(), "value": base64Raw(detail.Bytes()),
+			"debug": map[string]string{"reason": e.Reason},
+		}},
+	})
+}
