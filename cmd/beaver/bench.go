@@ -30,18 +30,19 @@ type benchOptions struct {
 type benchScenario struct {
 	name, what string
 	run        func(context.Context, *benchRun) ([]benchRow, error)
+	rest       time.Duration // between two jobs
 }
 
 func benchScenarios() []benchScenario {
 	return []benchScenario{
-		{"enqueue-batch", "unary Enqueue calls of 100 jobs, 8 callers", benchEnqueueBatch},
-		{"cycle-batch", "Enqueue, Fetch and Finish calls of 100 jobs, 8 callers", benchCycleBatch},
-		{"enqueue-64", "one job at a time through one Go client, 64 callers", benchEnqueueCallers(64)},
-		{"enqueue-256", "one job at a time through one Go client, 256 callers", benchEnqueueCallers(256)},
-		{"enqueue-unary", "unary Enqueue calls of one job, 64 callers", benchEnqueueUnary},
-		{"enqueue-lone", "one caller, one job at a time: latency of a durable enqueue", benchEnqueueLone},
-		{"handoff", "enqueue call to handler start at 500 jobs/s over the Work stream", benchHandOff},
-		{"backlog", "--backlog waiting jobs: memory, snapshot, kill -9 to first fetch, and the rates again", benchBacklog},
+		{"enqueue-batch", "unary Enqueue calls of 100 jobs, 8 callers", benchEnqueueBatch, 0},
+		{"cycle-batch", "Enqueue, Fetch and Finish calls of 100 jobs, 8 callers", benchCycleBatch, 0},
+		{"enqueue-64", "one job at a time through one Go client, 64 callers", benchEnqueueCallers(64), 0},
+		{"enqueue-256", "one job at a time through one Go client, 256 callers", benchEnqueueCallers(256), 0},
+		{"enqueue-unary", "unary Enqueue calls of one job, 64 callers", benchEnqueueUnary, 0},
+		{"enqueue-lone", "one caller, one job at a time: latency of a durable enqueue", benchEnqueueLone, 0},
+		{"handoff", "enqueue call to handler start at 500 jobs/s over the Work stream", benchHandOff, time.Second / handOffRate},
+		{"backlog", "--backlog waiting jobs: memory, snapshot, kill -9 to first fetch, and the rates again", benchBacklog, 0},
 	}
 }
 
@@ -57,8 +58,9 @@ func newBenchCommand() *cobra.Command {
 		Short: "Measure this machine: durable rates and latencies, beside the disk's own",
 		Long: `Each scenario runs against a server of its own, in a process of its own, on a fresh data directory. Every rate is durable:
 the reply comes after the fdatasync. Just before each scenario two floors are measured: a 4 KiB write and fdatasync on the same
-disk, and a round trip of 1 KiB to another process over loopback. With --runs the figures are medians, and the best rate stands
-beside them; the runs go through all scenarios in turn, so that a slow minute of the machine touches each of them once.
+disk, and a round trip of 1 KiB to another process over loopback, at the pace of the scenario. With --runs the figures are
+medians, and the best rate stands beside them; the runs go through all scenarios in turn, so that a slow minute of the machine
+touches each of them once.
 
 Scenarios:
 ` + names.String(),
@@ -169,7 +171,7 @@ func runScenario(ctx context.Context, opts benchOptions, s benchScenario) (rows 
 	if err != nil {
 		return nil, err
 	}
-	roundTrip, err := measureRoundTrip(ctx)
+	roundTrip, err := measureRoundTrip(ctx, s.rest)
 	if err != nil {
 		return nil, err
 	}

@@ -58,8 +58,9 @@ func echo(conn net.Conn) error {
 }
 
 // measureRoundTrip returns the median time in which 1 KiB goes over loopback to another Go process and back: with the disk's
-// sync, what no durable call can be faster than.
-func measureRoundTrip(ctx context.Context) (_ time.Duration, err error) {
+// sync, what no durable call can be faster than. Between two trips both rest for the given time, in which a processor may fall
+// asleep: waking it is a large part of what a lone message costs on a virtual machine.
+func measureRoundTrip(ctx context.Context, rest time.Duration) (_ time.Duration, err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return 0, fmt.Errorf("find our own binary: %w", err)
@@ -82,9 +83,14 @@ func measureRoundTrip(ctx context.Context) (_ time.Duration, err error) {
 		return 0, errors.Join(err, cmd.Process.Kill())
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }() // which ends the other process
-	durations := make([]time.Duration, 1000)
+	durations := make([]time.Duration, 500)
 	message := make([]byte, echoBytes)
 	for i := range durations {
+		if rest > 0 {
+			if err := pause(ctx, rest); err != nil {
+				return 0, err
+			}
+		}
 		began := time.Now()
 		if _, err := conn.Write(message); err != nil {
 			return 0, err
