@@ -60,12 +60,25 @@ var layers = map[string]layer{
 	"internal/vfs":       {outside: []string{sysModule}},
 	"internal/wal":       {own: []string{"internal/vfs", "internal/invariant"}, outside: []string{roaringModule}},
 	"internal/snapshot":  {own: []string{"internal/vfs", "internal/invariant"}},
+	// transfer moves what the log and the snapshots hold from one node to another; it knows nothing of Raft.
+	"internal/transfer": {
+		own:     []string{"internal/wal", "internal/snapshot", "internal/vfs", "internal/invariant"},
+		outside: []string{roaringModule},
+	},
 	"internal/shard": {
 		own:     []string{"internal/wal", "internal/vfs", "internal/snapshot", "internal/invariant"},
 		outside: []string{etcdRaftModule, protobufModule, roaringModule},
 	},
+	// replica is a step machine: it is told the time.
+	"internal/replica": {
+		own:        []string{"internal/shard", "internal/wal", "internal/vfs", "internal/snapshot", "internal/invariant"},
+		outside:    []string{etcdRaftModule},
+		withoutStd: []string{"context", "sync", "sync/atomic", "math/rand", "math/rand/v2", "crypto/rand", "net", "os", "runtime"},
+	},
 	"internal/host": {
-		own:     []string{"internal/shard", "internal/wal", "internal/vfs", "internal/snapshot", "internal/invariant"},
+		own: []string{
+			"internal/replica", "internal/shard", "internal/wal", "internal/vfs", "internal/snapshot", "internal/invariant",
+		},
 		outside: []string{etcdRaftModule},
 	},
 	// cluster holds the catalog machine: it is replicated like a queue, and names queues as the queue machine does.
