@@ -40,14 +40,14 @@ const (
 // errNoUpgrade says that the server, or what stands before it, does not upgrade connections.
 var errNoUpgrade = errors.New("the connection cannot be upgraded")
 
-// errHungUp says that the connection ended instead of an answer to the upgrade: a server that stops, or one that speaks only
-// HTTP/2. Over that it is tried at once, and the next stream asks again.
+// errHungUp says that the connection ended instead of an answer to the upgrade, or of a TLS handshake: a server that stops, or
+// one that speaks only HTTP/2. Over that it is tried at once, and the next stream asks again.
 var errHungUp = errors.New("the connection ended when it was asked to be upgraded")
 
 // bareDialer opens bare streams to one server.
 type bareDialer struct {
-	host   string // with port
-	tls    bool
+	host   string      // with port
+	tls    *tls.Config // nil: in clear text
 	denied atomic.Bool // somebody on the way does not upgrade: do not ask again
 }
 
@@ -60,9 +60,12 @@ func newBareDialer(addr string) *bareDialer {
 	if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u}); proxy != nil || err != nil {
 		return nil
 	}
-	d := &bareDialer{host: u.Host, tls: u.Scheme == "https"}
+	d, port := &bareDialer{host: u.Host}, "80"
+	if u.Scheme == "https" {
+		d.tls, port = &tls.Config{ServerName: u.Hostname(), NextProtos: []string{"http/1.1"}}, "443"
+	}
 	if u.Port() == "" {
-		d.host = net.JoinHostPort(u.Hostname(), map[bool]string{false: "80", true: "443"}[d.tls])
+		d.host = net.JoinHostPort(u.Hostname(), port)
 	}
 	return d
 }
@@ -72,15 +75,16 @@ func (d *bareDialer) dial(ctx context.Context, procedure string) (*bareStream, e
 	dialing, cancel := context.WithTimeout(ctx, dialMax)
 	defer cancel()
 	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: silenceMax, Interval: time.Second, Count: 5}}
-	var conn net.Conn
-	var err error
-	if d.tls {
-		conn, err = (&tls.Dialer{NetDialer: dialer, Config: &tls.Config{NextProtos: []string{"http/1.1"}}}).DialContext(dialing, "tcp", d.host)
-	} else {
-		conn, err = dialer.DialContext(dialing, "tcp", d.host)
-	}
+	conn, err := dialer.DialContext(dialing, "tcp", d.host)
 	if err != nil {
 		return nil, connect.NewError(connect.CodeUnavailable, unreachedError{err})
+	}
+	if err := boundUnanswered(conn); err != nil {
+		_ = conn.Close() // nothing was sent
+		return nil, connect.NewError(connect.CodeUnavailable, unreachedError{err})
+	}
+	if conn, err = d.secure(dialing, conn); err != nil {
+		return nil, unreachedError{err}
 	}
 	s := &bareStream{conn: conn, in: bufio.NewReaderSize(conn, bareBufferBytes)}
 	s.release = context.AfterFunc(ctx, func() { _ = conn.Close() }) // whoever reads or writes gets the error
@@ -90,6 +94,34 @@ func (d *bareDialer) dial(ctx context.Context, procedure string) (*bareStream, e
 	}
 	return s, nil
 }
+
+// noProtocolAlert is what a TLS server says that has none of the protocols which the client offers.
+const noProtocolAlert tls.AlertError = 120
+
+// secure makes TLS of the connection if the server's URL asks for it. It closes the connection when it fails.
+func (d *bareDialer) secure(ctx context.Context, conn net.Conn) (net.Conn, error) {
+	if d.tls == nil {
+		return conn, nil
+	}
+	secured := tls.Client(conn, d.tls)
+	err := secured.HandshakeContext(ctx)
+	if err == nil {
+		return secured, nil
+	}
+	_ = conn.Close() // it failed already
+	if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" {
+		if alert.Err.Error() == noProtocolAlert.Error() {
+			return nil, errNoUpgrade // HTTP/1.1 is not spoken here
+		}
+		return nil, errHungUp // over HTTP/2 it either goes well or says why not
+	}
+	if hungUp(err) {
+		return nil, errHungUp
+	}
+	return nil, connect.NewError(connect.CodeUnavailable, err)
+}
+
+func hungUp(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) }
 
 // preferBare returns openers that make bare streams where they can, and the given ones elsewhere.
 func preferBare(
@@ -117,9 +149,6 @@ type bareStream struct {
 }
 
 func (s *bareStream) upgrade(host, procedure string) error {
-	if err := boundUnanswered(s.conn); err != nil {
-		return connect.NewError(connect.CodeUnavailable, err)
-	}
 	if err := s.conn.SetDeadline(time.Now().Add(dialMax)); err != nil {
 		return connect.NewError(connect.CodeUnavailable, err)
 	}
@@ -130,7 +159,7 @@ func (s *bareStream) upgrade(host, procedure string) error {
 	}
 	start, err := s.in.Peek(len("HTTP/"))
 	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+	case hungUp(err):
 		return errHungUp
 	case err == nil && string(start) != "HTTP/":
 		return errNoUpgrade // HTTP/2 alone is spoken here

@@ -3,10 +3,17 @@ package beaver
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -91,5 +98,70 @@ func TestUpgradeAnswers(t *testing.T) {
 			t.Errorf("%q: %v", answer, err)
 		}
 		_, _ = client.Close(), server.Close()
+	}
+}
+
+// TestBareTLS: a TLS server gets its streams over HTTP/2 when it does not speak HTTP/1.1, and is asked only once for more.
+func TestBareTLS(t *testing.T) {
+	for _, tt := range []struct {
+		name                   string
+		offers                 []string // what the server speaks
+		alert                  bool     // it fails handshakes with another alert
+		bare, ordinary, denied bool
+	}{
+		{name: "HTTP/1.1", offers: []string{"h2", "http/1.1"}, bare: true},
+		{name: "neither", bare: true},
+		{name: "HTTP/2 alone", offers: []string{"h2-alone"}, ordinary: true, denied: true}, // "h2" is let pass by Go's own servers
+		{name: "another alert", offers: []string{"http/1.1"}, alert: true, ordinary: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Upgrade", upgradeProtocol)
+				w.WriteHeader(http.StatusSwitchingProtocols)
+			}))
+			var handshakes atomic.Int64
+			s.TLS = &tls.Config{NextProtos: tt.offers, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				handshakes.Add(1)
+				if tt.alert {
+					return nil, errors.New("no")
+				}
+				return nil, nil
+			}}
+			s.Config.ErrorLog = log.New(io.Discard, "", 0)
+			s.StartTLS()
+			defer s.Close()
+			s.TLS.NextProtos = tt.offers // StartTLS adds to an empty one
+			d := newBareDialer(s.URL)
+			d.tls.RootCAs = x509.NewCertPool()
+			d.tls.RootCAs.AddCert(s.Certificate())
+			for range 2 {
+				var opened bool
+				stream := newEitherStream(t.Context(), d, "/p", func(context.Context) ordinary {
+					opened = true
+					return nil
+				})
+				if err := stream.connect(); err != nil || opened != tt.ordinary || (stream.bare != nil) != tt.bare {
+					t.Errorf("bare %v, over HTTP/2 %v, %v; want %v, %v", stream.bare != nil, opened, err, tt.bare, tt.ordinary)
+				}
+				if stream.bare != nil {
+					_ = stream.bare.CloseResponse()
+				}
+			}
+			if d.denied.Load() != tt.denied || tt.denied && handshakes.Load() != 1 {
+				t.Errorf("after two streams: denied %v, %d handshakes; want %v", d.denied.Load(), handshakes.Load(), tt.denied)
+			}
+		})
+	}
+}
+
+// TestBareTLSCertificate: a certificate that is not trusted is not HTTP/2's business: the error says what is wrong.
+func TestBareTLSCertificate(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	defer s.Close()
+	_, err := newBareDialer(s.URL).dial(t.Context(), "/p")
+	if _, ok := errors.AsType[unreachedError](err); !ok || !strings.Contains(err.Error(), "certificate") || errors.Is(err, errNoUpgrade) {
+		t.Errorf("dial: %v", err)
 	}
 }

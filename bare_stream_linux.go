@@ -13,7 +13,7 @@ const tcpUserTimeout = 0x12
 func boundUnanswered(c net.Conn) error {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
-		return nil // TLS: its deadline is the caller's context
+		return nil // not a connection of the kernel's
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
