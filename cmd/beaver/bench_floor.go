@@ -9,11 +9,41 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/beaver-raft/beaver/internal/vfs"
 )
+
+// measureSync returns the median time of a 4 KiB write and fdatasync in a preallocated file of dir.
+func measureSync(dir string) (_ time.Duration, err error) {
+	const blocks, blockBytes = 1000, 4096
+	disk, name := vfs.OS(), filepath.Join(dir, "sync")
+	f, err := disk.Create(name)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, f.Close(), disk.Remove(name)) }()
+	if err := f.Preallocate(blocks * blockBytes); err != nil {
+		return 0, err
+	}
+	durations := make([]time.Duration, blocks)
+	block := make([]byte, blockBytes)
+	for i := range durations {
+		began := time.Now()
+		if _, err := f.WriteAt(block, int64(i)*blockBytes); err != nil {
+			return 0, err
+		}
+		if err := f.SyncData(); err != nil {
+			return 0, err
+		}
+		durations[i] = time.Since(began)
+	}
+	return quantile(durations, 0.5), nil
+}
 
 // newBenchEchoCommand is the other end of measureRoundTrip, in a process of its own.
 func newBenchEchoCommand() *cobra.Command {
