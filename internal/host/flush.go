@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
@@ -50,7 +51,7 @@ func (h *Host) kickWriter() {
 
 // flush makes everything appended before it durable and wakes the shards that wait for it, but for self. It reports
 // whether it worked: after a failure nothing is answered any more. REQUIRES: h.flushMu.
-func (h *Host) flush(self *replica) bool {
+func (h *Host) flush(self *loop) bool {
 	if h.failed.Load() {
 		return false
 	}
@@ -62,9 +63,9 @@ func (h *Host) flush(self *replica) bool {
 	}
 	h.flushMicros.add(micros(time.Since(started)))
 	h.durable.Store(uint64(position))
-	for _, r := range h.replicas {
-		if awaits := r.awaits.Load(); r != self && awaits != 0 && awaits <= uint64(position) {
-			r.poke()
+	for _, l := range h.loops {
+		if awaits := l.awaits.Load(); l != self && awaits != 0 && awaits <= uint64(position) {
+			l.poke()
 		}
 	}
 	return true
@@ -113,8 +114,8 @@ func (h *Host) maintain() {
 		}
 		timer.Reset(pause)
 		for _, id := range h.log.NeedsSnapshot() {
-			if r := h.byID[id]; r != nil && !r.wanted.Swap(true) {
-				r.poke()
+			if l := h.byID[id]; l != nil && !l.wanted.Swap(true) {
+				l.poke()
 			}
 		}
 	}
@@ -130,7 +131,7 @@ func (h *Host) maintainAll() (pause time.Duration, ok bool) {
 		more, err = h.log.Maintain()
 		switch {
 		case err == nil:
-		case noSpace(err):
+		case replica.NoSpace(err):
 			h.opts.Logger.Warn("log maintenance waits for disk space", "error", err)
 			return maintainRetry, true
 		case errors.As(err, &damage):

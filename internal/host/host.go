@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/snapshot"
 	"github.com/beaver-raft/beaver/internal/vfs"
@@ -48,15 +49,16 @@ type Host struct {
 	recovery wal.Recovery
 	opened   time.Duration // how long Open took
 
-	replicas []*replica
-	byID     map[shard.ID]*replica
+	loops   []*loop
+	byID    map[shard.ID]*loop
+	started time.Time // the origin of replica.Instant.Mono
 
 	closing atomic.Bool   // gather no more; finish what is in flight
 	aborted chan struct{} // closed: stop at once
 	abort   sync.Once
 	failed  atomic.Bool
 	fatal   sync.Once
-	loops   sync.WaitGroup // shard loops
+	running sync.WaitGroup // shard loops
 	others  sync.WaitGroup // writer, maintainer, snapshotter
 	stop    chan struct{}  // closed when the loops are done: the others stop
 	closed  sync.Once
@@ -100,7 +102,8 @@ func openWith(ctx context.Context, opts Options, openLog logOpener) (*Host, erro
 	}
 	h := &Host{
 		opts:         opts,
-		byID:         make(map[shard.ID]*replica, len(opts.Shards)),
+		byID:         make(map[shard.ID]*loop, len(opts.Shards)),
+		started:      started,
 		aborted:      make(chan struct{}),
 		stop:         make(chan struct{}),
 		flushKick:    make(chan struct{}, 1),
@@ -180,20 +183,20 @@ func (h *Host) start() {
 	h.others.Go(h.writeLog)
 	h.others.Go(h.maintain)
 	h.others.Go(h.storeSnapshots)
-	for _, r := range h.replicas {
-		h.loops.Go(r.run)
+	for _, l := range h.loops {
+		h.running.Go(l.run)
 	}
 }
 
 // awaitLead waits until every shard leads.
 func (h *Host) awaitLead(ctx context.Context) error {
-	for _, r := range h.replicas {
+	for _, l := range h.loops {
 		select {
-		case <-r.led:
+		case <-l.led:
 		case <-h.aborted:
-			return fmt.Errorf("shard %d: %w", r.id, ErrStopped)
+			return fmt.Errorf("shard %d: %w", l.id, ErrStopped)
 		case <-ctx.Done():
-			return fmt.Errorf("shard %d: %w", r.id, ctx.Err())
+			return fmt.Errorf("shard %d: %w", l.id, ctx.Err())
 		}
 	}
 	return nil
@@ -216,11 +219,11 @@ func (h *Host) Close(ctx context.Context) error {
 	h.closeMu.Lock()
 	defer h.closeMu.Unlock()
 	h.closing.Store(true)
-	for _, r := range h.replicas {
-		r.poke()
+	for _, l := range h.loops {
+		l.poke()
 	}
 	finished := make(chan struct{})
-	go func() { h.loops.Wait(); close(finished) }()
+	go func() { h.running.Wait(); close(finished) }()
 	var err error
 	select {
 	case <-finished:
@@ -235,7 +238,7 @@ func (h *Host) Close(ctx context.Context) error {
 // shutdown stops what is left when the loops are done or halted, and lets go of the files.
 func (h *Host) shutdown() (err error) {
 	h.closed.Do(func() {
-		h.loops.Wait()
+		h.running.Wait()
 		close(h.stop)
 		h.others.Wait()
 		if !h.failed.Load() {
@@ -260,8 +263,8 @@ func (h *Host) release() (err error) {
 
 // Wake says that a shard's driver has new commands. It never blocks.
 func (h *Host) Wake(id shard.ID) {
-	if r := h.byID[id]; r != nil {
-		r.poke()
+	if l := h.byID[id]; l != nil {
+		l.poke()
 	}
 }
 
@@ -276,7 +279,7 @@ func (h *Host) Stats() Stats {
 	s := Stats{
 		Node:            h.opts.Node,
 		Cluster:         h.identity.Cluster,
-		Shards:          make([]ShardStats, 0, len(h.replicas)),
+		Shards:          make([]ShardStats, 0, len(h.loops)),
 		Log:             h.log.Stats(),
 		Recovery:        h.recovery,
 		RecoverySeconds: h.opened.Seconds(),
@@ -284,14 +287,22 @@ func (h *Host) Stats() Stats {
 		BatchBytes:      h.batchBytes.read(),
 		BatchItems:      h.batchItems.read(),
 	}
-	for _, r := range h.replicas {
-		s.Shards = append(s.Shards, r.stats())
+	for _, l := range h.loops {
+		s.Shards = append(s.Shards, l.stats())
 	}
 	return s
 }
 
-// noSpace reports whether an error only says that the disk or a quota is full: then the log is intact and another try may
-// do.
-func noSpace(err error) bool {
-	return errors.Is(err, wal.ErrDiskFull) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+// now is the time as the replicas see it.
+func (h *Host) now() replica.Instant {
+	return replica.Instant{Mono: time.Since(h.started), Millis: h.opts.Clock.NowMillis()}
+}
+
+// syncNames makes the names in a directory durable, if it exists: a process that was killed between making a name and
+// syncing it leaves one that is seen and not durable.
+func syncNames(fsys vfs.FS, dir string) error {
+	if err := fsys.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("sync directory %s: %w", dir, err)
+	}
+	return nil
 }

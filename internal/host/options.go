@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
@@ -13,26 +14,17 @@ import (
 
 // The defaults and limits of a host.
 const (
-	// TickIntervalDefault is Raft's clock: an election takes ten to twenty ticks, a heartbeat one.
-	TickIntervalDefault = 100 * time.Millisecond
-	// SnapshotBytesDefault is how much log a shard writes before it is snapshotted.
-	SnapshotBytesDefault = 32 << 20
-	// SnapshotsKept is how many snapshots of a shard are kept: the newest, and the one before in case it is damaged.
-	SnapshotsKept = 2
+	// SnapshotsKept is how many snapshots of a shard are kept.
+	SnapshotsKept = replica.SnapshotsKept
 	// ShardsMax bounds the shards of one node.
 	ShardsMax = 1024
-	// BatchesInFlightMax is how many batches of a shard may be proposed and not applied: one on its way to the disk
-	// and one that gathers behind it.
-	BatchesInFlightMax = 2
-	// FullBatchesInFlightMax is the same while the batches are at least half full.
-	FullBatchesInFlightMax = 8
 	// ReadsWaitingMax bounds the reads that wait for one shard.
-	ReadsWaitingMax = 4096
+	ReadsWaitingMax = replica.ReadsWaitingMax
 )
 
 var (
 	// ErrNotLeader: this replica does not lead the shard, or lost the lead while the call waited.
-	ErrNotLeader = errors.New("this node does not lead the shard")
+	ErrNotLeader = replica.ErrNotLeader
 	// ErrStopped: the host is closing, closed, or has failed.
 	ErrStopped = errors.New("the node is stopped")
 	// ErrNoShard: the node has no replica of the shard.
@@ -40,6 +32,9 @@ var (
 	// ErrOverloaded: too many reads wait for the shard already; try again later.
 	ErrOverloaded = errors.New("too many reads wait for the shard")
 )
+
+// Driver owns the commands of one shard on this node.
+type Driver = replica.Driver
 
 // Clock tells the time. Timers run on the runtime's own clock (so testing/synctest governs them): only the stamps
 // that enter the log come from here.
@@ -132,15 +127,6 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.TickInterval <= 0 {
-		o.TickInterval = TickIntervalDefault
-	}
-	if o.SnapshotBytes <= 0 {
-		o.SnapshotBytes = SnapshotBytesDefault
-	}
-	if o.CacheBytes <= 0 {
-		o.CacheBytes = shard.CacheBytesDefault
 	}
 	return o, nil
 }

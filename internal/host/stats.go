@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
@@ -41,29 +41,7 @@ func (h *histogram) read() Histogram {
 }
 
 // ShardStats describes one shard at one moment.
-type ShardStats struct {
-	ID          shard.ID
-	Applied     uint64
-	Last        uint64 // the last index of the log, applied or not
-	Fingerprint uint64 // of the state at Applied
-	Term        uint64
-	Leader      uint64 // node id; 0 when unknown
-	Leading     bool   // this node leads and may propose
-
-	Batches, BatchItems, BatchBytes uint64 // applied since Open
-	Dropped                         uint64 // batches told to the driver as dropped
-
-	SnapshotIndex   uint64
-	SnapshotMillis  int64 // when the newest one was stored, by Options.Clock; 0 when that was before Open
-	SnapshotBytes   int64
-	SnapshotSeconds float64 // how long the newest one took in the background
-	SnapshotPause   float64 // for how many seconds it stopped the machine
-	Snapshots       uint64  // taken since Open
-
-	RecoverySeconds float64
-	EntriesReplayed uint64
-	DamagedSnapshot uint64 // snapshots passed over by the recovery since they were damaged
-}
+type ShardStats = replica.Stats
 
 // Stats describes the host. It is cheap to take.
 type Stats struct {

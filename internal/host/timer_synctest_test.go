@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
@@ -45,7 +46,7 @@ func TestWakeup(t *testing.T) {
 		before = d.count()
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if got := d.count() - before; got > int(time.Second/wakeupMin)+1 {
+		if got := d.count() - before; got > int(time.Second/replica.WakeupMin)+1 {
 			t.Errorf("gathered %d times in a second", got)
 		}
 		set(0)
@@ -112,7 +113,7 @@ func TestNoAnswerBeforeFlush(t *testing.T) {
 		log.mu.Lock()
 		log.onFlush = func() error { return <-hold }
 		log.mu.Unlock()
-		for _, size := range []int{1, 2 * inlineFlushBytes} {
+		for _, size := range []int{1, 2 * replica.FlushHereBytes} {
 			a := n.drivers[0].push(strings.Repeat("k", size))
 			n.Wake(0)
 			synctest.Wait()
@@ -236,7 +237,7 @@ func TestIdleShardDoesNotPinTheLog(t *testing.T) {
 		if keep.KeepFrom <= a.index || !keep.Live.Contains(a.index) {
 			t.Errorf("the log keeps from %d; the entry is at %d, live %v", keep.KeepFrom, a.index, keep.Live)
 		}
-		if snapshots > uint64(time.Second/wantedPause)+1 {
+		if snapshots > uint64(time.Second/replica.WantedPause)+1 {
 			t.Errorf("%d snapshots in a second", snapshots)
 		}
 		n.mustClose(t)

@@ -1,12 +1,8 @@
-package host
+package replica
 
-import (
-	"context"
+import "github.com/beaver-raft/beaver/internal/shard"
 
-	"github.com/beaver-raft/beaver/internal/shard"
-)
-
-// Driver owns the commands of one shard on this node. All its methods are called on the shard's goroutine, one at a time.
+// Driver owns the commands of one shard on this node. All its methods are called on the replica's goroutine, one at a time.
 type Driver interface {
 	shard.StateMachine
 
@@ -17,19 +13,13 @@ type Driver interface {
 	// Dropped says that the batch seq will not be answered by Apply. unknown is false when it certainly was not and
 	// will not be committed, and true when it may yet be.
 	Dropped(seq uint64, unknown bool)
-	// Settled is called after a round of Apply calls, before the loop waits: answer, wake and park.
+	// Settled is called after a round of Apply calls, before the owner waits: answer, wake and park.
 	Settled()
 	// Wakeup is when (milliseconds, leader's clock) Gather wants to be called although nobody woke the shard: the next
 	// timer. 0 is never.
 	Wakeup() int64
 	// Leadership tells of changes: leading is true when this replica leads and has applied all of earlier terms. When
 	// it is false, commands that wait must be answered: Gather is not called until this replica leads again, and never
-	// when the host stops. It is called once more, with false, when the host stops or fails; Settled follows.
+	// when the owner stops. It is called once more, with false, when the owner stops or fails; Settled follows.
 	Leadership(leading bool, term uint64)
-}
-
-// Reader runs fn on the shard's goroutine between applies, after making sure by ReadIndex that the state includes every
-// operation acknowledged before the call. It returns ctx's error, or ErrNotLeader, ErrStopped.
-type Reader interface {
-	Read(ctx context.Context, id shard.ID, fn func()) error
 }

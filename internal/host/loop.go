@@ -1,0 +1,320 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/replica"
+	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+// loop is the goroutine of one replica and what others hand to it. All fields that say nothing else belong to the loop.
+type loop struct {
+	h      *Host
+	id     shard.ID
+	driver Driver
+	rep    *replica.Replica
+
+	signal chan struct{} // one element: something happened
+	led    chan struct{} // closed when it leads for the first time
+	awaits atomic.Uint64 // the position that the oldest waiting append needs; 0 is none
+	wanted atomic.Bool   // the maintainer wants a snapshot
+
+	unserved atomic.Int64 // reads taken out of the inbox that wait for their index
+
+	mu       sync.Mutex
+	inbox    []*readCall             // guarded by mu
+	stored   *replica.SnapshotResult // guarded by mu: what the snapshotter finished
+	quitted  bool                    // guarded by mu: the loop is gone
+	reported ShardStats              // guarded by mu
+
+	calls    []*readCall // taken out of the inbox
+	recovery float64     // seconds
+	pause    float64     // seconds for which the newest snapshot stopped the machine
+}
+
+func newLoop(h *Host, id shard.ID) *loop {
+	return &loop{
+		h: h, id: id, driver: h.opts.NewDriver(id, h),
+		signal: make(chan struct{}, 1), led: make(chan struct{}),
+	}
+}
+
+// restore restores the replica.
+func (l *loop) restore() (err error) {
+	h, id := l.h, l.id
+	l.rep, err = replica.Open(replica.Config{
+		Shard:   id,
+		Replica: h.opts.Node,
+		Node:    h.opts.Node,
+		Log:     roomyLog{h.log, l},
+		Driver:  l.driver,
+
+		FS:          h.opts.FS,
+		SnapshotDir: SnapshotDir(h.opts.Dir, id),
+		DiskDir:     h.opts.Dir,
+		Founders:    []uint64{h.opts.Node},
+
+		TickInterval:     h.opts.TickInterval,
+		SnapshotBytes:    h.opts.SnapshotBytes,
+		CacheBytes:       h.opts.CacheBytes,
+		UncommittedBytes: h.opts.UncommittedBytes,
+
+		Logger: h.opts.Logger,
+	})
+	return err
+}
+
+// replay applies what is known as committed. What the log holds behind it follows once the shard leads.
+func (l *loop) replay(ctx context.Context, started time.Time, progress *sync.Mutex) error {
+	report := func(done bool) {
+		if l.h.opts.Progress == nil {
+			return
+		}
+		progress.Lock()
+		defer progress.Unlock()
+		l.h.opts.Progress(Progress{Shard: l.id, Applied: l.rep.Applied(), Last: l.rep.Last(), Done: done})
+	}
+	report(false)
+	reported := l.rep.Applied()
+	for more := true; more; {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("recover shard %d: %w", l.id, err)
+		}
+		var err error
+		if more, err = l.rep.Replay(); err != nil {
+			return err
+		}
+		if applied := l.rep.Applied(); applied-reported >= progressEntries {
+			reported = applied
+			report(false)
+		}
+	}
+	report(true)
+	l.recovery = time.Since(started).Seconds()
+	l.report()
+	return nil
+}
+
+// poke wakes the loop. Any goroutine may call it; it never blocks.
+func (l *loop) poke() {
+	select {
+	case l.signal <- struct{}{}:
+	default:
+	}
+}
+
+// run is the shard loop.
+func (l *loop) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	err := l.rep.Campaign()
+	for err == nil {
+		if err = l.turn(); err != nil || l.rep.Finished(l.h.now()) {
+			break
+		}
+		if pause, ok := l.rep.Pause(l.h.now()); ok {
+			timer.Reset(pause)
+		} else {
+			timer.Stop()
+		}
+		select {
+		case <-l.signal:
+		case <-timer.C:
+		case <-l.h.aborted:
+			err = ErrStopped
+		}
+	}
+	if err != nil && !l.h.failed.Load() && !isStopped(l.h.aborted) {
+		l.h.fail(err)
+	}
+	l.quit()
+}
+
+func isStopped(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// quit answers everybody who still waits.
+func (l *loop) quit() {
+	l.rep.Stop(ErrStopped)
+	l.mu.Lock()
+	l.quitted = true
+	calls := l.inbox
+	l.inbox = nil
+	l.mu.Unlock()
+	for _, c := range calls {
+		c.Finish(ErrStopped)
+	}
+	l.unserved.Store(0)
+	l.report()
+}
+
+// turn turns the replica until there is nothing left to do without waiting.
+func (l *loop) turn() error {
+	for {
+		if l.h.failed.Load() {
+			return ErrStopped
+		}
+		now := l.h.now()
+		l.receive(now)
+		eff, err := l.rep.Turn(now)
+		if err != nil {
+			return err
+		}
+		l.unserved.Store(int64(l.rep.ReadsWaiting()))
+		again, err := l.carryOut(&eff)
+		if err != nil {
+			return err
+		}
+		if eff.Batch.Items == 0 {
+			l.report()
+		}
+		if !again && !eff.More {
+			return nil
+		}
+	}
+}
+
+// receive tells the replica what happened outside: acknowledgements of the log writer, reads, snapshots.
+func (l *loop) receive(now replica.Instant) {
+	l.rep.Durable(wal.Position(l.h.durable.Load()))
+	if l.wanted.Load() && l.wanted.Swap(false) {
+		l.rep.WantSnapshot()
+	}
+	if l.h.closing.Load() {
+		l.rep.BeginClose()
+	}
+	l.mu.Lock()
+	stored := l.stored
+	l.stored = nil
+	l.calls, l.inbox = l.inbox, l.calls[:0]
+	for _, c := range l.calls {
+		if !c.stale {
+			l.unserved.Add(1)
+		}
+	}
+	l.mu.Unlock()
+	for _, c := range l.calls {
+		if c.stale {
+			c.Finish(nil)
+		} else {
+			l.rep.Read(c)
+		}
+	}
+	clear(l.calls)
+	if stored != nil {
+		l.rep.SnapshotStored(now, *stored)
+	}
+}
+
+// carryOut does what a turn asks for. It reports whether something happened that is worth another.
+func (l *loop) carryOut(eff *replica.Effects) (again bool, err error) {
+	if eff.Batch.Items > 0 {
+		l.h.batchBytes.add(uint64(eff.Batch.Bytes))
+		l.h.batchItems.add(uint64(eff.Batch.Items))
+	}
+	if eff.Snapshot {
+		if err := l.freeze(); err != nil {
+			return false, err
+		}
+	}
+	awaits := l.rep.Awaits()
+	l.awaits.Store(uint64(awaits))
+	switch eff.Flush {
+	case replica.FlushAside:
+		l.h.kickWriter()
+	case replica.FlushHere:
+		return l.flush()
+	case replica.FlushNone:
+	}
+	// The writer may have passed the position before it could know that somebody waits for it.
+	return awaits != 0 && l.h.isDurable(awaits), nil
+}
+
+// flush makes a small append durable right here, when nobody else is flushing; otherwise it leaves it to the writer.
+func (l *loop) flush() (flushed bool, err error) {
+	if !l.h.flushMu.TryLock() {
+		l.h.kickWriter()
+		return false, nil
+	}
+	ok := l.h.flush(l)
+	l.h.flushMu.Unlock()
+	if !ok {
+		return false, ErrStopped
+	}
+	return true, nil
+}
+
+// freeze hands a snapshot to the snapshotter.
+func (l *loop) freeze() error {
+	started := time.Now()
+	job, err := l.rep.Freeze()
+	if err != nil {
+		return err
+	}
+	l.pause = time.Since(started).Seconds()
+	l.h.snapshots <- snapshotJob{l, job} // Never blocks: each shard has one job at most.
+	return nil
+}
+
+// report publishes what Stats tells.
+func (l *loop) report() {
+	s := l.rep.Stats()
+	s.RecoverySeconds, s.SnapshotPause = l.recovery, l.pause
+	l.mu.Lock()
+	l.reported = s
+	l.mu.Unlock()
+	if s.Leading && l.rep.Leading() && !isStopped(l.led) {
+		close(l.led)
+	}
+}
+
+// stats is the last report.
+func (l *loop) stats() ShardStats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reported
+}
+
+// roomyLog is the node's log as a replica sees it: when the shards together run ahead of the disk, this shard waits for
+// room.
+type roomyLog struct {
+	nodeLog
+	l *loop
+}
+
+// Append implements replica.Log.
+func (r roomyLog) Append(id wal.ShardID, hs *wal.HardState, entries []wal.Entry) (wal.Position, error) {
+	h := r.l.h
+	for {
+		position, err := r.nodeLog.Append(id, hs, entries)
+		if err == nil {
+			size := 0
+			for i := range entries {
+				size += len(entries[i].Data)
+			}
+			h.appendedBytes(size)
+			return position, nil
+		}
+		if !errors.Is(err, wal.ErrBacklogged) {
+			return 0, err
+		}
+		h.flushMu.Lock()
+		ok := h.flush(r.l)
+		h.flushMu.Unlock()
+		if !ok {
+			return 0, ErrStopped
+		}
+	}
+}

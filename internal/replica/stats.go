@@ -1,0 +1,39 @@
+package replica
+
+import "github.com/beaver-raft/beaver/internal/shard"
+
+// Stats describes a replica at one moment.
+type Stats struct {
+	ID          shard.ID
+	Applied     uint64
+	Last        uint64 // the last index of the log, applied or not
+	Fingerprint uint64 // of the state at Applied
+	Term        uint64
+	Leader      uint64 // node id; 0 when unknown
+	Leading     bool   // this node leads and may propose
+
+	Batches, BatchItems, BatchBytes uint64 // applied since Open
+	Dropped                         uint64 // batches told to the driver as dropped
+
+	SnapshotIndex   uint64
+	SnapshotMillis  int64 // when the newest one was stored, by the node's clock; 0 when that was before Open
+	SnapshotBytes   int64
+	SnapshotSeconds float64 // how long the newest one took in the background
+	SnapshotPause   float64 // for how many seconds it stopped the machine
+	Snapshots       uint64  // taken since Open
+
+	RecoverySeconds float64
+	EntriesReplayed uint64
+	DamagedSnapshot uint64 // snapshots passed over by the recovery since they were damaged
+}
+
+// Stats describes the replica. The owner adds what only a clock can tell: RecoverySeconds and SnapshotPause.
+func (r *Replica) Stats() Stats {
+	applied, _, bytes := r.sh.Applied()
+	s := &r.count
+	s.Applied, s.Last, s.BatchBytes = applied, r.sh.Last(), bytes
+	s.Fingerprint = r.cfg.Driver.Fingerprint()
+	s.Leading, s.Term = r.sh.Leading()
+	s.Leader = r.sh.Leader()
+	return *s
+}
