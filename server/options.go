@@ -90,26 +90,34 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// OptionError says which field of the Options is out of its limits. Open returns one for each such field, joined.
+type OptionError struct {
+	Field   string
+	Problem string // the value, and what it may be
+}
+
+func (e *OptionError) Error() string { return "server.Options: " + e.Field + " is " + e.Problem }
+
 // validate names every field that is out of its limits. The options have their defaults.
 func (o Options) validate() error {
 	var errs []error
-	check := func(ok bool, format string, args ...any) {
+	check := func(ok bool, field, format string, args ...any) {
 		if !ok {
-			errs = append(errs, fmt.Errorf("server.Options: "+format, args...))
+			errs = append(errs, &OptionError{Field: field, Problem: fmt.Sprintf(format, args...)})
 		}
 	}
 	if o.Listen != listenNowhere {
 		_, _, err := net.SplitHostPort(o.Listen)
-		check(err == nil, "Listen is %q: want host:port, for example %q", o.Listen, DefaultListen)
+		check(err == nil, "Listen", "%q: want host:port, for example %q", o.Listen, DefaultListen)
 	}
-	check(o.Shards >= 0 && o.Shards <= ShardsMax, "Shards is %d: want 1 to %d, or 0 for the default", o.Shards, ShardsMax)
+	check(o.Shards >= 0 && o.Shards <= ShardsMax, "Shards", "%d: want 1 to %d, or 0 for the default", o.Shards, ShardsMax)
 	check(o.WorkerTTL == 0 || o.WorkerTTL >= WorkerTTLMin && o.WorkerTTL <= WorkerTTLMax,
-		"WorkerTTL is %v: want %v to %v", o.WorkerTTL, WorkerTTLMin, WorkerTTLMax)
+		"WorkerTTL", "%v: want %v to %v", o.WorkerTTL, WorkerTTLMin, WorkerTTLMax)
 	check(o.ConnectionsMax >= 1 && o.ConnectionsMax <= ConnectionsMax,
-		"ConnectionsMax is %d: want 1 to %d", o.ConnectionsMax, ConnectionsMax)
+		"ConnectionsMax", "%d: want 1 to %d", o.ConnectionsMax, ConnectionsMax)
 	check(o.RequestBytesMax >= RequestBytesMin && o.RequestBytesMax <= RequestBytesMax,
-		"RequestBytesMax is %d: want %d to %d", o.RequestBytesMax, RequestBytesMin, RequestBytesMax)
-	check(o.LogFileBytes >= 0, "LogFileBytes is %d: want a size, or 0 for the default", o.LogFileBytes)
-	check(o.SnapshotBytes >= 0, "SnapshotBytes is %d: want a size, or 0 for the default", o.SnapshotBytes)
+		"RequestBytesMax", "%d: want %d to %d", o.RequestBytesMax, RequestBytesMin, RequestBytesMax)
+	check(o.LogFileBytes >= 0, "LogFileBytes", "%d: want a size, or 0 for the default", o.LogFileBytes)
+	check(o.SnapshotBytes >= 0, "SnapshotBytes", "%d: want a size, or 0 for the default", o.SnapshotBytes)
 	return errors.Join(errs...)
 }

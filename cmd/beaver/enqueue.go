@@ -67,6 +67,8 @@ QUEUE and the flags are what a line does not say; QUEUE may be left out if all l
 	flags.DurationVar(&f.timeout, "timeout", 0, "of one attempt (default: the queue's)")
 	flags.StringToStringVar(&f.meta, "meta", nil, "metadata as key=value; may be repeated")
 	flags.BoolVar(&f.ids, "ids", false, "with --file: print the ID of each job")
+	takes(flags, "priority", "0 (first) to 9 (last)")
+	takes(flags, "max-attempts", "1 to 1000")
 	return a.clientFlags(cmd)
 }
 
@@ -152,9 +154,9 @@ type fileJob struct {
 	PayloadBase64 []byte            `json:"payloadBase64"`
 	ContentType   string            `json:"contentType"`
 	Priority      *int              `json:"priority"`
-	RunAt         time.Time         `json:"runAt"`
+	RunAt         instant           `json:"runAt"`
 	Delay         duration          `json:"delay"`
-	ExpiresAt     time.Time         `json:"expiresAt"`
+	ExpiresAt     instant           `json:"expiresAt"`
 	MaxAttempts   int               `json:"maxAttempts"`
 	Retry         *retryJSON        `json:"retry"`
 	Timeout       duration          `json:"timeout"`
@@ -177,12 +179,12 @@ func (l *fileJob) job(base *beaver.Job) (beaver.Job, error) {
 	setIf(&job.Kind, l.Kind)
 	setIf(&job.ContentType, l.ContentType)
 	setIf(&job.Priority, l.Priority)
-	setIf(&job.ExpiresAt, l.ExpiresAt)
+	setIf(&job.ExpiresAt, l.ExpiresAt.Time)
 	setIf(&job.MaxAttempts, l.MaxAttempts)
 	setIf(&job.Retry, l.Retry.policy())
 	setIf(&job.Timeout, time.Duration(l.Timeout))
 	if !l.RunAt.IsZero() || l.Delay != 0 {
-		job.RunAt, job.Delay = l.RunAt, time.Duration(l.Delay)
+		job.RunAt, job.Delay = l.RunAt.Time, time.Duration(l.Delay)
 	}
 	if l.Metadata != nil {
 		job.Metadata = maps.Clone(base.Metadata)

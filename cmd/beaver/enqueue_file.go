@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 	"time"
 
@@ -98,7 +100,7 @@ func parseLine(line []byte, base *beaver.Job) (beaver.Job, error) {
 	decoder.DisallowUnknownFields()
 	var parsed fileJob
 	if err := decoder.Decode(&parsed); err != nil {
-		return beaver.Job{}, errors.New(strings.TrimPrefix(err.Error(), "json: "))
+		return beaver.Job{}, lineError(err)
 	}
 	if decoder.More() {
 		return beaver.Job{}, fmt.Errorf("there is more than one JSON value")
@@ -108,6 +110,37 @@ func parseLine(line []byte, base *beaver.Job) (beaver.Job, error) {
 		err = fmt.Errorf("it names no queue; add one, or give QUEUE as the argument")
 	}
 	return job, err
+}
+
+// lineError says in a user's words why a line does not decode.
+func lineError(err error) error {
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		want := map[reflect.Kind]string{
+			reflect.String: "a string", reflect.Int: "a whole number", reflect.Bool: "true or false", reflect.Slice: "a list or base64",
+			reflect.Map: `an object such as {"tenant": "42"}`, reflect.Struct: "an object",
+		}[wrong.Type.Kind()]
+		if wrong.Field == "" {
+			return fmt.Errorf(`it is a JSON %s; write an object such as {"queue": "mail", "payload": 1}`, wrong.Value)
+		}
+		if _, number, ok := strings.Cut(wrong.Value, "number "); ok && wrong.Type.Kind() == reflect.Int {
+			return fmt.Errorf("%s is %s; use %s that is not too large", wrong.Field, number, want)
+		}
+		return fmt.Errorf("%s is a %s; use %s", wrong.Field, wrong.Value, want)
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("it ends in the middle of its JSON; a job is one whole line")
+	}
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return fmt.Errorf("it is not JSON: %w", err)
+	}
+	if _, ok := errors.AsType[base64.CorruptInputError](err); ok {
+		return fmt.Errorf("payloadBase64 is not base64: %w", err)
+	}
+	text := strings.TrimPrefix(err.Error(), "json: ")
+	if strings.HasPrefix(text, "unknown field") {
+		text += "; there are queue, kind, payload, payloadBase64, contentType, priority, runAt, delay, expiresAt, maxAttempts, retry, timeout and metadata"
+	}
+	return errors.New(text)
 }
 
 // flush stores the jobs gathered.

@@ -153,6 +153,8 @@ func newQueuesSetCommand(a *app) *cobra.Command {
 	flags.IntVar(&poisonLimit, "poison-limit", 5, "lost workers until a job is dead")
 	flags.IntVar(&keepEnded, "keep-ended", 1000, "ended jobs kept for reading")
 	flags.Uint64Var(&depthMax, "depth-max", 100_000_000, "jobs not ended; over it enqueues are refused")
+	takes(flags, "max-attempts", "1 to 1000")
+	takes(flags, "keep-ended", "0 to 1000000")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var s beaver.QueueSettings
 		given(cmd, "max-attempts", &s.MaxAttempts, &maxAttempts)

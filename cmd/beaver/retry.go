@@ -18,11 +18,22 @@ func (d *duration) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return fmt.Errorf(`%s is not a duration; write it like "30s"`, b)
 	}
-	v, err := time.ParseDuration(s)
+	v, err := parseDuration(s)
 	if err != nil {
-		return fmt.Errorf(`%q is not a duration; write it like "30s"`, s)
+		return err
 	}
 	*d = duration(v)
+	return nil
+}
+
+// instant is a point in time written as RFC 3339 has it.
+type instant struct{ time.Time }
+
+// UnmarshalJSON reads "2006-01-02T15:04:05Z".
+func (t *instant) UnmarshalJSON(b []byte) error {
+	if t.Time.UnmarshalJSON(b) != nil {
+		return fmt.Errorf(`%s is not a time; write it like "2006-01-02T15:04:05Z"`, b)
+	}
 	return nil
 }
 
@@ -104,9 +115,9 @@ func parseRetry(s string) (*beaver.RetryPolicy, error) {
 		if rest == "" {
 			break
 		}
-		d, err := time.ParseDuration(text)
+		d, err := parseDuration(text)
 		if err != nil {
-			return nil, usage("--retry %q: %q is not a duration; write it like 30s", s, text)
+			return nil, usage("--retry %q: %w", s, err)
 		}
 		delays = append(delays, d)
 	}

@@ -93,6 +93,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newServerCommand(a), newEnqueueCommand(a), newWorkCommand(a), newJobsCommand(a), newQueuesCommand(a), newDeadCommand(a),
 		newWorkersCommand(a), newStatusCommand(a), newInspectCommand(a), newVersionCommand(a), newBenchCommand(), newDemoCommand(),
 	)
+	root.SetFlagErrorFunc(explainFlag)
 	explainArgs(root)
 	return root
 }
@@ -165,7 +166,7 @@ func (a *app) environment(cmd *cobra.Command) error {
 		}
 		if value, ok := os.LookupEnv(names[0]); ok && value != "" {
 			if err := f.Value.Set(value); err != nil {
-				first = fmt.Errorf("%s=%q: %w", names[0], value, err)
+				first = wrongValue(f, names[0], value, err)
 			}
 		}
 	})

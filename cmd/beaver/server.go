@@ -51,8 +51,18 @@ Every flag can be given by an environment variable too: BEAVER_DATA_DIR is --dat
 	flags.DurationVar(&f.shutdown, "shutdown-timeout", server.DefaultShutdownDuration, "how long to finish what is under way when stopping")
 	flags.Int64Var(&o.LogFileBytes, "log-file-bytes", 0, "for experts: size of the log's files (default: the engine's choice)")
 	flags.Int64Var(&o.SnapshotBytes, "snapshot-bytes", 0, "for experts: log between snapshots of a shard (default: the engine's choice)")
+	takes(flags, "shards", fmt.Sprintf("1 to %d, or 0 for the default", server.ShardsMax))
+	takes(flags, "worker-ttl", fmt.Sprintf("%v to %v", server.WorkerTTLMin, server.WorkerTTLMax))
+	takes(flags, "connections-max", fmt.Sprintf("1 to %d", server.ConnectionsMax))
+	takes(flags, "request-bytes-max", fmt.Sprintf("%d to %d", server.RequestBytesMin, server.RequestBytesMax))
 	flags.VisitAll(func(f *pflag.Flag) { annotate(f) })
 	return cmd
+}
+
+// optionFlags are the flags that set the fields of server.Options.
+var optionFlags = map[string]string{
+	"Listen": "listen", "Shards": "shards", "WorkerTTL": "worker-ttl", "ConnectionsMax": "connections-max",
+	"RequestBytesMax": "request-bytes-max", "LogFileBytes": "log-file-bytes", "SnapshotBytes": "snapshot-bytes",
 }
 
 // serve runs a node until ctx ends.
@@ -69,6 +79,9 @@ func (a *app) serve(ctx context.Context, f *serverFlags) error {
 		}
 	}
 	node, err := server.Open(ctx, f.options)
+	if wrong, ok := errors.AsType[*server.OptionError](err); ok {
+		return usage("--%s is %s", optionFlags[wrong.Field], wrong.Problem)
+	}
 	if err != nil {
 		return err
 	}

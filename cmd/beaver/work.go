@@ -75,6 +75,7 @@ func newWorkCommand(a *app) *cobra.Command {
 	flags.IntVar(&f.concurrency, "concurrency", 1, "programs that run at once")
 	flags.DurationVar(&f.grace, "grace", 25*time.Second, "how long programs may go on when the worker stops")
 	flags.DurationVar(&f.killAfter, "kill-after", 10*time.Second, "how long after SIGTERM a program is killed")
+	takes(flags, "concurrency", fmt.Sprintf("1 to %d", concurrencyMax))
 	flags.StringVar(&f.name, "name", "", "name of the worker for people (default: beaver)")
 	flags.StringSliceVar(&f.labels, "label", nil, "label of the worker for people; may be repeated")
 	flags.BoolVar(&f.quiet, "quiet", false, "do not print a line for each job")

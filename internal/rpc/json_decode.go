@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/beaver-raft/beaver/internal/engine"
+	"github.com/beaver-raft/beaver/internal/queue"
 )
 
 // unmarshalJSON reads msg from its JSON form. An empty body is an empty object. The error is nil or an *engine.Error.
@@ -336,9 +337,13 @@ func decodeEmbedded(m protoreflect.Message, value []byte, path string) *engine.E
 	switch wkt := m.Interface().(type) {
 	case *durationpb.Duration:
 		if value[0] == '"' {
-			if d, err := time.ParseDuration(unquote(value)); err == nil {
+			text := unquote(value)
+			if d, err := time.ParseDuration(text); err == nil {
 				wkt.Seconds, wkt.Nanos = int64(d/time.Second), int32(d%time.Second)
 				return nil
+			}
+			if endless(text) {
+				return invalid(path, "is %s: no duration is longer than %dh (ten years)", shape(value), queue.DelayMillisMax/3600_000)
 			}
 		}
 		return wrong(path, `a duration such as "30s" or "1h30m"`, value)
@@ -353,6 +358,20 @@ func decodeEmbedded(m protoreflect.Message, value []byte, path string) *engine.E
 	}
 	return decodeMessage(m, value, path)
 }
+
+// endless tells a duration that is only too long to be counted: with the last digit of each number alone it is one.
+func endless(text string) bool {
+	short := make([]byte, 0, len(text))
+	for i := range len(text) {
+		if i+1 == len(text) || !isDigit(text[i]) || !isDigit(text[i+1]) {
+			short = append(short, text[i])
+		}
+	}
+	d, err := time.ParseDuration(string(short))
+	return err == nil && !isDigit(text[len(text)-1]) && d >= 0
+}
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
 // decodeUint reads a whole number, as a number or in a string. 1e3 and 5.0 are whole, too.
 func decodeUint(value []byte, path string, most uint64) (uint64, *engine.Error) {
