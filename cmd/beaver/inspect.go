@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,6 +36,7 @@ type inspection struct {
 	Snapshots []snapshotSummary `json:"snapshots"`
 	Entries   []wal.Record      `json:"entries,omitempty"`
 	Damaged   int               `json:"damaged"`
+	Newer     int               `json:"newer"` // files that a newer version of the program wrote
 }
 
 type identitySummary struct {
@@ -71,7 +73,8 @@ func newInspectCommand(a *app) *cobra.Command {
 		Use:   "inspect DATA_DIR",
 		Short: "Check a data directory and show what is in it",
 		Long: `Read a data directory and show whose it is, the files of its log, and its snapshots. Every checksum is checked; nothing is changed. A node
-should not be running on the directory: what it is writing would look damaged. The exit status is 1 if anything is damaged.`,
+should not be running on the directory: what it is writing would look damaged. The exit status is 1 if anything is damaged, or was
+written by a newer version of the program.`,
 		Example: "  beaver inspect ./beaver-data\n  beaver inspect ./beaver-data --entries",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -82,15 +85,42 @@ should not be running on the directory: what it is writing would look damaged. T
 			if err := a.printInspection(found); err != nil {
 				return err
 			}
-			if found.Damaged > 0 {
-				return statusError{fmt.Errorf("%s damaged; copy the directory before anything else", plural(found.Damaged, "place")), exitFailure}
-			}
-			return nil
+			return found.verdict()
 		},
 	}
 	cmd.Flags().BoolVar(&entries, "entries", false, "show every entry of the log")
 	a.outputFlag(cmd)
 	return cmd
+}
+
+// verdict is the closing line, if not all is well.
+func (f *inspection) verdict() error {
+	switch {
+	case f.Newer > 0 && f.Damaged > 0:
+		return statusError{fmt.Errorf("%s written by a newer version of beaver: inspect the directory with that one; this one finds %s damaged",
+			plural(f.Newer, "file"), plural(f.Damaged, "place")), exitFailure}
+	case f.Newer > 0:
+		return statusError{fmt.Errorf("%s written by a newer version of beaver: nothing is known to be damaged; inspect the directory with that version",
+			plural(f.Newer, "file")), exitFailure}
+	case f.Damaged > 0:
+		return statusError{fmt.Errorf("%s damaged; copy the directory before anything else", plural(f.Damaged, "place")), exitFailure}
+	}
+	return nil
+}
+
+// ofNewer tells the reason of a file that a newer program wrote: an identity's or, of the log, a wal.VersionError's, of which
+// only the text comes along.
+func ofNewer(reason string) bool {
+	return strings.HasSuffix(reason, ": use a newer program") || strings.HasSuffix(reason, ": start a newer one")
+}
+
+// count takes note of what is wrong with a file.
+func (f *inspection) count(reason string) {
+	if ofNewer(reason) {
+		f.Newer++
+	} else {
+		f.Damaged++
+	}
 }
 
 func inspect(dir string, entries bool) (*inspection, error) {
@@ -132,7 +162,7 @@ func (f *inspection) identity(dir string) error {
 }
 
 func (f *inspection) damagedIdentity(reason string) {
-	f.Damaged++
+	f.count(reason)
 	f.Files = append(f.Files, fileSummary{File: identityFile, Kind: identityKind, Damage: reason})
 }
 
@@ -144,7 +174,7 @@ func (f *inspection) log(dir string, entries bool) error {
 				File: relative(f.DataDir, r.File), Kind: string(r.Kind), Bytes: r.Bytes, Shard: int(r.Shard), First: r.First, Last: r.Last, Entries: r.Count,
 			})
 		case wal.RecordDamage:
-			f.Damaged++
+			f.count(r.Reason)
 			f.damage(r)
 		case wal.RecordEntry:
 			if n := len(f.Files); n > 0 && f.Files[n-1].Kind == string(wal.RecordTailFile) {
@@ -209,7 +239,11 @@ func (f *inspection) snapshot(shard int, file snapshot.File) {
 	}
 	if file.Err != nil {
 		sum.Damage = file.Err.Error()
-		f.Damaged++
+		if _, newer := errors.AsType[*snapshot.VersionError](file.Err); newer {
+			f.Newer++
+		} else {
+			f.Damaged++
+		}
 	} else {
 		sum.Fingerprint = fmt.Sprintf("%016x", file.Meta.Fingerprint)
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -52,6 +54,7 @@ func TestServerCommand(t *testing.T) {
 		!strings.Contains(got, ".snapshot") || !strings.Contains(got, "entry") || !identityLine.MatchString(got) {
 		t.Errorf("inspect: exit status %d, %s", status, got)
 	}
+	inspectNewer(t, dir)
 	damageSnapshot(t, dir)
 	if got, status := runText(t, "inspect", dir, "-o", "json"); status != exitFailure || !strings.Contains(got, `"damaged": 1`) {
 		t.Errorf("inspect of a damaged directory: exit status %d, %s", status, got)
@@ -63,11 +66,47 @@ func TestServerCommand(t *testing.T) {
 		!strings.Contains(got, "is missing: restore it") || identityLine.MatchString(got) {
 		t.Errorf("inspect without an identity: exit status %d, %s", status, got)
 	}
-	if err := os.WriteFile(filepath.Join(dir, identityFile), make([]byte, 48), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, filepath.Join(dir, identityFile), make([]byte, 48))
 	if got, status := runText(t, "inspect", dir); status != exitFailure || !strings.Contains(got, "is no identity file") {
 		t.Errorf("inspect of zeroes: exit status %d, %s", status, got)
+	}
+}
+
+// inspectNewer makes each kind of file one of a newer version, one after another: that is not damage.
+func inspectNewer(t *testing.T, dir string) {
+	t.Helper()
+	for _, file := range []struct {
+		pattern     string
+		checksummed int // bytes before the checksum of what has the version
+	}{{identityFile, 44}, {"log/*/*.wal", 60}, {"snapshots/*/*.snapshot", 12}} {
+		names, err := filepath.Glob(filepath.Join(dir, file.pattern))
+		if err != nil || len(names) == 0 {
+			t.Fatalf("no %s: %v", file.pattern, err)
+		}
+		old, err := os.ReadFile(names[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := bytes.Clone(old)
+		b[8] = 200
+		binary.LittleEndian.PutUint32(b[file.checksummed:], crc32.Checksum(b[:file.checksummed], crc32.MakeTable(crc32.Castagnoli)))
+		writeFile(t, names[0], b)
+		got, status := runText(t, "inspect", dir)
+		_, verdict, _ := strings.Cut(got, "\nbeaver: ")
+		if want := "1 file written by a newer version of beaver: nothing is known to be damaged"; status != exitFailure || !strings.HasPrefix(verdict, want) {
+			t.Errorf("inspect with a newer %s: exit status %d, %s", file.pattern, status, got)
+		}
+		if got, _ := runText(t, "inspect", dir, "-o", "json"); !strings.Contains(got, `"damaged": 0`) || !strings.Contains(got, `"newer": 1`) {
+			t.Errorf("inspect with a newer %s: %s", file.pattern, got)
+		}
+		writeFile(t, names[0], old)
+	}
+}
+
+func writeFile(t *testing.T, name string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -83,9 +122,7 @@ func damageSnapshot(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	b[len(b)/2] ^= 1
-	if err := os.WriteFile(names[0], b, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, names[0], b)
 }
 
 func runText(t *testing.T, args ...string) (string, int) {

@@ -55,7 +55,14 @@ type CorruptError struct {
 }
 
 func (e *CorruptError) Error() string {
-	return fmt.Sprintf("%s is damaged at offset %d (shard %d, index %d): %s", e.File, e.Offset, e.Shard, e.Index, e.Reason)
+	whose := ""
+	switch {
+	case e.Index != 0:
+		whose = fmt.Sprintf(" (shard %d, index %d)", e.Shard, e.Index)
+	case e.Shard != 0:
+		whose = fmt.Sprintf(" (shard %d)", e.Shard)
+	}
+	return fmt.Sprintf("%s is damaged at offset %d%s: %s", e.File, e.Offset, whose, e.Reason)
 }
 
 // Options configure a Log. The zero value of a number means its default.
