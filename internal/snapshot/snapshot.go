@@ -62,6 +62,9 @@ type Loaded struct {
 	file vfs.File
 }
 
+// ReadAt reads the file's own bytes, all Bytes of them: what Adopt makes a snapshot of elsewhere.
+func (l *Loaded) ReadAt(p []byte, offset int64) (int, error) { return l.file.ReadAt(p, offset) }
+
 // Close closes the file behind Content.
 func (l *Loaded) Close() error { return l.file.Close() }
 
@@ -140,6 +143,33 @@ func Load(fsys vfs.FS, dir string) (*Loaded, []Damage, error) {
 		paths[i] = damages[i].Error()
 	}
 	return nil, damages, fmt.Errorf("%w: %s", ErrAllDamaged, strings.Join(paths, "; "))
+}
+
+// OpenAt opens the snapshot of an index. Errors: fs.ErrNotExist, a *Damage, a *VersionError, or that of the disk.
+func OpenAt(fsys vfs.FS, dir string, index uint64) (*Loaded, error) { return open(fsys, dir, index) }
+
+// FileName is the name of the snapshot of an index in its directory.
+func FileName(index uint64) string { return fileName(index) }
+
+// Adopt moves the snapshot of an index from a directory on the same disk, where it is whole and synced, into dir, creating it
+// if missing, and makes that durable; its removal from the other directory is not. One that is gone from there was moved
+// before: it may be called again after a crash. An error may be a failed sync, after which the process must end.
+func Adopt(fsys vfs.FS, from, dir string, index uint64) error {
+	if err := fsys.MkdirAll(dir); err != nil {
+		return fmt.Errorf("make snapshot directory: %w", err)
+	}
+	name := fileName(index)
+	err := fsys.Rename(from+"/"+name, dir+"/"+name)
+	if isMissing(err) {
+		_, err = fsys.Stat(dir + "/" + name)
+	}
+	if err != nil {
+		return fmt.Errorf("adopt snapshot %d: %w", index, err)
+	}
+	if err := fsys.SyncDir(dir); err != nil {
+		return fmt.Errorf("sync snapshot directory: %w", err)
+	}
+	return nil
 }
 
 // open checks one file whole and returns it ready to read from the start.

@@ -21,6 +21,12 @@ type mergeJob struct {
 	from  int
 }
 
+// id names the merged segment.
+func (j *mergeJob) id() segmentID {
+	first := j.group[0]
+	return segmentID{received: first.received, firstSeq: first.firstSeq, lastSeq: j.group[len(j.group)-1].lastSeq}
+}
+
 // nextMerge returns the next job: a dead segment, then a group that starts with a sparse segment, then many small ones.
 func (l *Log) nextMerge(deadOnly bool) *mergeJob {
 	for _, id := range l.Shards() {
@@ -30,16 +36,18 @@ func (l *Log) nextMerge(deadOnly bool) *mergeJob {
 		if s.accounted == nil {
 			continue // what is live is not known
 		}
-		if group := l.pickGroup(s.segments, deadOnly); group != nil {
-			l.keeper.window.reset(nil)
-			return &mergeJob{shard: id, group: group, live: s.accounted}
+		for _, segments := range s.segmentLists() {
+			if group := l.pickGroup(segments, deadOnly); group != nil {
+				l.keeper.window.reset(nil)
+				return &mergeJob{shard: id, group: group, live: s.accounted}
+			}
 		}
 	}
 	return nil
 }
 
 func (l *Log) sparse(g *segment) bool {
-	return !g.damaged && g.liveBytes*100 < g.bytes*int64(l.opts.CompactBelow)
+	return g.counted && !g.damaged && g.liveBytes*100 < g.bytes*int64(l.opts.CompactBelow)
 }
 
 func (l *Log) pickGroup(segments []*segment, deadOnly bool) []*segment {
@@ -72,9 +80,9 @@ func (l *Log) extent(segments []*segment, i int, first bool) int {
 	bytes, entries := int64(0), 0
 	for j := i; j < len(segments); j++ {
 		g := segments[j]
-		fits := !g.damaged && (l.sparse(g) || g.bytes < segmentSmallBytes) &&
+		fits := g.counted && !g.damaged && (l.sparse(g) || g.bytes < segmentSmallBytes) &&
 			bytes+g.liveBytes <= segmentTargetBytes && entries+g.live <= segmentEntriesMax &&
-			g.first+uint64(g.entries[len(g.entries)-1].delta)-segments[i].first < 1<<32
+			g.last()-segments[i].first < 1<<32
 		if !fits && !(first && j == i) {
 			return j
 		}
@@ -110,7 +118,7 @@ func (l *Log) stepMerge() error {
 // copySegment copies live entries of one segment until its end, or about so many bytes.
 func (l *Log) copySegment(job *mergeJob, g *segment, budget int64) (copied int64, err error) {
 	if job.w == nil {
-		job.w, err = l.newSegmentWriter(job.shard, job.group[0].firstSeq, job.group[len(job.group)-1].lastSeq)
+		job.w, err = l.newSegmentWriter(job.shard, job.id())
 		if err != nil {
 			return 0, err
 		}
@@ -149,6 +157,7 @@ func (l *Log) finishMerge(job *mergeJob) error {
 		if err = job.w.seal(); err != nil {
 			return err
 		}
+		job.w.g.counted = true
 		merged = []*segment{job.w.g}
 	}
 
@@ -161,17 +170,22 @@ func (l *Log) finishMerge(job *mergeJob) error {
 		}
 	}
 	s := l.shards[job.shard]
-	kept := make([]*segment, 0, len(s.segments))
-	for _, g := range s.segments {
+	id := job.id()
+	list := &s.segments
+	if id.received {
+		list = &s.received
+	}
+	kept := make([]*segment, 0, len(*list))
+	for _, g := range *list {
 		switch {
 		case g == job.group[0]:
 			kept = append(kept, merged...)
-		case g.firstSeq > job.group[0].firstSeq && g.lastSeq <= job.group[len(job.group)-1].lastSeq:
+		case g.firstSeq > id.firstSeq && g.lastSeq <= id.lastSeq:
 		default:
 			kept = append(kept, g)
 		}
 	}
-	s.segments = kept
+	*list = kept
 	l.stats.Compactions++
 	for _, g := range merged {
 		l.stats.CompactedBytes += uint64(g.bytes)

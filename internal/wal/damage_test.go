@@ -267,7 +267,7 @@ func TestSegmentAcrossTheOldestFileIsDamage(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	name := l.liveDir(1) + "/" + segmentBase(g.firstSeq, oldest)
+	name := l.liveDir(1) + "/" + segmentID{firstSeq: g.firstSeq, lastSeq: oldest}.base()
 	if err := sim.Rename(g.name, name); err != nil {
 		t.Fatal(err)
 	}

@@ -79,7 +79,7 @@ func (l *Log) Flush() (Position, error) {
 func (l *Log) publishDurable() {
 	for id, st := range l.writer.states {
 		s := l.shards[id]
-		s.durableFirst, s.durableLast = st.first, st.last
+		s.durableFirst, s.durableLast, s.durableCommit = st.first, st.last, st.hard.Commit
 	}
 }
 

@@ -153,7 +153,7 @@ func FuzzSegmentIndex(f *testing.F) {
 				copy(b[foot:], h.encode(footerMagic))
 			}
 		}
-		g, err := loadSegment(bytes.NewReader(b), int64(len(b)), "f", 1, 1, 1)
+		g, err := loadSegment(bytes.NewReader(b), int64(len(b)), "f", 1, segmentID{firstSeq: 1, lastSeq: 1})
 		if err != nil {
 			return
 		}

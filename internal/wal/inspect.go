@@ -245,17 +245,17 @@ func (in *inspector) live() error {
 
 func (in *inspector) segment(dir, base string, shard ShardID) error {
 	name := path.Join(dir, base)
-	from, to, ok := parseSegmentName(base)
+	id, ok := parseSegmentName(base)
 	if !ok || strings.HasSuffix(base, tempSuffix) {
 		return in.other(name)
 	}
-	g, err := openSegment(in.fs, name, shard, from, to)
+	g, err := openSegment(in.fs, name, shard, id)
 	if err != nil {
 		return in.fn(Record{Kind: RecordDamage, File: name, Shard: shard, Reason: err.Error()})
 	}
 	err = in.fn(Record{
 		Kind: RecordSegment, File: name, Shard: shard, Bytes: g.bytes,
-		First: g.first, Last: g.index(len(g.entries) - 1), Count: len(g.entries),
+		First: g.first, Last: g.last(), Count: len(g.entries),
 	})
 	if err != nil {
 		return err

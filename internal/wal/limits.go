@@ -36,5 +36,6 @@ const (
 	segmentSmallBytes  = segmentTargetBytes / 8
 	segmentMergeFanIn  = 8 // this many small neighbours are merged even when all is live
 	segmentHandlesMax  = 256
+	intakeSyncBytes    = 4 << 20 // received entries are synced so often, and sent again from there after a crash
 	segmentEntriesMax  = 4 << 20 // entries of one segment: its index block stays below 128 MiB
 )

@@ -38,7 +38,8 @@ type Log struct {
 	stats             Stats
 
 	writer  writer     // the flusher's own
-	keeper  keeper     // Maintain's own
+	keeping sync.Mutex // held by Maintain for a step, and by Install: taken before mu
+	keeper  keeper     // of who holds keeping
 	handles handlePool // of segments
 	headers sync.Pool  // of frame header buffers, for ReadPart
 
@@ -232,48 +233,6 @@ func (l *Log) append(shard ShardID, hs *HardState, entries []Entry, crcs []uint3
 // appendShardState appends a shard's state as it is now. REQUIRES: l.mu.
 func (l *Log) appendShardState(shard ShardID, s *shardLog) {
 	l.pending.data = appendState(l.pending.data, shard, &s.shardState)
-}
-
-// InstallSnapshot makes a durable snapshot of a shard, received from a peer, the base of its tail: First becomes index+1.
-// When the tail holds the very entry that the snapshot ends with, the two agree, and nothing else changes: the entries
-// above index may be acknowledged already, and those up to index stay readable until Retain says that they are dead.
-// Otherwise the entries above index are void and the next one is index+1; of those up to index only those stay readable
-// that are known committed, by the hard state or by Retain, which is therefore to be called first after Open.
-//
-// Durable with the next Flush. ErrCompacted when the tail already begins behind index+1; ErrConflict, and nothing is
-// changed, when an entry known committed is at the index and has another term.
-func (l *Log) InstallSnapshot(shard ShardID, index, term uint64) error {
-	if index == 0 || index == ^uint64(0) {
-		return fmt.Errorf("install a snapshot of shard %d at index %d: no such index", shard, index)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.usable(); err != nil {
-		return err
-	}
-	s := l.shardFor(shard)
-	if index+1 < s.first {
-		return fmt.Errorf("install a snapshot of shard %d at index %d, before %d: %w", shard, index, s.first, ErrCompacted)
-	}
-	s.complete = true // what the snapshot refers to may come later
-	have, known := s.termOf(index)
-	committed := index <= min(s.last, max(s.hard.Commit, s.snapshot))
-	switch {
-	case known && have == term, !known && committed: // What is committed agrees with every snapshot.
-		s.become(shardState{hard: s.hard, first: index + 1, prevTerm: term, known: true, last: s.last})
-		l.appendShardState(shard, s)
-		return nil
-	case known && committed:
-		return fmt.Errorf("install a snapshot of shard %d at index %d, term %d: the committed entry there has term %d: %w",
-			shard, index, term, have, ErrConflict)
-	}
-	st := s.shardState
-	st.last = min(s.last, max(s.hard.Commit, s.snapshot, s.first-1))
-	s.become(st)
-	l.appendShardState(shard, s)
-	s.become(shardState{hard: s.hard, first: index + 1, prevTerm: term, known: true, last: index})
-	l.appendShardState(shard, s)
-	return nil
 }
 
 // Retain tells what a shard still needs; call it after each durable snapshot, and once after Open with the snapshot that

@@ -88,7 +88,7 @@ func TestOptionsRefused(t *testing.T) {
 // A newer format is refused with an error that names it, for tail files and segments.
 func TestNewerFormat(t *testing.T) {
 	h := tailHeader{id: 1, begun: fileHeaderBytes}
-	s := segmentHeader{shard: 1, firstSeq: 1, lastSeq: 1}
+	s := segmentHeader{shard: 1, segmentID: segmentID{firstSeq: 1, lastSeq: 1}}
 	for _, b := range [][]byte{h.encode(), s.encode(segmentMagic)} {
 		b[8]++
 		sum := checksum(b[:60])

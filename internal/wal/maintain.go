@@ -44,6 +44,8 @@ func (k *keeper) abandon() {
 // passing troubles. *CorruptError tells of damage, once: a live entry does not read back. Nothing was dropped, the entry
 // stays refused, and the rest goes on; more is true. Any other error is final, as for Flush.
 func (l *Log) Maintain() (more bool, err error) {
+	l.keeping.Lock()
+	defer l.keeping.Unlock()
 	l.mu.RLock()
 	err = l.usable()
 	l.mu.RUnlock()
@@ -146,10 +148,15 @@ func (l *Log) account() (more bool, err error) {
 		if live == s.accounted {
 			continue
 		}
-		if s.accounted == nil {
-			l.recount(s, live)
-		} else {
+		if s.accounted != nil {
 			l.countDead(s, roaring64.AndNot(s.accounted, live))
+		}
+		for _, list := range s.segmentLists() {
+			for _, g := range list {
+				if !g.counted && g.last() <= snapshot {
+					l.recount(g, live)
+				}
+			}
 		}
 		s.accounted, s.accountedAt = live, snapshot
 		if check {
@@ -176,8 +183,10 @@ func (l *Log) checkComplete(shard ShardID, s *shardLog) error {
 		from, to := min(s.runs[i].first, below), min(s.runs[i].next(), below)
 		have += rankBelow(s.accounted, to) - rankBelow(s.accounted, from)
 	}
-	for _, g := range s.segments {
-		have += uint64(g.live)
+	for _, list := range s.segmentLists() {
+		for _, g := range list {
+			have += uint64(g.live)
+		}
 	}
 	if have >= want {
 		return nil
@@ -205,27 +214,26 @@ func rankBelow(set *roaring64.Bitmap, below uint64) uint64 {
 	return set.Rank(below - 1)
 }
 
-// recount counts the live entries of all segments.
-func (l *Log) recount(s *shardLog, live *roaring64.Bitmap) {
-	for _, g := range s.segments {
-		count, bytes := 0, int64(0)
-		it := live.Iterator()
-		it.AdvanceIfNeeded(g.first)
-		for i := range g.entries {
-			index := g.index(i)
-			it.AdvanceIfNeeded(index)
-			if !it.HasNext() {
-				break
-			}
-			if it.PeekNext() == index {
-				count++
-				bytes += g.entries[i].size.frame()
-			}
+// recount counts the live entries of a segment that was just opened or received. A live set that does not reach to its end
+// would miscount the entries it knows nothing of as dead.
+func (l *Log) recount(g *segment, live *roaring64.Bitmap) {
+	count, bytes := 0, int64(0)
+	it := live.Iterator()
+	it.AdvanceIfNeeded(g.first)
+	for i := range g.entries {
+		index := g.index(i)
+		it.AdvanceIfNeeded(index)
+		if !it.HasNext() {
+			break
 		}
-		l.mu.Lock()
-		g.live, g.liveBytes = count, bytes
-		l.mu.Unlock()
+		if it.PeekNext() == index {
+			count++
+			bytes += g.entries[i].size.frame()
+		}
 	}
+	l.mu.Lock()
+	g.live, g.liveBytes, g.counted = count, bytes, true
+	l.mu.Unlock()
 }
 
 // countDead subtracts the dead from the segments that hold them.
@@ -233,9 +241,12 @@ func (l *Log) countDead(s *shardLog, dead *roaring64.Bitmap) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for it := dead.Iterator(); it.HasNext(); {
-		if g, i, ok := s.segmentOf(it.Next()); ok {
-			g.live--
-			g.liveBytes -= g.entries[i].size.frame()
+		index := it.Next()
+		for _, list := range s.segmentLists() {
+			if g, i, ok := findSegment(list, index); ok && g.counted {
+				g.live--
+				g.liveBytes -= g.entries[i].size.frame()
+			}
 		}
 	}
 }

@@ -84,7 +84,7 @@ func (r *recovery) run() error {
 		return err
 	}
 	for _, s := range l.shards {
-		s.durableFirst, s.durableLast = s.first, s.last
+		s.durableFirst, s.durableLast, s.durableCommit = s.first, s.last, s.hard.Commit
 		r.found.EntriesReplayed += len(s.tail().entries)
 	}
 	r.found.TailFiles = len(l.files)
@@ -383,22 +383,22 @@ func (r *recovery) openShardSegments(shard ShardID) error {
 	if err != nil {
 		return fmt.Errorf("list %s: %w", dir, err)
 	}
-	var segments []*segment
+	var segments, received []*segment
 	for _, name := range names {
-		from, to, ok := parseSegmentName(name)
+		id, ok := parseSegmentName(name)
 		if !ok {
 			continue
 		}
 		if len(l.files) == 0 {
 			return &CorruptError{File: l.tailDir(), Shard: shard, Reason: "all log files are missing, though segments exist"}
 		}
-		if from < l.files[0].id && to >= l.files[0].id {
+		if oldest := l.files[0].id; !id.received && id.firstSeq < oldest && id.lastSeq >= oldest {
 			return &CorruptError{
 				File: path.Join(dir, name), Shard: shard,
-				Reason: fmt.Sprintf("it reaches into log file %d, which was not retired", l.files[0].id),
+				Reason: fmt.Sprintf("it reaches into log file %d, which was not retired", oldest),
 			}
 		}
-		if from >= l.files[0].id {
+		if !id.received && id.firstSeq >= l.files[0].id {
 			// Its tail file was not retired, and has been replayed whole.
 			if err = l.fs.Remove(path.Join(dir, name)); err != nil {
 				return fmt.Errorf("remove unfinished segment: %w", err)
@@ -406,17 +406,32 @@ func (r *recovery) openShardSegments(shard ShardID) error {
 			r.found.RemovedTemporaryFiles++
 			continue
 		}
-		g, err := openSegment(l.fs, path.Join(dir, name), shard, from, to)
-		if err != nil {
+		g, err := openSegment(l.fs, path.Join(dir, name), shard, id)
+		switch {
+		case err != nil:
 			return err
+		case id.received:
+			received = append(received, g)
+		default:
+			segments = append(segments, g)
 		}
-		segments = append(segments, g)
 	}
-	return r.adopt(shard, segments)
+	if segments, err = r.adopt(segments); err != nil {
+		return err
+	}
+	if received, err = r.adopt(received); err != nil {
+		return err
+	}
+	if len(segments)+len(received) > 0 {
+		s := l.shardFor(shard)
+		s.segments, s.received = segments, received
+		r.found.Segments += len(segments) + len(received)
+	}
+	return nil
 }
 
-// adopt orders a shard's segments and removes those that a wider one covers.
-func (r *recovery) adopt(shard ShardID, segments []*segment) error {
+// adopt orders a shard's segments of one origin and removes those that a wider one covers.
+func (r *recovery) adopt(segments []*segment) ([]*segment, error) {
 	l := r.log
 	sort.Slice(segments, func(i, j int) bool {
 		a, b := segments[i], segments[j]
@@ -428,20 +443,16 @@ func (r *recovery) adopt(shard ShardID, segments []*segment) error {
 			last := kept[len(kept)-1]
 			if g.lastSeq <= last.lastSeq {
 				if err := l.fs.Remove(g.name); err != nil {
-					return fmt.Errorf("remove merged segment: %w", err)
+					return nil, fmt.Errorf("remove merged segment: %w", err)
 				}
 				r.found.RemovedTemporaryFiles++
 				continue
 			}
-			if g.firstSeq <= last.lastSeq || g.first <= last.index(len(last.entries)-1) {
-				return &CorruptError{File: g.name, Shard: shard, Index: g.first, Reason: "the segment overlaps " + last.name}
+			if g.firstSeq <= last.lastSeq || g.first <= last.last() {
+				return nil, &CorruptError{File: g.name, Shard: g.shard, Index: g.first, Reason: "the segment overlaps " + last.name}
 			}
 		}
 		kept = append(kept, g)
 	}
-	if len(kept) > 0 {
-		l.shardFor(shard).segments = kept
-		r.found.Segments += len(kept)
-	}
-	return nil
+	return kept, nil
 }

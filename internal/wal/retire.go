@@ -69,6 +69,7 @@ func (l *Log) nextRetire() *retireJob {
 func (l *Log) liveIn(f *tailFile, shard ShardID) (live []copyItem, total int) {
 	l.mu.RLock()
 	s := l.shards[shard]
+	received := s.received
 	type stretch struct {
 		first   uint64
 		entries []tailEntry
@@ -84,7 +85,11 @@ func (l *Log) liveIn(f *tailFile, shard ShardID) (live []copyItem, total int) {
 	for _, st := range all {
 		total += len(st.entries)
 		for i, e := range st.entries {
-			if index := st.first + uint64(i); s.accounted.Contains(index) {
+			index := st.first + uint64(i)
+			if !s.accounted.Contains(index) {
+				continue
+			}
+			if _, _, ok := findSegment(received, index); !ok {
 				live = append(live, copyItem{index, e})
 			}
 		}
@@ -150,7 +155,7 @@ func (l *Log) beginCopy(job *retireJob) error {
 	if len(live) == 0 {
 		return nil
 	}
-	w, err := l.newSegmentWriter(shard, job.file.id, job.file.id)
+	w, err := l.newSegmentWriter(shard, segmentID{firstSeq: job.file.id, lastSeq: job.file.id})
 	if err != nil {
 		return err
 	}
@@ -168,6 +173,7 @@ func (l *Log) finishCopy(job *retireJob) error {
 	if err := l.syncDir(l.liveDir(job.w.g.shard)); err != nil {
 		return err
 	}
+	job.w.g.counted = true
 	job.done = append(job.done, job.w.g)
 	job.w = nil
 	return nil

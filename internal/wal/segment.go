@@ -19,14 +19,14 @@ import (
 // and has its final name only when it is whole and synced:
 //
 //	┌──────────┬─────────┬───────┬─────┬───────────┬──────────┬──────┬────────┐
-//	│"BEAVERSG"│ version │ shard │ 0   │ first seq │ last seq │ 0    │ crc32c │  header, 64 bytes
+//	│"BEAVERSG"│ version │ shard │ rcv │ first seq │ last seq │ 0    │ crc32c │  header, 64 bytes
 //	│ 8 bytes  │ u32     │ u16   │ u16 │ u64       │ u64      │ 28 B │ u32    │
 //	├──────────┴─────────┴───────┴─────┴───────────┴──────────┴──────┴────────┤
-//	│ entry frames, ascending in index; their file id is fileID, syncOffset 0 │
+//	│ entry frames, ascending in index; their file id is fileID               │
 //	├─────────────────────────────────────────────────────────────────────────┤
 //	│ index u64, term u64, offset u64, size<<8|type u32, data crc u32  × count│  index block
 //	├──────────┬─────────┬───────┬─────┬───────────┬──────────┬───────┬───────┤
-//	│"BEAVERSF"│ version │ shard │ 0   │ first seq │ last seq │ count │       │  footer, 64 bytes
+//	│"BEAVERSF"│ version │ shard │ rcv │ first seq │ last seq │ count │       │  footer, 64 bytes
 //	│ 8 bytes  │ u32     │ u16   │ u16 │ u64       │ u64      │ u64   │       │
 //	│          │         │       │     │ index block at i64, its crc32c u32, 0│
 //	│          │         │       │     │ u64, crc32c u32                      │
@@ -35,10 +35,14 @@ import (
 // A sequence number is the id of the tail file that entries came from; the name says which of them the segment covers:
 // live/<shard>/<first seq>-<last seq>.seg. Ranges of one shard's segments do not overlap, but for the files of a merge
 // that a crash interrupted: then the wider one is whole, and those it covers are removed.
+//
+// rcv is 1 in a received segment (received.go), whose sequence numbers count installations instead, and whose name begins
+// with an r. Such segments have an order of their own. The syncOffset of their frames is as in tail files; else it is 0.
 const (
 	segmentMagic      = "BEAVERSG"
 	footerMagic       = "BEAVERSF"
 	segmentSuffix     = ".seg"
+	receivedPrefix    = "r"
 	segmentIndexBytes = 32 // one entry of the index block
 )
 
@@ -52,18 +56,26 @@ type segEntry struct {
 
 func (e segEntry) offset() int64 { return int64(e.offset8) * 8 }
 
+// segmentID names a segment among those of its shard.
+type segmentID struct {
+	received          bool
+	firstSeq, lastSeq uint64
+}
+
 // segment is an open live segment. All is immutable but the handle and what is noted.
 type segment struct {
-	shard             ShardID
-	firstSeq, lastSeq uint64
-	name              string
-	first             uint64 // index of entries[0]
-	entries           []segEntry
-	bytes             int64 // of frames
+	segmentID
+	shard   ShardID
+	name    string
+	first   uint64 // index of entries[0]
+	entries []segEntry
+	bytes   int64 // of frames
 
-	live      int   // entries in the live set; Maintain's, changed under Log.mu
-	liveBytes int64 // likewise
-	damaged   bool  // Maintain's: an entry did not read back; not compacted any more
+	// What follows is Maintain's, changed under Log.mu. Before it is counted, a segment counts as live as a whole.
+	counted   bool // live and liveBytes reflect the accounted live set
+	live      int  // entries in the live set
+	liveBytes int64
+	damaged   bool // an entry did not read back; not compacted any more
 
 	mu     sync.RWMutex // held shared while file is read; exclusively to open or close it
 	file   vfs.File
@@ -72,11 +84,11 @@ type segment struct {
 
 // segmentHeader is what header and footer say.
 type segmentHeader struct {
-	shard             ShardID
-	firstSeq, lastSeq uint64
-	count             uint64 // footer only, as all below
-	indexAt           int64
-	indexCRC          uint32
+	segmentID
+	shard    ShardID
+	count    uint64 // footer only, as all below
+	indexAt  int64
+	indexCRC uint32
 }
 
 func (h *segmentHeader) encode(magic string) []byte {
@@ -84,6 +96,9 @@ func (h *segmentHeader) encode(magic string) []byte {
 	copy(b, magic)
 	binary.LittleEndian.PutUint32(b[8:], FormatVersion)
 	binary.LittleEndian.PutUint16(b[12:], uint16(h.shard))
+	if h.received {
+		binary.LittleEndian.PutUint16(b[14:], 1)
+	}
 	binary.LittleEndian.PutUint64(b[16:], h.firstSeq)
 	binary.LittleEndian.PutUint64(b[24:], h.lastSeq)
 	binary.LittleEndian.PutUint64(b[32:], h.count)
@@ -98,19 +113,26 @@ func decodeSegmentHeader(b []byte, magic, name string) (segmentHeader, error) {
 		return segmentHeader{}, err
 	}
 	return segmentHeader{
+		segmentID: segmentID{
+			received: binary.LittleEndian.Uint16(b[14:]) == 1,
+			firstSeq: binary.LittleEndian.Uint64(b[16:]),
+			lastSeq:  binary.LittleEndian.Uint64(b[24:]),
+		},
 		shard:    ShardID(binary.LittleEndian.Uint16(b[12:])),
-		firstSeq: binary.LittleEndian.Uint64(b[16:]),
-		lastSeq:  binary.LittleEndian.Uint64(b[24:]),
 		count:    binary.LittleEndian.Uint64(b[32:]),
 		indexAt:  int64(binary.LittleEndian.Uint64(b[40:])),
 		indexCRC: binary.LittleEndian.Uint32(b[48:]),
 	}, nil
 }
 
-// segmentFileID is the file id in the frames of a segment.
-func segmentFileID(firstSeq, lastSeq uint64) uint64 { return firstSeq<<32 ^ lastSeq }
-
-func (g *segment) fileID() uint64 { return segmentFileID(g.firstSeq, g.lastSeq) }
+// fileID is the file id in the frames of a segment.
+func (id segmentID) fileID() uint64 {
+	n := id.firstSeq<<32 ^ id.lastSeq
+	if id.received {
+		n ^= 1 << 63
+	}
+	return n
+}
 
 func (l *Log) liveRoot() string { return path.Join(l.opts.Dir, "live") }
 
@@ -118,24 +140,30 @@ func (l *Log) liveDir(shard ShardID) string {
 	return path.Join(l.liveRoot(), fmt.Sprintf("%05d", shard))
 }
 
-func segmentBase(firstSeq, lastSeq uint64) string {
-	return fmt.Sprintf("%010d-%010d%s", firstSeq, lastSeq, segmentSuffix)
+// base is the file name of a segment.
+func (id segmentID) base() string {
+	prefix := ""
+	if id.received {
+		prefix = receivedPrefix
+	}
+	return fmt.Sprintf("%s%010d-%010d%s", prefix, id.firstSeq, id.lastSeq, segmentSuffix)
 }
 
-// parseSegmentName reads the sequence range from a file name.
-func parseSegmentName(name string) (firstSeq, lastSeq uint64, ok bool) {
+// parseSegmentName reads a file name.
+func parseSegmentName(name string) (id segmentID, ok bool) {
 	base, ok := strings.CutSuffix(name, segmentSuffix)
 	if !ok {
-		return 0, 0, false
+		return id, false
 	}
+	base, id.received = strings.CutPrefix(base, receivedPrefix)
 	from, to, ok := strings.Cut(base, "-")
 	if !ok {
-		return 0, 0, false
+		return id, false
 	}
-	firstSeq, err1 := strconv.ParseUint(from, 10, 64)
-	lastSeq, err2 := strconv.ParseUint(to, 10, 64)
-	ok = err1 == nil && err2 == nil && firstSeq > 0 && firstSeq <= lastSeq && name == segmentBase(firstSeq, lastSeq)
-	return firstSeq, lastSeq, ok
+	var err1, err2 error
+	id.firstSeq, err1 = strconv.ParseUint(from, 10, 64)
+	id.lastSeq, err2 = strconv.ParseUint(to, 10, 64)
+	return id, err1 == nil && err2 == nil && id.firstSeq > 0 && id.firstSeq <= id.lastSeq && name == id.base()
 }
 
 // find returns the place of index in entries.
@@ -150,10 +178,13 @@ func (g *segment) find(index uint64) (int, bool) {
 
 func (g *segment) index(i int) uint64 { return g.first + uint64(g.entries[i].delta) }
 
+// last is the highest index in the segment.
+func (g *segment) last() uint64 { return g.index(len(g.entries) - 1) }
+
 var errIndexBlock = errors.New("the index block is damaged")
 
 // openSegment reads header, footer and index block, never a payload, and keeps the file closed.
-func openSegment(fsys vfs.FS, name string, shard ShardID, firstSeq, lastSeq uint64) (*segment, error) {
+func openSegment(fsys vfs.FS, name string, shard ShardID, id segmentID) (*segment, error) {
 	f, err := fsys.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("open segment: %w", err)
@@ -163,7 +194,7 @@ func openSegment(fsys vfs.FS, name string, shard ShardID, firstSeq, lastSeq uint
 	if err != nil {
 		return nil, fmt.Errorf("open segment %s: %w", name, err)
 	}
-	g, err := loadSegment(f, size, name, shard, firstSeq, lastSeq)
+	g, err := loadSegment(f, size, name, shard, id)
 	var version *VersionError
 	switch {
 	case err == nil:
@@ -189,7 +220,7 @@ func damageOffset(err error, size int64) int64 {
 }
 
 // loadSegment decodes a segment of the given size.
-func loadSegment(r io.ReaderAt, size int64, name string, shard ShardID, firstSeq, lastSeq uint64) (*segment, error) {
+func loadSegment(r io.ReaderAt, size int64, name string, shard ShardID, id segmentID) (*segment, error) {
 	if size < 2*fileHeaderBytes {
 		return nil, fmt.Errorf("%w: it is too short", errFileHeader)
 	}
@@ -209,7 +240,7 @@ func loadSegment(r io.ReaderAt, size int64, name string, shard ShardID, firstSeq
 		return nil, fmt.Errorf("footer: %w", err)
 	}
 	for _, x := range []segmentHeader{h, foot} {
-		if x.shard != shard || x.firstSeq != firstSeq || x.lastSeq != lastSeq {
+		if x.shard != shard || x.segmentID != id {
 			return nil, errFileName
 		}
 	}
@@ -217,10 +248,7 @@ func loadSegment(r io.ReaderAt, size int64, name string, shard ShardID, firstSeq
 		foot.indexAt+int64(foot.count)*segmentIndexBytes+fileHeaderBytes != size {
 		return nil, fmt.Errorf("%w: the footer's numbers do not fit the file", errIndexBlock)
 	}
-	g := &segment{
-		shard: shard, firstSeq: firstSeq, lastSeq: lastSeq, name: name,
-		bytes: foot.indexAt - fileHeaderBytes,
-	}
+	g := &segment{segmentID: id, shard: shard, name: name, bytes: foot.indexAt - fileHeaderBytes}
 	return g, g.loadIndex(r, &foot)
 }
 

@@ -18,16 +18,17 @@ func updateChecksum(crc uint32, b []byte) uint32 { return crc32.Update(crc, cast
 
 // segmentWriter writes one segment under a temporary name, in writes of copyWriteBytes or one frame.
 type segmentWriter struct {
-	fs    vfs.FS
-	temp  string
-	file  vfs.File
-	g     *segment
-	terms []uint64
-	buf   []byte
-	at    int64 // where buf begins in the file
+	fs     vfs.FS
+	temp   string
+	file   vfs.File
+	g      *segment
+	terms  []uint64
+	buf    []byte
+	at     int64 // where buf begins in the file
+	synced int64 // bytes known durable, as far as frames say so
 }
 
-func (l *Log) newSegmentWriter(shard ShardID, firstSeq, lastSeq uint64) (*segmentWriter, error) {
+func (l *Log) newSegmentWriter(shard ShardID, id segmentID) (*segmentWriter, error) {
 	dir := l.liveDir(shard)
 	if err := l.fs.MkdirAll(dir); err != nil {
 		if _, statErr := l.fs.Stat(dir); statErr == nil {
@@ -35,16 +36,18 @@ func (l *Log) newSegmentWriter(shard ShardID, firstSeq, lastSeq uint64) (*segmen
 		}
 		return nil, fmt.Errorf("make directory of segments: %w", err)
 	}
-	g := &segment{
-		shard: shard, firstSeq: firstSeq, lastSeq: lastSeq,
-		name: path.Join(dir, segmentBase(firstSeq, lastSeq)),
-	}
-	w := &segmentWriter{fs: l.fs, temp: g.name + tempSuffix, g: g}
+	return createSegment(l.fs, dir, tempSuffix, shard, id)
+}
+
+// createSegment begins a segment in a directory, under its name with a suffix.
+func createSegment(fsys vfs.FS, dir, suffix string, shard ShardID, id segmentID) (*segmentWriter, error) {
+	g := &segment{segmentID: id, shard: shard, name: path.Join(dir, id.base())}
+	w := &segmentWriter{fs: fsys, temp: g.name + suffix, g: g}
 	var err error
-	if w.file, err = createReplacing(l.fs, w.temp); err != nil {
+	if w.file, err = createReplacing(fsys, w.temp); err != nil {
 		return nil, fmt.Errorf("create segment: %w", err)
 	}
-	h := segmentHeader{shard: shard, firstSeq: firstSeq, lastSeq: lastSeq}
+	h := segmentHeader{segmentID: id, shard: shard}
 	w.buf = append(w.buf, h.encode(segmentMagic)...)
 	return w, nil
 }
@@ -55,7 +58,7 @@ func (w *segmentWriter) add(e *Entry, crc uint32) error {
 	h := frameHeader{kind: kindEntry, entryType: e.Type, shard: w.g.shard, index: e.Index, term: e.Term, dataCRC: crc}
 	at := len(w.buf)
 	w.buf = appendFrame(w.buf, &h, e.Data)
-	stampFrame(w.buf[at:], w.g.fileID(), offset, 0)
+	stampFrame(w.buf[at:], w.g.fileID(), offset, w.synced)
 	return w.flushFull()
 }
 
@@ -111,7 +114,7 @@ func (w *segmentWriter) flush() error {
 // seal writes index block and footer, syncs and closes the file. It still has its temporary name.
 func (w *segmentWriter) seal() error {
 	foot := segmentHeader{
-		shard: w.g.shard, firstSeq: w.g.firstSeq, lastSeq: w.g.lastSeq,
+		segmentID: w.g.segmentID, shard: w.g.shard,
 		count: uint64(len(w.g.entries)), indexAt: w.at + int64(len(w.buf)),
 	}
 	for i, e := range w.g.entries {

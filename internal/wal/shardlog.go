@@ -47,7 +47,8 @@ type shardLog struct {
 	// snapshot and wait for their files to retire. Entries below first may still be here.
 	runs []tailRun
 
-	segments []*segment // M: ascending in sequence and index
+	segments []*segment // M: those of retired tail files, ascending in sequence and index; the slice is never changed
+	received []*segment // M: those received from peers, likewise
 
 	snapshot     uint64            // newest durable snapshot that Retain told of
 	fallback     bool              // that one may refer to entries that are gone
@@ -57,6 +58,8 @@ type shardLog struct {
 	accountedAt  uint64            // M: the snapshot of that live set
 	durableFirst uint64            // first as durable in the tail: only what is below it may be retired
 	durableLast  uint64            // last as durable in the tail: what sealed files hold above it was replaced for good
+
+	durableCommit uint64 // commit index as durable in the tail
 }
 
 func newShardLog() *shardLog {
@@ -158,13 +161,25 @@ func (s *shardLog) forget(before Position) {
 	s.runs = kept
 }
 
-// segmentOf returns the segment that may hold index.
+// segmentLists returns the shard's segments by their origin.
+func (s *shardLog) segmentLists() [2][]*segment { return [2][]*segment{s.received, s.segments} }
+
+// segmentOf returns the segment that holds index, and its place there. One that was received goes first: it was asked for
+// because this log lacked it.
 func (s *shardLog) segmentOf(index uint64) (*segment, int, bool) {
-	i := sort.Search(len(s.segments), func(i int) bool { return s.segments[i].first > index })
+	if g, n, ok := findSegment(s.received, index); ok {
+		return g, n, true
+	}
+	return findSegment(s.segments, index)
+}
+
+// findSegment looks for index in segments that ascend.
+func findSegment(segments []*segment, index uint64) (*segment, int, bool) {
+	i := sort.Search(len(segments), func(i int) bool { return segments[i].first > index })
 	if i == 0 {
 		return nil, 0, false
 	}
-	g := s.segments[i-1]
+	g := segments[i-1]
 	n, ok := g.find(index)
 	return g, n, ok
 }

@@ -7,10 +7,12 @@ func (l *Log) Stats() Stats {
 	st := l.stats
 	st.TailFiles, st.SpareFiles = len(l.files), len(l.spares)
 	for _, s := range l.shards {
-		st.Segments += len(s.segments)
-		for _, g := range s.segments {
-			st.SegmentBytes += g.bytes
-			st.SegmentLiveBytes += g.liveBytes
+		for _, list := range s.segmentLists() {
+			st.Segments += len(list)
+			for _, g := range list {
+				st.SegmentBytes += g.bytes
+				st.SegmentLiveBytes += g.liveBytes
+			}
 		}
 	}
 	st.DiskFree, st.DiskTotal = l.diskFree.Load(), l.diskTotal.Load()
