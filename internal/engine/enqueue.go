@@ -245,7 +245,7 @@ func jobError(r *EnqueueRequest, i int, err *Error) *Error {
 // culprit is the error of the first job that made an atomic request fail; whole when it was none of them.
 func culprit(r *EnqueueRequest, results []queue.Result, whole *Error) *Error {
 	for i, res := range results {
-		if err := refusal(res); err != nil && res.Code != queue.CodeAborted && res.Code != queue.CodeSessionTooOld {
+		if err := refusal(res); err != nil && res.Code != queue.CodeAborted && res.Code != queue.CodeSessionTooOld && res.Code != queue.CodeRepeatDiffers {
 			return jobError(r, i, err)
 		}
 	}
@@ -260,13 +260,14 @@ func encodeJobs(c *call, p *pump, e *Engine, r *EnqueueRequest, out []Enqueued, 
 	}
 	header = r.Atomic || r.Session != SessionID{}
 	if header {
-		count := 0
+		count, shape := 0, shapeSeed
 		for i := range r.Jobs {
 			if mine(i) {
 				count++
+				shape = shape.with(i, r.Jobs[i].Spec.Queue)
 			}
 		}
-		c.items.Commit(queue.AppendEnqueue(c.items.Buf(), r.Session, r.Sequence, count, r.Atomic))
+		c.items.Commit(queue.AppendEnqueue(c.items.Buf(), r.Session, r.Sequence, count, r.Atomic, shape.sum()))
 	}
 	for i := range r.Jobs {
 		if !mine(i) {
@@ -286,6 +287,19 @@ func encodeJobs(c *call, p *pump, e *Engine, r *EnqueueRequest, out []Enqueued, 
 	}
 	return header, nil
 }
+
+// jobShape hashes which jobs of a request go to a shard, and to which queues. The repeat of a request brings the same to it,
+// unless jobs that were refused before they got there are good now, or the other way round.
+type jobShape uint64
+
+const shapeSeed jobShape = 14695981039346656037
+
+func (h jobShape) with(i int, q queue.QueueID) jobShape {
+	return (h ^ jobShape(i)<<32 ^ jobShape(q)) * 0x9e3779b97f4a7c15
+}
+
+// sum is never 0, which stands for no shape.
+func (h jobShape) sum() uint32 { return uint32(h>>32) | 1 }
 
 func enqueued(id shard.ID, r queue.Result) Enqueued {
 	if err := refusal(r); err != nil {

@@ -23,6 +23,7 @@ const (
 	ReasonWrongState     = "WRONG_STATE"
 	ReasonLimit          = "LIMIT"
 	ReasonSessionTooOld  = "SESSION_TOO_OLD"
+	ReasonRepeatDiffers  = "REPEAT_DIFFERS"
 	ReasonAborted        = "ATOMIC_ABORTED"
 	ReasonWorkerLost     = "WORKER_LOST"
 	ReasonOverloaded     = "OVERLOADED"
@@ -92,6 +93,9 @@ func refusal(r queue.Result) *Error {
 	case queue.CodeSessionTooOld:
 		return newError(CodeFailedPrecondition, ReasonSessionTooOld,
 			"this sequence number left its session's window of %d, so it is not known whether it was done; look for the job before sending it again", queue.SessionWindow)
+	case queue.CodeRepeatDiffers:
+		return newError(CodeFailedPrecondition, ReasonRepeatDiffers,
+			"this sequence number was sent before with another set of good jobs, whose answers would be given to the wrong ones here; nothing was stored now: look for the jobs, and send those that are missing under a new sequence number")
 	case queue.CodeMalformed:
 		return newError(CodeInvalidArgument, ReasonMalformed, "the job machine refused the command as malformed: it breaks a limit or contradicts itself")
 	case queue.CodeExpired:

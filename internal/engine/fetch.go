@@ -15,7 +15,8 @@ import (
 )
 
 // Fetch leases up to Max jobs of the queues to the worker and returns them with their payloads; it waits up to Wait for
-// the first. The answer is empty when there was none. Queues that do not exist yet are waited for, and not made.
+// the first. The answer is empty when there was none. Queues that do not exist yet are waited for, and not made. No more
+// is leased than FetchBytesMax of jobs: what does not fit one answer stays for others.
 //
 // When ctx ends, what was or is being leased is given back, and no attempt is counted.
 func (e *Engine) Fetch(ctx context.Context, r *FetchRequest) ([]FetchedJob, error) {
@@ -229,7 +230,7 @@ func (e *Engine) newFetch(r *FetchRequest, legs []leg, once bool) *fetch {
 			pt.nodes[j] = node{part: pt}
 		}
 		pt.items.Reset()
-		pt.items.Commit(queue.AppendFetch(pt.items.Buf(), r.Worker, pt.queues, r.Max, lease.Milliseconds()))
+		pt.items.Commit(queue.AppendFetch(pt.items.Buf(), r.Worker, pt.queues, r.Max, FetchBytesMax, lease.Milliseconds()))
 	}
 	return ft
 }

@@ -166,7 +166,7 @@ func checkOutcome(o *Outcome) *Error {
 	return nil
 }
 
-// Extend makes a lease end d from now, and returns when that is.
+// Extend makes a lease end d from now, or when the attempt's timeout is over, if that is earlier, and returns when that is.
 func (e *Engine) Extend(ctx context.Context, id JobID, t Token, d time.Duration) (time.Time, error) {
 	millis := d.Milliseconds()
 	if millis < 1 || millis > queue.LeaseMillisMax {
@@ -182,7 +182,7 @@ func (e *Engine) Extend(ctx context.Context, id JobID, t Token, d time.Duration)
 	if err := p.do(ctx, c); err != nil {
 		return time.Time{}, err
 	}
-	err, deadline := refusal(c.results[0]), time.UnixMilli(c.stamp+millis)
+	err, deadline := refusal(c.results[0]), time.UnixMilli(int64(c.results[0].At))
 	c.free()
 	if err != nil {
 		return time.Time{}, err

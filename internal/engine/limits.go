@@ -23,6 +23,8 @@ const (
 	WaitingBytesMax = 64 << 20
 	// ParkedFetchesMax bounds the fetches that wait on one shard.
 	ParkedFetchesMax = 100_000
+	// FetchBytesMax bounds the jobs that one fetch leases, all their fields counted, and small ones as queue.SmallJobBytes.
+	FetchBytesMax = 16 << 20
 	// FinishMax is how many attempts one Finish may end.
 	FinishMax = 2000
 	// HeldMax is how many leases one heartbeat may name.
@@ -67,6 +69,9 @@ func shardID(id JobID) shard.ID { return shard.ID(id.Shard) }
 // checkLimits asserts how the limits relate.
 func checkLimits() {
 	invariant.Check(queue.EnqueueJobsMax+1 <= shard.BatchItemsMax, "the largest enqueue does not fit an entry")
+	invariant.Check(FetchBytesMax >= queue.CommandBytesMax, "the largest job is not fetched with others")
+	invariant.Check(FetchBytesMax >= queue.FetchMax*queue.SmallJobBytes, "the most small jobs do not fit a fetch")
+	invariant.Check(FetchBytesMax <= queue.FetchBytesMax, "the machine refuses the bytes of a fetch")
 	invariant.Check(FinishMax <= shard.BatchItemsMax, "the largest finish does not fit an entry")
 	invariant.Check(queue.ItemsPerEntryMax == shard.BatchItemsMax, "positions and batches disagree on an entry's items")
 	invariant.Check(queue.CommandBytesMax == shard.CommandBytesMax, "machine and shard disagree on a command's size")

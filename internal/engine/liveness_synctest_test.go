@@ -165,7 +165,7 @@ func TestOrphanedLeases(t *testing.T) {
 		ids := enqueue(t, e, jobs("q", 1)...)
 		p := e.routes.byName("q").pump
 		c := p.newCall()
-		c.items.Commit(queue.AppendFetch(c.items.Buf(), 77, []queue.QueueID{e.routes.byName("q").id}, 1, 0))
+		c.items.Commit(queue.AppendFetch(c.items.Buf(), 77, []queue.QueueID{e.routes.byName("q").id}, 1, 0, 0))
 		if err := p.do(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}

@@ -83,3 +83,39 @@ func TestEnqueueExpiredInSession(t *testing.T) {
 		}
 	}
 }
+
+// TestEnqueueRepeatDiffers: a repeat in which another job is good than the first time would get the answers of other jobs.
+// It is refused, and changes nothing; the first set goes on getting its answers.
+func TestEnqueueRepeatDiffers(t *testing.T) {
+	e := open(t, vfs.NewSim(1, vfs.SimOptions{}), nil)
+	request := func(bad ...int) *EnqueueRequest {
+		js := append(jobs("q", 2), jobs("p", 1)...)
+		for _, i := range bad {
+			js[i].Err = invalid("kind", "is bad")
+		}
+		return &EnqueueRequest{Session: SessionID{1}, Sequence: 1, Jobs: js}
+	}
+	e.Enqueue(t.Context(), &EnqueueRequest{Jobs: append(jobs("q", 1), jobs("p", 1)...)}, nil) //nolint:errcheck // makes the queues
+	first, err := e.Enqueue(t.Context(), request(1, 2), nil)
+	if err != nil || first[0].Err != nil || first[1].Err == nil {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	before := e.Stats()
+	for name, bad := range map[string][]int{"one more": {2}, "as many": {0, 2}} {
+		_, err := e.Enqueue(t.Context(), request(bad...), nil)
+		if err == nil {
+			t.Fatalf("%s: was taken", name)
+		}
+		wantError(t, err, CodeFailedPrecondition, ReasonRepeatDiffers)
+	}
+	after := e.Stats()
+	for i := range after.Shards {
+		if after.Shards[i].Totals != before.Shards[i].Totals {
+			t.Errorf("shard %d: %+v became %+v", after.Shards[i].ID, before.Shards[i].Totals, after.Shards[i].Totals)
+		}
+	}
+	again, err := e.Enqueue(t.Context(), request(1, 2), nil)
+	if err != nil || again[0].ID != first[0].ID || !again[0].Duplicate {
+		t.Errorf("%+v, %v; want the first answer", again, err)
+	}
+}

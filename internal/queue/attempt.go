@@ -53,6 +53,8 @@ func (m *Machine) applyToLease(t itemType, pos Pos, r *reader) {
 		m.releaseAttempt(q, p, &rec)
 	case itemExtend:
 		m.extendTo(q, p, &rec, extend.leaseMillis)
+		m.out.Items = append(m.out.Items, Result{State: rec.state, Pos: p, At: rec.at})
+		return
 	case itemProgress:
 		rec.percent, rec.progressPos = prog.percent, pos
 		m.putRecord(p, &rec)

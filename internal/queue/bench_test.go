@@ -11,7 +11,7 @@ const benchQueue QueueID = 7
 
 // benchItems builds the items of one entry that enqueues n jobs under a header.
 func benchItems(session SessionID, seq uint64, n int, payload []byte) [][]byte {
-	items := [][]byte{AppendEnqueue(nil, session, seq, n, false)}
+	items := [][]byte{AppendEnqueue(nil, session, seq, n, false, 0)}
 	spec := Spec{Queue: benchQueue, Priority: 5, EnqueuedAt: 1700000000000, Kind: "mail", ContentType: "application/json", Payload: payload}
 	for range n {
 		items = append(items, AppendJob(nil, &spec))
@@ -50,7 +50,7 @@ func BenchmarkCycle(b *testing.B) {
 			m := benchMachine(b)
 			fill(m, backlog, n)
 			enqueue := benchItems(SessionID{}, 0, n, make([]byte, 1024))
-			fetch := [][]byte{AppendFetch(nil, 3, []QueueID{benchQueue}, n, 0)}
+			fetch := [][]byte{AppendFetch(nil, 3, []QueueID{benchQueue}, n, 0, 0)}
 			acks := make([][]byte, n)
 			var out Results
 			now := Millis(1)

@@ -14,7 +14,9 @@ type command struct {
 	worker      WorkerID
 	queues      []QueueID
 	max         int
-	leaseMillis int64
+	bytesMax    int
+	leaseMillis int64 // of a hold: for how long
+	shape       uint32
 	pos         Pos
 	token       Token
 	priority    uint8
@@ -30,14 +32,14 @@ func (c *command) encode(items [][]byte) [][]byte {
 		return append(items, AppendConfigure(nil, c.queue, c.version, &c.settings))
 	case itemEnqueue, itemJob:
 		if c.header {
-			items = append(items, AppendEnqueue(nil, c.session, c.seq, len(c.jobs), c.atomic))
+			items = append(items, AppendEnqueue(nil, c.session, c.seq, len(c.jobs), c.atomic, c.shape))
 		}
 		for i := range c.jobs {
 			items = append(items, AppendJob(nil, &c.jobs[i]))
 		}
 		return items
 	case itemFetch:
-		return append(items, AppendFetch(nil, c.worker, c.queues, c.max, c.leaseMillis))
+		return append(items, AppendFetch(nil, c.worker, c.queues, c.max, c.bytesMax, c.leaseMillis))
 	case itemAck:
 		return append(items, AppendAck(nil, c.pos, c.token, "text/plain", []byte(c.text)))
 	case itemFail:
@@ -56,6 +58,8 @@ func (c *command) encode(items [][]byte) [][]byte {
 		return append(items, AppendDiscardDead(nil, c.pos))
 	case itemDamaged:
 		return append(items, AppendDamaged(nil, c.pos, c.token))
+	case itemHold:
+		return append(items, AppendHold(nil, c.leaseMillis))
 	case itemWorkerLost:
 		return append(items, AppendWorkerLost(nil, c.worker))
 	case itemWorkerGone:

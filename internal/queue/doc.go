@@ -14,7 +14,7 @@
 // log must keep every entry whose index is in Image.Live.
 //
 // A job that is ready, never ran and uses its queue's settings is a bit in a run of positions (runSet). Any other has a
-// record of fixed size; one that has settings of its own has an extra, one that failed an errorList. A job keeps its
+// record of fixed size; one that is large or has settings of its own has an extra, one that failed an errorList. A job keeps its
 // position, and so its entry stays live, from enqueue to the end of the queue's window of recent ends: a dead job that is
 // retried was live all the while. So an entry that is not in Live never comes back into it (dead is forever).
 //
@@ -40,10 +40,14 @@
 // fire, by (time, position, kind), at most TimersPerEntry of them; EventUnfinished says that more are due. The leader
 // proposes a tick when NextTimer has passed.
 //
+// While there is no leader, nobody can end or extend a lease. Who leads next holds the deadlines of running jobs for a
+// while (AppendHold), or all that came due meanwhile would pass in its first entry, unheard.
+//
 // # Sessions
 //
 // An enqueue that names a session and a sequence number is applied once: a repeat within SessionWindow gets the first
-// answer, refusals included. A session that is idle for SessionIdleMillis is forgotten.
+// answer, refusals included. A repeat that brings other jobs than the first time is refused: its answers would be given to
+// the wrong ones. A session that is idle for SessionIdleMillis is forgotten.
 //
 // # Snapshots and the fingerprint
 //

@@ -105,17 +105,18 @@ func (m *Machine) applyJob(p Pos, item []byte) {
 	j := &m.job
 	q := m.mutate(m.peek(j.queue))
 	q.totals.enqueued++
-	if j.runAt <= m.now && !j.overrides() {
+	size := largeBytes(item)
+	if j.runAt <= m.now && !j.overrides() && size == 0 {
 		m.count(q, StateUnknown, StateReady)
 		m.enterReady(q, p, j.priority, true)
 		m.answerJob(CodeOK, StateReady, p)
 		return
 	}
 	rec := record{queue: q.id, priority: j.priority}
-	if j.overrides() {
+	if j.overrides() || size != 0 {
 		rec.flags = flagExtra
 		m.putExtra(p, extra{
-			maxAttempts: j.maxAttempts, timeoutMillis: j.timeoutMillis, expiresAt: j.expiresAt, retry: j.retry,
+			maxAttempts: j.maxAttempts, timeoutMillis: j.timeoutMillis, expiresAt: j.expiresAt, retry: j.retry, bytes: size,
 		})
 	}
 	to := StateReady
@@ -124,6 +125,14 @@ func (m *Machine) applyJob(p Pos, item []byte) {
 	}
 	m.wait(q, p, &rec, to, j.runAt, true)
 	m.answerJob(CodeOK, rec.state, p)
+}
+
+// largeBytes is what is kept of a job's size: nothing, when it is small.
+func largeBytes(item []byte) uint32 {
+	if len(item) <= SmallJobBytes {
+		return 0
+	}
+	return uint32(len(item))
 }
 
 func (m *Machine) applyConfigure(r *reader) {

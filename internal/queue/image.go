@@ -15,6 +15,7 @@ type Image struct {
 	now           Millis
 	tokens        Token
 	sessionSerial uint64
+	holdUntil     Millis
 	sum           uint64
 	queues        *btree.Map[QueueID, *queueState]
 	records       *btree.Map[Pos, record]
@@ -28,7 +29,8 @@ type Image struct {
 func (m *Machine) Snapshot() *Image {
 	m.epoch++
 	return &Image{
-		shard: m.shard, applied: m.applied, now: m.now, tokens: m.tokens, sessionSerial: m.sessionSerial, sum: m.sum,
+		shard: m.shard, applied: m.applied, now: m.now, tokens: m.tokens, sessionSerial: m.sessionSerial,
+		holdUntil: m.holdUntil, sum: m.sum,
 		queues: m.queues.Copy(), records: m.records.Copy(), extras: m.extras.Copy(), errors: m.errors.Copy(),
 		sessions: m.sessions.Copy(), answers: m.answers.Copy(),
 	}
@@ -112,16 +114,16 @@ func (s *indexSpan) flush() {
 //	│ magic "BVRQ" │ format=1 │ sections × (tag u8, size u32, body)│
 //	└──────────────┴──────────┴───────────────────────────────────┘
 //
-//	1 header   shard v, applied v, now v, tokens v, session serial v, fingerprint u64
+//	1 header   shard v, applied v, now v, tokens v, session serial v, hold until v, fingerprint u64
 //	2 queues   × (id v, version v, settings, 9 totals v, first ended sequence v)
 //	3 ended    queue v, × position of the ended job, oldest first, as z from the one before
 //	4 ready    queue v, priority u8, × (repeat v, index delta v, ordinal v, length v): so many runs, each so far
 //	           from the one before
 //	5 records  × (position delta v, queue v, state and priority u8, fields u16, the fields that are not 0)
-//	6 extras   × (position delta v, max attempts v, timeout ms + 1 v, expires at v, retry)
+//	6 extras   × (position delta v, max attempts v, timeout ms + 1 v, expires at v, bytes v, retry)
 //	7 errors   × (position delta v, count v, positions v)
 //	8 sessions × (serial delta v, id 16 bytes, high v, last used v, timer at v)
-//	9 answers  × (key delta v, sequence v, first v, jobs v, refused b)
+//	9 answers  × (key delta v, sequence v, first v, jobs v, shape v, refused b)
 //	255 end    empty
 const (
 	imageMagic  = "BVRQ"
@@ -224,6 +226,7 @@ func (img *Image) WriteTo(to io.Writer) (int64, error) {
 	w.v(uint64(img.now))
 	w.v(uint64(img.tokens))
 	w.v(img.sessionSerial)
+	w.v(uint64(img.holdUntil))
 	w.buf = binary.LittleEndian.AppendUint64(w.buf, img.sum)
 	w.end()
 	img.writeQueues(w)
@@ -385,6 +388,7 @@ func (img *Image) writeExtras(w *imageWriter) {
 		w.v(uint64(e.maxAttempts))
 		w.v(uint64(e.timeoutMillis + 1))
 		w.v(uint64(e.expiresAt))
+		w.v(uint64(e.bytes))
 		w.buf = appendRetry(w.buf, &e.retry)
 		if w.full() {
 			last = 0
@@ -436,6 +440,7 @@ func (img *Image) writeSessions(w *imageWriter) {
 		w.v(a.seq)
 		w.v(uint64(a.first))
 		w.v(uint64(a.jobs))
+		w.v(uint64(a.shape))
 		w.buf = appendBytes(w.buf, a.refused)
 		if w.full() {
 			last = 0

@@ -48,7 +48,7 @@ func TestImageParts(t *testing.T) {
 	m.Apply(2, 2, [][]byte{AppendConfigure(nil, benchQueue, 2, &s)}, &out)
 	index := uint64(3)
 	for i := range uint64(300) {
-		items := [][]byte{AppendEnqueue(nil, SessionID{byte(i), byte(i >> 8), 1}, i%60+1, 100, false)}
+		items := [][]byte{AppendEnqueue(nil, SessionID{byte(i), byte(i >> 8), 1}, i%60+1, 100, false, 0)}
 		for k := range 100 {
 			// Ready ones of two priorities in turn: their runs have no pattern that collapses.
 			spec := Spec{Queue: benchQueue, Priority: uint8((uint64(k)*i + uint64(k)) % 3)}
@@ -58,7 +58,7 @@ func TestImageParts(t *testing.T) {
 			items = append(items, AppendJob(nil, &spec))
 		}
 		m.Apply(index, Millis(index), items, &out)
-		m.Apply(index+1, Millis(index), [][]byte{AppendFetch(nil, 1, []QueueID{benchQueue}, 60, 0)}, &out)
+		m.Apply(index+1, Millis(index), [][]byte{AppendFetch(nil, 1, []QueueID{benchQueue}, 60, 0, 0)}, &out)
 		var ends [][]byte
 		for j, l := range out.Leases {
 			if j%2 == 0 {

@@ -14,9 +14,9 @@ import (
 //	└──────┴─────────┴──────┘
 //
 //	configure   queue v, version v, settings (below)
-//	enqueue     session 16 bytes, sequence v, jobs v, atomic u8
+//	enqueue     session 16 bytes, sequence v, jobs v, atomic u8, shape v
 //	job         see AppendJob
-//	fetch       worker v, max v, lease ms v, queues v × (queue v)
+//	fetch       worker v, max v, bytes v, lease ms v, queues v × (queue v)
 //	ack         pos u64, token v, content type b, result b
 //	fail        pos u64, token v, flags u8 (1 final), delay ms v, type b, message b, stack b
 //	release     pos u64, token v
@@ -28,6 +28,7 @@ import (
 //	worker lost, worker gone   worker v
 //	tick        empty
 //	verify      index v, fingerprint u64
+//	hold        ms v
 //
 //	settings    max attempts v, timeout ms v, poison limit v, keep ended v, depth max v, paused u8, retry
 //	retry       kind u8, jitter u8, base ms v, max ms v, list v × (ms v)
@@ -54,6 +55,7 @@ const (
 	itemWorkerGone
 	itemTick
 	itemVerify
+	itemHold
 )
 
 const itemHeaderBytes = 2
@@ -102,20 +104,27 @@ func appendRetry(dst []byte, r *Retry) []byte {
 
 // AppendEnqueue appends the header of an enqueue command: the next jobs items are its jobs. With a session, a sequence
 // number that was applied before changes nothing and gets the first answer. atomic: all jobs or none.
-func AppendEnqueue(dst []byte, session SessionID, seq uint64, jobs int, atomic bool) []byte {
+//
+// shape says which jobs of the client's message these are: a repeat is refused when it brings another number of jobs, or
+// names another shape. 0 is none, and not compared.
+func AppendEnqueue(dst []byte, session SessionID, seq uint64, jobs int, atomic bool, shape uint32) []byte {
 	dst = appendHeader(dst, itemEnqueue)
 	dst = append(dst, session[:]...)
 	dst = binary.AppendUvarint(dst, seq)
 	dst = binary.AppendUvarint(dst, uint64(jobs))
-	return append(dst, boolByte(atomic))
+	dst = append(dst, boolByte(atomic))
+	return binary.AppendUvarint(dst, uint64(shape))
 }
 
-// AppendFetch appends an item that leases up to max jobs of the queues to w. leaseMillis counts for the anonymous worker
-// only; 0 is LeaseMillisDefault. Among equal priorities the queues are served in the order given.
-func AppendFetch(dst []byte, w WorkerID, queues []QueueID, max int, leaseMillis int64) []byte {
+// AppendFetch appends an item that leases up to max jobs of the queues to w, of at most bytesMax in all but never none: a
+// job counts as many bytes as its item in the log has, and SmallJobBytes at least; 0 is as many as there are. leaseMillis
+// counts for the anonymous worker only; 0 is LeaseMillisDefault. Among equal priorities the queues are served in the order
+// given.
+func AppendFetch(dst []byte, w WorkerID, queues []QueueID, max, bytesMax int, leaseMillis int64) []byte {
 	dst = appendHeader(dst, itemFetch)
 	dst = binary.AppendUvarint(dst, uint64(w))
 	dst = binary.AppendUvarint(dst, uint64(max))
+	dst = binary.AppendUvarint(dst, uint64(bytesMax))
 	dst = binary.AppendUvarint(dst, uint64(leaseMillis))
 	dst = binary.AppendUvarint(dst, uint64(len(queues)))
 	for _, q := range queues {
@@ -146,7 +155,8 @@ func AppendFail(dst []byte, p Pos, t Token, f *Failure) []byte {
 // AppendRelease appends an item that gives a job back as if it had not been tried.
 func AppendRelease(dst []byte, p Pos, t Token) []byte { return appendLease(dst, itemRelease, p, t) }
 
-// AppendExtend appends an item that moves a lease's deadline to leaseMillis from now.
+// AppendExtend appends an item that moves a lease's deadline to leaseMillis from now, and no further than the job's
+// timeout, counted from the start of the attempt, allows. Result.At is the deadline.
 func AppendExtend(dst []byte, p Pos, t Token, leaseMillis int64) []byte {
 	return binary.AppendUvarint(appendLease(dst, itemExtend, p, t), uint64(leaseMillis))
 }
@@ -188,6 +198,12 @@ func AppendTick(dst []byte) []byte { return appendHeader(dst, itemTick) }
 func AppendVerify(dst []byte, index, fingerprint uint64) []byte {
 	dst = binary.AppendUvarint(appendHeader(dst, itemVerify), index)
 	return binary.LittleEndian.AppendUint64(dst, fingerprint)
+}
+
+// AppendHold appends an item that lets no running job's deadline pass before millis from now: of a leader that takes over,
+// as nobody could end or extend a lease while there was none. It must be the first of its entry.
+func AppendHold(dst []byte, millis int64) []byte {
+	return binary.AppendUvarint(appendHeader(dst, itemHold), uint64(millis))
 }
 
 func boolByte(v bool) byte {

@@ -126,6 +126,7 @@ type enqueueItem struct {
 	seq     uint64
 	jobs    int
 	atomic  bool
+	shape   uint32
 }
 
 func (r *reader) enqueue() (enqueueItem, bool) {
@@ -138,12 +139,14 @@ func (r *reader) enqueue() (enqueueItem, bool) {
 	e.seq = r.uvarint()
 	e.jobs = int(r.upTo(EnqueueJobsMax))
 	e.atomic = r.flag()
+	e.shape = uint32(r.upTo(1<<32 - 1))
 	return e, r.done() && e.jobs > 0 && (e.session == SessionID{} || e.seq > 0)
 }
 
 type fetchItem struct {
 	worker      WorkerID
 	max         int
+	bytesMax    int // 0: no bound
 	leaseMillis int64
 	queues      []byte // queue ids as uvarints, checked
 	queueCount  int
@@ -151,6 +154,7 @@ type fetchItem struct {
 
 func (r *reader) fetch() (fetchItem, bool) {
 	f := fetchItem{worker: WorkerID(r.uvarint()), max: int(r.upTo(FetchMax))}
+	f.bytesMax = int(r.upTo(FetchBytesMax))
 	f.leaseMillis = int64(r.upTo(LeaseMillisMax))
 	f.queueCount = int(r.upTo(FetchQueuesMax))
 	f.queues = r.b
@@ -158,6 +162,12 @@ func (r *reader) fetch() (fetchItem, bool) {
 		r.queueID()
 	}
 	return f, r.done() && f.max > 0 && f.queueCount > 0
+}
+
+// hold reads for how many milliseconds deadlines are held.
+func (r *reader) hold() (Millis, bool) {
+	d := Millis(r.upTo(HoldMillisMax))
+	return d, r.done()
 }
 
 func (r *reader) queueID() QueueID { return QueueID(r.upTo(1<<32 - 1)) }

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"math"
 	"math/bits"
 	"slices"
 )
@@ -143,11 +144,20 @@ func (m *Machine) grant(f *fetchItem) Code {
 		nonEmpty |= q.nonEmpty
 		n++
 	}
+	bytes := f.bytesMax
+	if bytes == 0 {
+		bytes = math.MaxInt
+	}
 	for ; nonEmpty != 0 && room > 0; nonEmpty &= nonEmpty - 1 {
 		priority := uint8(bits.TrailingZeros16(nonEmpty))
 		for _, q := range m.fetched[:n] {
 			for ; room > 0 && q.nonEmpty&(1<<priority) != 0; room-- {
-				m.lease(q, priority, f)
+				size := m.lease(q, priority, f, bytes)
+				if size == 0 {
+					room = 0 // a smaller one behind it must not overtake it
+					break
+				}
+				bytes -= size
 			}
 		}
 	}
@@ -155,9 +165,34 @@ func (m *Machine) grant(f *fetchItem) Code {
 	return CodeOK
 }
 
-// lease gives the oldest ready job of a queue and priority to a worker.
-func (m *Machine) lease(q *queueState, priority uint8, f *fetchItem) {
+// lease gives the oldest ready job of a queue and priority to a worker and returns how many bytes it counts: 0 when that
+// would be more than bytesMax, and it was not given. The first job of a fetch is given in any case.
+func (m *Machine) lease(q *queueState, priority uint8, f *fetchItem, bytesMax int) int {
 	s := q.ready[priority]
+	size := SmallJobBytes
+	rec := record{queue: q.id, priority: priority}
+	timeout := q.settings.TimeoutMillis
+	if q.readyRecords > 0 {
+		p, _ := s.first()
+		if old, ok := m.records.Get(p); ok {
+			e := m.extraOf(p, &old)
+			size = max(size, int(e.bytes))
+			if size > bytesMax && bytesMax != f.bytesMax {
+				return 0
+			}
+			rec = old
+			q.readyRecords--
+			if e.timeoutMillis != 0 {
+				timeout = max(e.timeoutMillis, 0)
+			}
+			if e.expiresAt != 0 {
+				m.disarm(e.expiresAt, p, timerExpire)
+			}
+		}
+	}
+	if size > bytesMax && bytesMax != f.bytesMax {
+		return 0
+	}
 	p := s.pop()
 	if s.count == 0 {
 		q.nonEmpty &^= 1 << priority
@@ -165,18 +200,6 @@ func (m *Machine) lease(q *queueState, priority uint8, f *fetchItem) {
 	m.sum -= readyHash(p, q.id, priority)
 	m.count(q, StateReady, StateRunning)
 
-	rec := record{queue: q.id, priority: priority}
-	timeout := q.settings.TimeoutMillis
-	if q.readyRecords > 0 {
-		if old, ok := m.records.Get(p); ok {
-			rec = old
-			q.readyRecords--
-			if e := m.extraOf(p, &rec); e.timeoutMillis != 0 {
-				timeout = max(e.timeoutMillis, 0)
-			}
-			m.disarmExpiry(p, &rec)
-		}
-	}
 	m.tokens++
 	rec.state = StateRunning
 	rec.token, rec.worker, rec.startedAt = m.tokens, f.worker, m.now
@@ -192,6 +215,7 @@ func (m *Machine) lease(q *queueState, priority uint8, f *fetchItem) {
 		Pos: p, Token: rec.token, Queue: q.id, Attempt: rec.attempt, Failures: uint32(rec.failures),
 		Crashes: uint32(rec.crashes), Priority: priority, Deadline: rec.at,
 	})
+	return size
 }
 
 // deadline is when an attempt that starts now is over: 0 is never, as long as the worker lives.
@@ -223,17 +247,16 @@ func (m *Machine) unlease(q *queueState, p Pos, r *record) {
 	}
 }
 
-// extendTo moves the deadline of a running job. An anonymous lease stays within the attempt's timeout.
+// extendTo moves the deadline of a running job, and never beyond the attempt's timeout, whoever holds it: it bounds one
+// attempt, however healthy the worker. A timeout that was shortened meanwhile counts as it is now.
 func (m *Machine) extendTo(q *queueState, p Pos, r *record, leaseMillis int64) {
 	at := m.now + Millis(leaseMillis)
-	if r.worker == 0 {
-		timeout := q.settings.TimeoutMillis
-		if e := m.extraOf(p, r); e.timeoutMillis != 0 {
-			timeout = max(e.timeoutMillis, 0)
-		}
-		if timeout != 0 {
-			at = min(at, max(r.startedAt+Millis(timeout), m.now))
-		}
+	timeout := q.settings.TimeoutMillis
+	if e := m.extraOf(p, r); e.timeoutMillis != 0 {
+		timeout = max(e.timeoutMillis, 0)
+	}
+	if timeout != 0 {
+		at = min(at, max(r.startedAt+Millis(timeout), m.holdUntil, m.now))
 	}
 	if r.at != 0 {
 		m.disarm(r.at, p, timerDeadline)

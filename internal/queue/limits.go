@@ -20,6 +20,8 @@ const (
 	ErrorsKeptMax      = 10
 	KeepEndedMax       = 1_000_000
 	FetchMax           = 1000 // jobs of one fetch
+	FetchBytesMax      = 1 << 30
+	SmallJobBytes      = 16 << 10 // a job whose item is at most so long counts as so long; only larger ones have their size kept
 	FetchQueuesMax     = 64
 	EnqueueJobsMax     = 2000 // jobs of one Enqueue command
 	SessionsMax        = 100_000
@@ -29,6 +31,7 @@ const (
 	LeasesMax          = 1_000_000          // running jobs of one shard
 	WaitMillisMax      = 10 * 60 * 1000     // longest long-poll
 	LeaseMillisMax     = 30 * 24 * 3600_000 // longest anonymous lease
+	HoldMillisMax      = 10 * 60 * 1000     // longest hold of deadlines
 	QueuesMax          = 10_000             // queues of one shard
 	ListMax            = 1000               // rows of one page
 	EntryTargetBytes   = 256 << 10          // an entry gathers commands up to this size

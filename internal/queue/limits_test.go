@@ -112,11 +112,13 @@ func TestItemLimits(t *testing.T) {
 		{"progress text", AppendProgress(nil, 1, 1, 0, text(ProgressBytesMax)), AppendProgress(nil, 1, 1, 0, text(ProgressBytesMax+1)), CodeStale},
 		{"extend", AppendExtend(nil, 1, 1, LeaseMillisMax), AppendExtend(nil, 1, 1, LeaseMillisMax+1), CodeStale},
 		{"extend by nothing", AppendExtend(nil, 1, 1, 1), AppendExtend(nil, 1, 1, 0), CodeStale},
-		{"fetch max", AppendFetch(nil, 1, []QueueID{benchQueue}, FetchMax, 0), AppendFetch(nil, 1, []QueueID{benchQueue}, FetchMax+1, 0), CodeOK},
-		{"fetch none", AppendFetch(nil, 1, []QueueID{benchQueue}, 1, 0), AppendFetch(nil, 1, []QueueID{benchQueue}, 0, 0), CodeOK},
-		{"fetch queues", AppendFetch(nil, 1, make([]QueueID, FetchQueuesMax), 1, 0), AppendFetch(nil, 1, make([]QueueID, FetchQueuesMax+1), 1, 0), CodeOK},
-		{"fetch no queue", AppendFetch(nil, 1, make([]QueueID, 1), 1, 0), AppendFetch(nil, 1, nil, 1, 0), CodeOK},
-		{"fetch lease", AppendFetch(nil, 0, []QueueID{benchQueue}, 1, LeaseMillisMax), AppendFetch(nil, 0, []QueueID{benchQueue}, 1, LeaseMillisMax+1), CodeOK},
+		{"fetch max", AppendFetch(nil, 1, []QueueID{benchQueue}, FetchMax, 0, 0), AppendFetch(nil, 1, []QueueID{benchQueue}, FetchMax+1, 0, 0), CodeOK},
+		{"fetch bytes", AppendFetch(nil, 1, []QueueID{benchQueue}, 1, FetchBytesMax, 0), AppendFetch(nil, 1, []QueueID{benchQueue}, 1, FetchBytesMax+1, 0), CodeOK},
+		{"hold", AppendHold(nil, HoldMillisMax), AppendHold(nil, HoldMillisMax+1), CodeOK},
+		{"fetch none", AppendFetch(nil, 1, []QueueID{benchQueue}, 1, 0, 0), AppendFetch(nil, 1, []QueueID{benchQueue}, 0, 0, 0), CodeOK},
+		{"fetch queues", AppendFetch(nil, 1, make([]QueueID, FetchQueuesMax), 1, 0, 0), AppendFetch(nil, 1, make([]QueueID, FetchQueuesMax+1), 1, 0, 0), CodeOK},
+		{"fetch no queue", AppendFetch(nil, 1, make([]QueueID, 1), 1, 0, 0), AppendFetch(nil, 1, nil, 1, 0, 0), CodeOK},
+		{"fetch lease", AppendFetch(nil, 0, []QueueID{benchQueue}, 1, 0, LeaseMillisMax), AppendFetch(nil, 0, []QueueID{benchQueue}, 1, 0, LeaseMillisMax+1), CodeOK},
 		{"cancel priority", AppendCancel(nil, 1, 1, PriorityCount-1), AppendCancel(nil, 1, 1, PriorityCount), CodeNoJob},
 		{"worker", AppendWorkerLost(nil, 1), AppendWorkerLost(nil, 0), CodeOK},
 		{"type", AppendTick(nil), []byte{99, 1}, CodeOK},
@@ -138,7 +140,7 @@ func TestItemLimits(t *testing.T) {
 func TestEnqueueHeaderLimits(t *testing.T) {
 	t.Parallel()
 	jobs := func(n, announced int) [][]byte {
-		items := [][]byte{AppendEnqueue(nil, SessionID{}, 0, announced, false)}
+		items := [][]byte{AppendEnqueue(nil, SessionID{}, 0, announced, false, 0)}
 		for range n {
 			items = append(items, AppendJob(nil, &Spec{Queue: benchQueue}))
 		}
@@ -235,7 +237,7 @@ func TestQueuesAndSessionsLimit(t *testing.T) {
 	enqueue := func(n uint32) [][]byte {
 		var id SessionID
 		binary.LittleEndian.PutUint32(id[:], n+1)
-		return [][]byte{AppendEnqueue(nil, id, 1, 1, false), AppendJob(nil, &Spec{Queue: 1})}
+		return [][]byte{AppendEnqueue(nil, id, 1, 1, false, 0), AppendJob(nil, &Spec{Queue: 1})}
 	}
 	for n := uint32(0); n < SessionsMax; {
 		items = items[:0]
@@ -268,7 +270,7 @@ func TestWorkerLeasesLimit(t *testing.T) {
 	t.Parallel()
 	m := benchMachine(t)
 	fill(m, WorkerLeasesMax+1000, 1000)
-	fetch := AppendFetch(nil, 1, []QueueID{benchQueue}, FetchMax, 0)
+	fetch := AppendFetch(nil, 1, []QueueID{benchQueue}, FetchMax, 0, 0)
 	for {
 		if out := apply(m, fetch); out.Items[0].Code == CodeLimit {
 			break
@@ -277,7 +279,7 @@ func TestWorkerLeasesLimit(t *testing.T) {
 	if got := m.Workers(); len(got) != 1 || got[0].Running != WorkerLeasesMax {
 		t.Fatalf("workers %v", got)
 	}
-	if out := apply(m, AppendFetch(nil, 2, []QueueID{benchQueue}, 1, 0)); out.Items[0].Code != CodeOK || len(out.Leases) != 1 {
+	if out := apply(m, AppendFetch(nil, 2, []QueueID{benchQueue}, 1, 0, 0)); out.Items[0].Code != CodeOK || len(out.Leases) != 1 {
 		t.Fatalf("another worker: %v", out.Items[0])
 	}
 	apply(m, AppendWorkerLost(nil, 1))
@@ -323,7 +325,7 @@ func TestRefusalsChangeNothing(t *testing.T) {
 		AppendAck(nil, 5, 5, "", nil), AppendRetryDead(nil, 5), AppendDiscardDead(nil, 5), AppendCancel(nil, 5, 1, 1),
 		AppendJob(nil, &Spec{Queue: 77}),
 		{1, 2, 3},
-		AppendFetch(nil, 1, []QueueID{77}, 1, 0), AppendWorkerLost(nil, 77),
+		AppendFetch(nil, 1, []QueueID{77}, 1, 0, 0), AppendWorkerLost(nil, 77),
 	} {
 		apply(m, item)
 		if m.Fingerprint() != sum {

@@ -19,6 +19,7 @@ type Machine struct {
 	now           Millis
 	tokens        Token  // the last granted
 	sessionSerial uint64 // the last given
+	holdUntil     Millis // no deadline of a running job passes before
 	queues        *btree.Map[QueueID, *queueState]
 	records       *btree.Map[Pos, record]
 	extras        *btree.Map[Pos, extra]
@@ -78,6 +79,7 @@ func (m *Machine) Apply(index uint64, now Millis, items [][]byte, out *Results) 
 	out.Items, out.Leases, out.Events = out.Items[:0], out.Leases[:0], out.Events[:0]
 	m.out = out
 	m.now = max(m.now, min(now, millisMax))
+	m.applyHold(items)
 	m.fireTimers()
 	for i := 0; i < len(items); {
 		if i >= ItemsPerEntryMax {
@@ -112,7 +114,7 @@ func (m *Machine) finishApply(index uint64) {
 }
 
 func (m *Machine) hashClock() uint64 {
-	return finish(step(step(step(hashSeedClock, uint64(m.now)), uint64(m.tokens)), m.sessionSerial))
+	return finish(step(step(step(step(hashSeedClock, uint64(m.now)), uint64(m.tokens)), m.sessionSerial), uint64(m.holdUntil)))
 }
 
 // applyItem applies the item at i, or the enqueue command that starts there, and returns how many items that took.
@@ -145,6 +147,9 @@ func (m *Machine) applyItem(index uint64, i int, items [][]byte) int {
 		m.answer(codeIf(r.done(), CodeOK))
 	case itemVerify:
 		m.applyVerify(&r)
+	case itemHold:
+		_, ok := r.hold()
+		m.answer(codeIf(ok && i == 0, CodeOK)) // what it does was done before the timers fired
 	default:
 		m.refuse(1, CodeMalformed)
 	}

@@ -12,6 +12,7 @@ type modelJob struct {
 	info       JobInfo
 	expiresAt  Millis
 	own        Spec // MaxAttempts, TimeoutMillis, Retry
+	bytes      int  // of its item
 	endedOrder uint64
 }
 
@@ -24,11 +25,13 @@ type modelSession struct {
 	high     uint64
 	lastUsed Millis
 	answers  map[uint64][]Result
+	shapes   map[uint64]uint32
 }
 
 type model struct {
 	now      Millis
 	token    Token
+	hold     Millis
 	ends     uint64
 	jobs     map[Pos]*modelJob
 	queues   map[QueueID]*modelQueue
@@ -43,6 +46,9 @@ func newModel() *model {
 func (m *model) apply(index uint64, now Millis, commands []command) {
 	m.out = Results{}
 	m.now = max(m.now, now)
+	if len(commands) > 0 && commands[0].kind == itemHold {
+		m.hold = max(m.hold, m.now+Millis(commands[0].leaseMillis))
+	}
 	m.fire()
 	for i := range commands {
 		m.command(index, &commands[i])
@@ -107,9 +113,12 @@ func (m *model) fire() {
 		case timerExpire:
 			m.end(j, StateExpired)
 		default:
-			if j.info.Worker == 0 {
+			switch {
+			case m.now < m.hold:
+				j.info.Deadline = m.hold
+			case j.info.Worker == 0:
 				m.crash(j)
-			} else {
+			default:
 				m.event(EventLeaseLost, j.info.Queue, j.info.Worker, j.info.Pos, j.info.Token)
 				m.fail(j, 0, &Failure{})
 			}
@@ -276,6 +285,12 @@ func (m *model) command(index uint64, c *command) {
 			}
 		}
 		m.result(CodeOK, 0, 0)
+	case itemHold:
+		code := CodeOK
+		if len(m.out.Items) > 0 {
+			code = CodeMalformed
+		}
+		m.result(code, 0, 0)
 	default:
 		m.result(CodeOK, 0, 0)
 	}
@@ -333,7 +348,7 @@ func (m *model) enqueue(index uint64, c *command) {
 	if c.header && c.session != (SessionID{}) {
 		s := m.sessions[c.session]
 		if s == nil {
-			s = &modelSession{high: c.seq, answers: map[uint64][]Result{}}
+			s = &modelSession{high: c.seq, answers: map[uint64][]Result{}, shapes: map[uint64]uint32{}}
 			m.sessions[c.session] = s
 		}
 		if c.seq+SessionWindow <= s.high {
@@ -343,13 +358,20 @@ func (m *model) enqueue(index uint64, c *command) {
 			}
 			return
 		}
+		known, ok := s.answers[c.seq]
+		if was := s.shapes[c.seq]; ok && (len(known) != len(c.jobs) || was != 0 && c.shape != 0 && was != c.shape) {
+			for range 1 + len(c.jobs) {
+				m.result(CodeRepeatDiffers, 0, 0)
+			}
+			return
+		}
 		s.lastUsed = m.now
 		s.high = max(s.high, c.seq)
-		if known, ok := s.answers[c.seq]; ok {
+		if ok {
 			m.repeat(c, known)
 			return
 		}
-		remember = func(r []Result) { s.answers[c.seq] = slices.Clone(r) }
+		remember = func(r []Result) { s.answers[c.seq], s.shapes[c.seq] = slices.Clone(r), c.shape }
 	}
 	if c.header {
 		m.result(CodeOK, 0, 0)
@@ -393,8 +415,6 @@ func (m *model) repeat(c *command, known []Result) {
 	m.result(CodeDuplicate, 0, 0)
 	for i := range c.jobs {
 		switch {
-		case i >= len(known):
-			m.result(CodeMalformed, 0, 0)
 		case known[i].Code != CodeOK:
 			m.result(known[i].Code, 0, 0)
 		default:
@@ -413,7 +433,7 @@ func (m *model) enqueueOne(p Pos, s *Spec) {
 		m.result(code, 0, 0)
 		return
 	}
-	j := &modelJob{info: JobInfo{Pos: p, Queue: s.Queue, Priority: s.Priority}, expiresAt: s.ExpiresAt, own: *s}
+	j := &modelJob{info: JobInfo{Pos: p, Queue: s.Queue, Priority: s.Priority}, expiresAt: s.ExpiresAt, own: *s, bytes: len(AppendJob(nil, s))}
 	m.jobs[p] = j
 	m.queues[s.Queue].info.Enqueued++
 	if s.RunAt > m.now {
@@ -425,10 +445,14 @@ func (m *model) enqueueOne(p Pos, s *Spec) {
 }
 
 func (m *model) fetch(c *command) {
-	lo := len(m.out.Leases)
+	lo, bytes := len(m.out.Leases), 0
 	for range c.max {
 		j := m.next(c.queues)
 		if j == nil {
+			break
+		}
+		bytes += max(j.bytes, SmallJobBytes)
+		if c.bytesMax != 0 && bytes > c.bytesMax && len(m.out.Leases) > lo {
 			break
 		}
 		m.move(j, StateRunning)
@@ -507,10 +531,12 @@ func (m *model) toLease(here Pos, c *command) {
 		m.release(j)
 	case itemExtend:
 		at := m.now + Millis(c.leaseMillis)
-		if timeout := m.timeout(j); j.info.Worker == 0 && timeout != 0 {
-			at = min(at, max(j.info.StartedAt+Millis(timeout), m.now))
+		if timeout := m.timeout(j); timeout != 0 {
+			at = min(at, max(j.info.StartedAt+Millis(timeout), m.hold, m.now))
 		}
 		j.info.Deadline = at
+		m.out.Items = append(m.out.Items, Result{State: StateRunning, Pos: c.pos, At: at})
+		return
 	case itemProgress:
 		j.info.ProgressPercent, j.info.ProgressPos = c.percent, here
 	default:
@@ -522,7 +548,7 @@ func (m *model) toLease(here Pos, c *command) {
 // plain: the machine knows of the job only through its ready set.
 func (j *modelJob) plain() bool {
 	s := &j.own
-	return j.info.State == StateReady && j.info.Attempt == 0 && !(s.ExpiresAt != 0 || s.MaxAttempts != 0 || s.TimeoutMillis != 0 || s.Retry.Kind != RetryDefault)
+	return j.info.State == StateReady && j.info.Attempt == 0 && !(s.ExpiresAt != 0 || s.MaxAttempts != 0 || s.TimeoutMillis != 0 || s.Retry.Kind != RetryDefault || j.bytes > SmallJobBytes)
 }
 
 func (m *model) cancel(c *command) {

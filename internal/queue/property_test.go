@@ -6,8 +6,10 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
@@ -16,17 +18,21 @@ import (
 )
 
 var (
-	flagCommands = flag.Int("queue.commands", commandsDefault(), "commands of TestMachineAgainstModel")
+	flagCommands = flag.Int("queue.commands", commandsDefault(), "commands of TestMachineAgainstModel; BEAVER_SEEDS multiplies the default")
 	flagSeed     = flag.Uint64("queue.seed", 1, "seed of TestMachineAgainstModel")
 )
 
 // commandsDefault is fewer where everything is slow and the walks over the whole machine are on: the model has no goroutines
-// for the race detector to watch.
+// for the race detector to watch. BEAVER_SEEDS, which asks other packages for more seeds, asks for as many times more here.
 func commandsDefault() int {
+	commands := 20_000
 	if invariant.Expensive {
-		return 10_000
+		commands = 10_000
 	}
-	return 20_000
+	if seeds, err := strconv.Atoi(os.Getenv("BEAVER_SEEDS")); err == nil && seeds > 0 {
+		commands *= min(seeds, 1000)
+	}
+	return commands
 }
 
 // TestMachineAgainstModel feeds random commands to the model and two machines. One machine goes on, the other is
@@ -67,6 +73,8 @@ type history struct {
 }
 
 const historyQueues = 4
+
+var largePayload = make([]byte, 2*SmallJobBytes)
 
 func newHistory(t *testing.T, seed uint64) *history {
 	h := &history{
@@ -309,6 +317,9 @@ func (h *history) command() command {
 		}
 		return command{kind: kind, worker: WorkerID(1 + r.IntN(3))}
 	}
+	if r.IntN(2) == 0 {
+		return command{kind: itemHold, leaseMillis: int64(r.IntN(10_000))}
+	}
 	return command{kind: itemTick}
 }
 
@@ -366,6 +377,9 @@ func (h *history) spec() Spec {
 	if r.IntN(6) == 0 {
 		s.Retry = h.retry()
 	}
+	if r.IntN(20) == 0 {
+		s.Payload = largePayload[:SmallJobBytes-40+r.IntN(SmallJobBytes)]
+	}
 	return s
 }
 
@@ -385,7 +399,7 @@ func (h *history) enqueue() command {
 		if r.IntN(50) == 0 {
 			h.seq[client] += SessionWindow
 		}
-		c.seq = h.seq[client]
+		c.seq, c.shape = h.seq[client], uint32(r.IntN(3))
 		if back := uint64(r.IntN(SessionWindow + 10)); r.IntN(4) == 0 && c.seq > back {
 			c.seq -= back // out of order, repeated with other jobs, or too old
 		}
@@ -400,7 +414,7 @@ func (h *history) enqueue() command {
 
 func (h *history) fetch() command {
 	r := h.rng
-	c := command{kind: itemFetch, worker: WorkerID(r.IntN(4)), max: 1 + r.IntN(12)}
+	c := command{kind: itemFetch, worker: WorkerID(r.IntN(4)), max: 1 + r.IntN(12), bytesMax: r.IntN(2) * r.IntN(8*SmallJobBytes)}
 	for range 1 + r.IntN(3) {
 		c.queues = append(c.queues, QueueID(1+r.IntN(historyQueues+1)))
 	}

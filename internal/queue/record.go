@@ -57,17 +57,19 @@ func readyHash(p Pos, q QueueID, priority uint8) uint64 {
 	return hash3(hashSeedReady, uint64(p), uint64(q)<<8|uint64(priority))
 }
 
-// An extra holds what a job sets for itself, apart from its queue. Its list is never changed.
+// An extra holds what a job sets for itself, apart from its queue, and the size of a large one. Its list is never changed.
 type extra struct {
 	maxAttempts   uint32 // 0: the queue's
 	timeoutMillis int64  // -1: none; 0: the queue's
 	expiresAt     Millis
-	retry         Retry // Kind RetryDefault: the queue's
+	retry         Retry  // Kind RetryDefault: the queue's
+	bytes         uint32 // of the job's item, when over SmallJobBytes; else 0
 }
 
 func (e *extra) hash(p Pos) uint64 {
 	h := step(step(hashSeedExtra, uint64(p)), uint64(e.maxAttempts))
 	h = step(step(h, uint64(e.timeoutMillis)), uint64(e.expiresAt))
+	h = step(h, uint64(e.bytes))
 	return finish(hashRetry(h, &e.retry))
 }
 

@@ -121,6 +121,7 @@ func (l *loader) loadHeader(r *reader) error {
 	l.m.now = r.millis()
 	l.m.tokens = Token(r.uvarint())
 	l.m.sessionSerial = r.upTo(1 << 57)
+	l.m.holdUntil = Millis(r.upTo(2 * millisMax))
 	l.m.sum = r.u64()
 	l.m.clockHash = l.m.hashClock()
 	l.header = true
@@ -280,9 +281,10 @@ func (l *loader) loadExtras(r *reader) error {
 			maxAttempts:   uint32(r.upTo(MaxAttemptsMax)),
 			timeoutMillis: int64(r.upTo(DelayMillisMax+1)) - 1,
 			expiresAt:     r.millis(),
+			bytes:         uint32(r.upTo(CommandBytesMax)),
 		}
 		e.retry = r.retry(true)
-		if last, _, ok := l.m.extras.Max(); r.bad || ok && p <= last {
+		if last, _, ok := l.m.extras.Max(); r.bad || ok && p <= last || e.bytes != 0 && e.bytes <= SmallJobBytes {
 			return damaged("settings of job %d", p)
 		}
 		l.m.extras.Load(p, e)
@@ -333,6 +335,7 @@ func (l *loader) loadAnswers(r *reader) error {
 	for len(r.b) > 0 {
 		key += r.uvarint()
 		a := answer{seq: r.uvarint(), first: Pos(r.uvarint()), jobs: uint32(r.upTo(EnqueueJobsMax))}
+		a.shape = uint32(r.upTo(1<<32 - 1))
 		a.refused = string(r.bytes(EnqueueJobsMax))
 		last, _, ok := l.m.answers.Max()
 		_, known := l.m.sessions.Get(key / SessionWindow)

@@ -131,7 +131,7 @@ func refusal(r Result) string {
 var codeNames = [...]string{
 	"ok", "duplicate", "no such queue", "queue full", "no such job", "stale", "wrong state", "limit reached",
 	"sequence number too old", "malformed", "aborted with the others", "cancel requested",
-	"expired already",
+	"expired already", "another set of jobs than the first time",
 }
 
 var stateNames = [...]string{
@@ -150,11 +150,14 @@ func (s *script) items(t *testing.T, d *datadriven.TestData) [][]byte {
 		for _, name := range s.args(d, "queue") {
 			ids = append(ids, s.queue(name))
 		}
-		return [][]byte{AppendFetch(nil, s.worker(d), ids, max(n, 1), int64(s.millisArg(t, d, "lease")))}
+		bytes := int(s.number(t, s.arg(d, "bytes")))
+		return [][]byte{AppendFetch(nil, s.worker(d), ids, max(n, 1), bytes, int64(s.millisArg(t, d, "lease")))}
 	case "lost":
 		return [][]byte{AppendWorkerLost(nil, s.worker(d))}
 	case "gone":
 		return [][]byte{AppendWorkerGone(nil, s.worker(d))}
+	case "hold":
+		return [][]byte{AppendHold(nil, int64(s.millisArg(t, d, "for")))}
 	case "advance":
 		return [][]byte{AppendTick(nil)}
 	}
@@ -244,10 +247,11 @@ func (s *script) enqueue(t *testing.T, d *datadriven.TestData) [][]byte {
 	if v := s.arg(d, "expires"); v != "" {
 		spec.ExpiresAt = s.now + s.millis(t, v)
 	}
+	spec.Payload = make([]byte, s.number(t, s.arg(d, "bytes")))
 	names := s.args(d, "job")
 	var session SessionID
 	copy(session[:], s.arg(d, "session"))
-	items := [][]byte{AppendEnqueue(nil, session, s.number(t, s.arg(d, "seq")), len(names), d.HasArg("atomic"))}
+	items := [][]byte{AppendEnqueue(nil, session, s.number(t, s.arg(d, "seq")), len(names), d.HasArg("atomic"), uint32(s.number(t, s.arg(d, "shape"))))}
 	for range names {
 		items = append(items, AppendJob(nil, &spec))
 	}

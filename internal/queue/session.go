@@ -19,18 +19,19 @@ type answer struct {
 	seq     uint64
 	first   Pos // of its jobs
 	jobs    uint32
+	shape   uint32 // of the command; 0: it told none
 	refused string // a code for each job; empty: all were accepted
 }
 
 func (a *answer) hash(key uint64) uint64 {
-	h := step(step(step(step(hashSeedAnswer, key), a.seq), uint64(a.first)), uint64(a.jobs))
+	h := step(step(step(step(hashSeedAnswer, key), a.seq), uint64(a.first)), uint64(a.shape)<<32|uint64(a.jobs))
 	return finish(hashBytes(h, a.refused))
 }
 
 func answerKey(serial, seq uint64) uint64 { return serial*SessionWindow + seq%SessionWindow }
 
 // admitSession finds or makes the session of an enqueue. CodeOK: the sequence number is new; CodeDuplicate: known is
-// its answer.
+// its answer. Any other code changed nothing.
 func (m *Machine) admitSession(e *enqueueItem) (serial uint64, known answer, code Code) {
 	serial, ok := m.sessionByID[e.session]
 	if !ok {
@@ -50,20 +51,30 @@ func (m *Machine) admitSession(e *enqueueItem) (serial uint64, known answer, cod
 	if s.high >= SessionWindow && e.seq <= s.high-SessionWindow {
 		return serial, answer{}, CodeSessionTooOld
 	}
+	known, code = answer{}, CodeOK
+	if a, found := m.answers.Get(answerKey(serial, e.seq)); found && a.seq == e.seq {
+		if !a.fits(e) {
+			return 0, answer{}, CodeRepeatDiffers
+		}
+		known, code = a, CodeDuplicate
+	}
 	m.sum -= s.hash(serial)
 	s.lastUsed = m.now
 	s.high = max(s.high, e.seq)
 	m.sessions.Set(serial, s)
 	m.sum += s.hash(serial)
-	if a, found := m.answers.Get(answerKey(serial, e.seq)); found && a.seq == e.seq {
-		return serial, a, CodeDuplicate
-	}
-	return serial, answer{}, CodeOK
+	return serial, known, code
+}
+
+// fits reports whether a command has as many jobs as the one answered, and the same of its message: else the answers
+// would be given to the wrong jobs.
+func (a *answer) fits(e *enqueueItem) bool {
+	return int(a.jobs) == e.jobs && (a.shape == e.shape || a.shape == 0 || e.shape == 0)
 }
 
 // remember keeps the answer to a command for its repeats.
 func (m *Machine) remember(serial uint64, e *enqueueItem, first Pos, results []Result) {
-	a := answer{seq: e.seq, first: first, jobs: uint32(e.jobs)}
+	a := answer{seq: e.seq, first: first, jobs: uint32(e.jobs), shape: e.shape}
 	for i := range results {
 		if results[i].Code == CodeOK {
 			continue
@@ -87,8 +98,6 @@ func (m *Machine) repeat(a *answer, items [][]byte) {
 	m.answer(CodeDuplicate)
 	for k, item := range items {
 		switch {
-		case k >= int(a.jobs):
-			m.answer(CodeMalformed)
 		case a.refused != "" && Code(a.refused[k]) != CodeOK:
 			m.answer(Code(a.refused[k]))
 		default:

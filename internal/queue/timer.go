@@ -60,6 +60,12 @@ func (m *Machine) fire(t timer) {
 		return
 	}
 	rec, _ := m.records.Get(t.pos)
+	if t.kind == timerDeadline && m.now < m.holdUntil {
+		rec.at = m.holdUntil
+		m.putRecord(t.pos, &rec)
+		m.arm(rec.at, t.pos, timerDeadline)
+		return
+	}
 	q := m.mutable(rec.queue)
 	switch t.kind {
 	case timerRun:
@@ -75,6 +81,20 @@ func (m *Machine) fire(t timer) {
 		m.event(EventLeaseLost, q.id, rec.worker, t.pos, rec.token)
 		m.failAttempt(q, t.pos, &rec, 0, &failItem{})
 	case timerSession:
+	}
+}
+
+// applyHold does what a hold at the head of an entry asks for. Deadlines that it moves are moved when they would pass.
+func (m *Machine) applyHold(items [][]byte) {
+	if len(items) == 0 {
+		return
+	}
+	r, err := open(items[0], itemHold)
+	if err != nil {
+		return
+	}
+	if d, ok := r.hold(); ok {
+		m.holdUntil = max(m.holdUntil, m.now+d)
 	}
 }
 

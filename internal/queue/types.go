@@ -82,6 +82,7 @@ const (
 	CodeAborted              // another item of the same atomic command was refused
 	CodeCancelRequested      // the job is running: it will be cancelled when its attempt ends, unless that completes it
 	CodeExpired              // the job would expire before it may run
+	CodeRepeatDiffers        // the session sent this sequence number with other jobs before: whose answers they are is not certain
 )
 
 // RetryKind is the shape of a retry policy.
@@ -150,6 +151,7 @@ type Result struct {
 	Pos   Pos   // of the job
 	// Leases[Lo:Hi] of the Results are what a fetch was granted.
 	Lo, Hi uint32
+	At     Millis // of an extend: the lease's deadline
 }
 
 // Lease is one job granted by a fetch.
