@@ -85,7 +85,7 @@ Scenarios:
 	f := cmd.Flags()
 	f.StringVar(&opts.dir, "dir", "", "directory on the disk to measure (default: the current one)")
 	f.StringSliceVar(&opts.only, "only", nil, "run only these scenarios")
-	f.IntVar(&opts.seconds, "seconds", 5, "how long each rate is measured, 1 to 600")
+	f.IntVar(&opts.seconds, "seconds", 5, "how long each rate is measured after a warm-up of 3 seconds, 1 to 600")
 	f.IntVar(&opts.runs, "runs", 1, "how often everything is measured, 1 to 100")
 	f.IntVar(&opts.payloadBytes, "payload-bytes", 1024, "size of a job's payload, 0 to 1048576")
 	f.IntVar(&opts.backlog, "backlog", 1_000_000, "jobs that wait in the scenario backlog")
