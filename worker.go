@@ -127,6 +127,7 @@ type Worker struct {
 	retryWait backoff // of the outcomes that the server refused for now
 	retrying  bool    // a timer runs for them
 	credits   int     // that the server has on this stream
+	received  uint64  // jobs of this stream
 	told      bool    // the server knows on this stream that we are quiet
 	broken    error   // what the stream ended with; nil while it is good
 	welcomed  bool    // on this stream

@@ -27,6 +27,12 @@ func TestWorkerBusyHeartbeat(t *testing.T) {
 			s.answers <- &beaverv1.WorkResponse{Jobs: []*beaverv1.LeasedJob{leased(n, "k")}}
 			for answered := false; !answered; {
 				m := <-s.requests
+				if m.GetReceived() != n && m.GetReceived() != n-1 { // The job may have come after the message was made.
+					t.Errorf("%d jobs are received after %d", m.GetReceived(), n)
+				}
+				if m.GetComplete() != (len(m.GetHeld()) > 0) {
+					t.Errorf("%v; want complete what names the leases", m)
+				}
 				if len(m.GetHeld()) > 0 {
 					beats++
 				}

@@ -100,7 +100,7 @@ func (w *Worker) connect() (welcomed bool, err error) {
 	defer cancel()
 	stream := w.open(ctx)
 	w.mu.Lock()
-	w.broken, w.welcomed, w.told, w.credits = nil, false, false, 0
+	w.broken, w.welcomed, w.told, w.credits, w.received = nil, false, false, 0, 0
 	w.outbox.again(false)
 	w.mu.Unlock()
 
@@ -222,7 +222,8 @@ func (w *Worker) hello() *beaverv1.WorkRequest {
 	return m
 }
 
-// heartbeat is a message with all that the worker holds, so that the server can tell what is lost.
+// heartbeat is a message with all that the worker holds, so that the server can tell what is lost, and takes back what the
+// worker does not know of.
 func (w *Worker) heartbeat() *beaverv1.WorkRequest {
 	m := &beaverv1.WorkRequest{}
 	w.mu.Lock()
@@ -230,6 +231,7 @@ func (w *Worker) heartbeat() *beaverv1.WorkRequest {
 		m.Held = append(m.Held, &beaverv1.LeaseRef{Id: string(lease.ID), Token: lease.Token})
 	}
 	m.Held = w.outbox.held(m.Held)
+	m.Received, m.Complete = w.received, true
 	w.mu.Unlock()
 	return w.fill(m)
 }
@@ -240,6 +242,9 @@ func (w *Worker) fill(m *beaverv1.WorkRequest) *beaverv1.WorkRequest {
 	defer w.mu.Unlock()
 	if w.outbox.ready() {
 		w.outbox.fill(m)
+	}
+	if !m.GetComplete() {
+		m.Received = w.received // A complete one says how many there were when it named them.
 	}
 	if n := w.creditsLocked(); n > 0 {
 		m.Credits = uint32(n)
@@ -336,6 +341,7 @@ func (w *Worker) take(m *beaverv1.WorkResponse) {
 			r.lose()
 		}
 	}
+	w.received += uint64(len(m.GetJobs()))
 	for _, j := range m.GetJobs() {
 		w.startLocked(j)
 	}

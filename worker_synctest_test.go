@@ -185,7 +185,7 @@ func TestWorkerHeartbeats(t *testing.T) {
 			if since := time.Since(start); since != 3*time.Second {
 				t.Errorf("a heartbeat after %v, want a third of the TTL of 9 s", since)
 			}
-			if len(m.GetHeld()) != 1 || m.GetHeld()[0].GetToken() != 1 || m.GetCredits() != 0 {
+			if len(m.GetHeld()) != 1 || m.GetHeld()[0].GetToken() != 1 || m.GetCredits() != 0 || !m.GetComplete() || m.GetReceived() != 1 {
 				t.Errorf("heartbeat: %v", m)
 			}
 		}

@@ -263,6 +263,44 @@ func TestWorkResume(t *testing.T) {
 	}
 }
 
+// A worker that counts its jobs and leaves one out gets it back in another attempt, without ending first.
+func TestWorkUnnamed(t *testing.T) {
+	n := newTestNode(t, Options{WorkerTTL: WorkerTTLMin})
+	s, _ := openWork(t.Context(), t, n, &beaverv1.WorkRequest{Credits: 3, Complete: true})
+	must[beaverv1.EnqueueResponse](t)(n.jobs.Enqueue(t.Context(), call(&beaverv1.EnqueueRequest{Jobs: namedJobs("q", 2)})))
+	jobs := receiveJobs(t, s, 2)
+	kept := &beaverv1.LeaseRef{Id: jobs[0].GetId(), Token: jobs[0].GetToken()}
+	beats := time.NewTicker(100 * time.Millisecond)
+	defer beats.Stop()
+	stop := make(chan struct{})
+	beating := make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-beats.C:
+			case <-stop:
+				beating <- nil
+				return
+			}
+			if err := s.Send(&beaverv1.WorkRequest{Held: []*beaverv1.LeaseRef{kept}, Complete: true, Received: 2}); err != nil {
+				beating <- err
+				return
+			}
+		}
+	}()
+	again := receiveJobs(t, s, 1)[0]
+	close(stop)
+	if err := <-beating; err != nil {
+		t.Error(err)
+	}
+	if again.GetId() != jobs[1].GetId() || again.GetToken() == jobs[1].GetToken() || again.GetCrashes() != 0 || again.GetFailures() != 0 {
+		t.Errorf("got %v; want the job that was left out, %v", again, jobs[1])
+	}
+	if got := getJob(t, n, kept.GetId()); got.GetState() != beaverv1.JobState_JOB_STATE_RUNNING || got.GetToken() != kept.GetToken() {
+		t.Errorf("the job that was named: %v", got)
+	}
+}
+
 func TestWorkRefusals(t *testing.T) {
 	n := newTestNode(t, Options{})
 	hello := &beaverv1.WorkerInfo{Queues: []string{"q"}}

@@ -19,6 +19,11 @@
 //	finisher hands all waiting outcomes to the engine at once
 //	writer   sends whatever is waiting as one message
 //
+// The fetcher also compares, once in a TTL, what the worker says to hold with the leases it has, and gives back those that it
+// left out and that are not on their way to it; see work_transit.go. WorkerService.Heartbeat cannot do so: whether the answer
+// to a Fetch has been read is not known there, and a lease taken back from a worker that has it runs its job twice. Such
+// leases go back when the worker ends, or with the timeout of the job.
+//
 // Any message is a heartbeat; the server expects one at least every third of the TTL it announced. A stream that the
 // worker ends (half-close) deregisters it; one that breaks leaves its leases alone until its TTL runs out, so that the
 // worker may come back with its id and say what it holds.

@@ -243,7 +243,7 @@ func TestDecodeWork(t *testing.T) {
 			{Id: id.String(), Token: 6, Failure: &beaverv1.Failure{Type: "T", Message: "m", Stack: "s", Final: true, RetryAfter: durationpb.New(time.Second)}},
 			{Id: id.String(), Token: 7, Release: true},
 		},
-		Held: []*beaverv1.LeaseRef{{Id: id.String(), Token: 8}},
+		Held: []*beaverv1.LeaseRef{{Id: id.String(), Token: 8}}, Received: 300, Complete: true,
 	}))
 	want := []engine.Outcome{
 		{Kind: engine.OutcomeAck, ID: id, Token: 5, Result: []byte("1"), ContentType: contentTypeJSON},
@@ -316,7 +316,7 @@ func FuzzWorkRequest(f *testing.F) {
 	id := engine.JobID{Shard: 1, Pos: 9}.String()
 	f.Add(mustMarshal(f, &beaverv1.WorkRequest{
 		Hello: &beaverv1.WorkerInfo{}, Credits: 1, Outcomes: []*beaverv1.Outcome{{Id: id, Failure: &beaverv1.Failure{}}},
-		Held: []*beaverv1.LeaseRef{{Id: id}},
+		Held: []*beaverv1.LeaseRef{{Id: id}}, Received: 1, Complete: true,
 	}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		in := new(workRequest)
@@ -326,7 +326,8 @@ func FuzzWorkRequest(f *testing.F) {
 			return
 		}
 		if len(in.outcomes) != len(want.GetOutcomes()) || len(in.held) != len(want.GetHeld()) || in.credits != want.GetCredits() ||
-			in.quiet != want.GetQuiet() || uint64(in.worker) != want.GetWorkerId() || in.sequence != want.GetOutcomesSequence() {
+			in.quiet != want.GetQuiet() || uint64(in.worker) != want.GetWorkerId() || in.sequence != want.GetOutcomesSequence() ||
+			in.received != want.GetReceived() || in.complete != want.GetComplete() {
 			t.Fatalf("got %+v\nwant %v", in, want)
 		}
 	})

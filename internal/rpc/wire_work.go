@@ -23,6 +23,8 @@ type workRequest struct {
 	outcomes []engine.Outcome
 	quiet    bool
 	held     []engine.LeaseRef
+	received uint64 // jobs taken in
+	complete bool   // held is all that the worker held then
 	decoder  outcomeDecoder
 	err      error
 }
@@ -84,6 +86,10 @@ func (r *workRequest) decode() *engine.Error {
 			r.quiet = f.varint != 0
 		case f.number == 7 && f.isBytes():
 			err = r.lease(f.value)
+		case f.number == 8 && f.isVarint():
+			r.received = f.varint
+		case f.number == 9 && f.isVarint():
+			r.complete = f.varint != 0
 		}
 		if err != nil {
 			return err

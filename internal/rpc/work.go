@@ -38,6 +38,7 @@ type workStream struct {
 	noMore   bool               // the reader has ended: no more outcomes
 	out      workResponse       // what the writer sends next
 	flush    bool               // the writer sends what is left and ends
+	transit  transit            // what the worker may not know of yet
 
 	wakeFetcher, wakeFinisher, wakeWriter, wakeReader chan struct{}
 }
@@ -87,6 +88,7 @@ func (s *workStream) hello(ctx context.Context) (*workRequest, error) {
 		return nil, bad
 	}
 	s.queues = info.Queues
+	s.transit.counts = in.complete
 	resumed := false
 	if in.worker != 0 {
 		if resumed, err = s.resume(ctx, in); err != nil {
@@ -252,6 +254,9 @@ func (s *workStream) read(ctx context.Context) error {
 			return invalid("hello", "belongs into the first message of a stream")
 		}
 		if err := s.beat(ctx, in); err != nil {
+			return err
+		}
+		if err := s.arrived(in); err != nil {
 			return err
 		}
 		if err := s.take(ctx, in); err != nil {

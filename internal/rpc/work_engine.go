@@ -18,6 +18,10 @@ func (s *workStream) fetch(ctx context.Context) {
 	}
 	pause := fetchPauseMin
 	for ctx.Err() == nil {
+		if err := s.compare(ctx); err != nil {
+			s.abort(err)
+			return
+		}
 		wait, credits := s.startFetch(ctx)
 		if wait == nil {
 			select {
@@ -72,6 +76,7 @@ func (s *workStream) endFetch(jobs []engine.FetchedJob) {
 	s.stopWait = nil
 	s.credits = max(0, s.credits-len(jobs))
 	s.out.jobs = append(s.out.jobs, jobs...)
+	s.transit.depart(jobs)
 	if len(jobs) > 0 {
 		wake(s.wakeWriter)
 	}

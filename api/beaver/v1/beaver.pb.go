@@ -1902,10 +1902,14 @@ type WorkRequest struct {
 	Credits          uint32                 `protobuf:"varint,3,opt,name=credits,proto3" json:"credits,omitempty"`                                           // jobs the worker can take, added to what is left
 	OutcomesSequence uint64                 `protobuf:"varint,4,opt,name=outcomes_sequence,json=outcomesSequence,proto3" json:"outcomes_sequence,omitempty"` // of this message's outcomes; grows by one a message that has some
 	Outcomes         []*Outcome             `protobuf:"bytes,5,rep,name=outcomes,proto3" json:"outcomes,omitempty"`
-	Quiet            bool                   `protobuf:"varint,6,opt,name=quiet,proto3" json:"quiet,omitempty"` // no more jobs: credits are dropped
-	Held             []*LeaseRef            `protobuf:"bytes,7,rep,name=held,proto3" json:"held,omitempty"`    // from time to time: what the worker believes it holds
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	Quiet            bool                   `protobuf:"varint,6,opt,name=quiet,proto3" json:"quiet,omitempty"`       // no more jobs: credits are dropped
+	Held             []*LeaseRef            `protobuf:"bytes,7,rep,name=held,proto3" json:"held,omitempty"`          // from time to time: what the worker believes it holds
+	Received         uint64                 `protobuf:"varint,8,opt,name=received,proto3" json:"received,omitempty"` // jobs of this stream that the worker has taken in so far; in every message once one was complete
+	// held names all that the worker holds, of the jobs received those included whose outcomes are not answered. Leases that it
+	// leaves out go back, but for those of jobs still on their way to it. For workers that say so from their first message on.
+	Complete      bool `protobuf:"varint,9,opt,name=complete,proto3" json:"complete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WorkRequest) Reset() {
@@ -1985,6 +1989,20 @@ func (x *WorkRequest) GetHeld() []*LeaseRef {
 		return x.Held
 	}
 	return nil
+}
+
+func (x *WorkRequest) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+func (x *WorkRequest) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
 }
 
 type LeaseRef struct {
@@ -4986,7 +5004,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\apercent\x18\x03 \x01(\rR\apercent\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\"=\n" +
 	"\x10ProgressResponse\x12)\n" +
-	"\x10cancel_requested\x18\x01 \x01(\bR\x0fcancelRequested\"\x8d\x02\n" +
+	"\x10cancel_requested\x18\x01 \x01(\bR\x0fcancelRequested\"\xc5\x02\n" +
 	"\vWorkRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.beaver.v1.WorkerInfoR\x05hello\x12\x1b\n" +
 	"\tworker_id\x18\x02 \x01(\x04R\bworkerId\x12\x18\n" +
@@ -4994,7 +5012,9 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x11outcomes_sequence\x18\x04 \x01(\x04R\x10outcomesSequence\x12.\n" +
 	"\boutcomes\x18\x05 \x03(\v2\x12.beaver.v1.OutcomeR\boutcomes\x12\x14\n" +
 	"\x05quiet\x18\x06 \x01(\bR\x05quiet\x12'\n" +
-	"\x04held\x18\a \x03(\v2\x13.beaver.v1.LeaseRefR\x04held\"0\n" +
+	"\x04held\x18\a \x03(\v2\x13.beaver.v1.LeaseRefR\x04held\x12\x1a\n" +
+	"\breceived\x18\b \x01(\x04R\breceived\x12\x1a\n" +
+	"\bcomplete\x18\t \x01(\bR\bcomplete\"0\n" +
 	"\bLeaseRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\x04R\x05token\"\xca\x02\n" +
