@@ -44,12 +44,15 @@ func benchEnqueueLone(ctx context.Context, b *benchRun) ([]benchRow, error) {
 	}
 	job := beaver.Job{Queue: "bench", Kind: "bench", Payload: b.payload}
 	var durations []time.Duration
-	for end := time.Now().Add(time.Duration(b.seconds) * time.Second); time.Now().Before(end); {
-		began := time.Now()
+	start := time.Now().Add(benchWarmUp)
+	end := start.Add(time.Duration(b.seconds) * time.Second)
+	for began := time.Now(); began.Before(end); began = time.Now() {
 		if _, err := client.Enqueue(ctx, job); err != nil {
 			return nil, err
 		}
-		durations = append(durations, time.Since(began))
+		if began.After(start) {
+			durations = append(durations, time.Since(began))
+		}
 	}
 	row := benchRow{
 		Name: "enqueue-lone", JobsPerSec: float64(len(durations)) / float64(b.seconds),
@@ -64,8 +67,9 @@ func benchHandOff(ctx context.Context, b *benchRun) ([]benchRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	began := time.Now() // the payload carries the monotonic time since
-	total := handOffRate * b.seconds
+	began := time.Now()                                       // the payload carries the monotonic time since
+	const warmUp = handOffRate * int(benchWarmUp/time.Second) // jobs
+	total := warmUp + handOffRate*b.seconds
 	var (
 		mu        sync.Mutex
 		durations []time.Duration
@@ -97,6 +101,7 @@ func benchHandOff(ctx context.Context, b *benchRun) ([]benchRow, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+	durations = durations[warmUp:]
 	row := benchRow{
 		Name: "handoff", JobsPerSec: handOffRate, P50Micros: micros(quantile(durations, 0.5)),
 		P99Micros: micros(quantile(durations, 0.99)), Note: "enqueue call to handler start, one Work stream",
