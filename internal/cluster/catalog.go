@@ -81,6 +81,9 @@ func New() *Catalog {
 // ID is the cluster's id; zero until it was drawn.
 func (c *Catalog) ID() ID { return c.id }
 
+// Now is the catalog's clock: the highest stamp applied.
+func (c *Catalog) Now() queue.Millis { return c.now }
+
 // Applied is the index of the last entry applied.
 func (c *Catalog) Applied() uint64 { return c.applied }
 

@@ -80,6 +80,9 @@ func (p *catalogPump) Dropped(sequence uint64, unknown bool) {
 	p.retire(f)
 }
 
+// Stamp implements host.Driver.
+func (p *catalogPump) Stamp() int64 { return int64(p.catalog.Now()) }
+
 // Settled implements host.Driver.
 func (p *catalogPump) Settled() {
 	p.settle()

@@ -281,6 +281,9 @@ func (p *pump) Dropped(sequence uint64, unknown bool) {
 	p.retire(f)
 }
 
+// Stamp implements host.Driver.
+func (p *pump) Stamp() int64 { return int64(p.machine.Now()) }
+
 // Settled implements host.Driver.
 func (p *pump) Settled() {
 	p.settle()

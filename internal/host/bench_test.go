@@ -33,6 +33,7 @@ func (s *sink) Restore(io.Reader) error              { return nil }
 func (s *sink) Fingerprint() uint64                  { return 0 }
 func (s *sink) Dropped(uint64, bool)                 {}
 func (s *sink) Wakeup() int64                        { return 0 }
+func (s *sink) Stamp() int64                         { return 0 }
 func (s *sink) Leadership(bool, uint64)              {}
 
 func (s *sink) Gather(b *shard.BatchBuilder, _ int64) uint64 {

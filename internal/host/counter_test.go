@@ -23,6 +23,7 @@ type counters struct {
 	newest  map[string]uint64 // entry index
 	applied uint64
 	print   uint64
+	stamp   int64
 }
 
 func newCounters() *counters {
@@ -45,7 +46,7 @@ func (c *counters) apply(index uint64, item []byte) uint64 {
 type frozen struct{ *counters }
 
 func (c *counters) freeze() frozen {
-	return frozen{&counters{maps.Clone(c.values), maps.Clone(c.newest), c.applied, c.print}}
+	return frozen{&counters{maps.Clone(c.values), maps.Clone(c.newest), c.applied, c.print, c.stamp}}
 }
 
 func (f frozen) Fingerprint() uint64 { return f.print }
@@ -60,7 +61,7 @@ func (f frozen) Live() *roaring64.Bitmap {
 
 func (f frozen) WriteTo(w io.Writer) (int64, error) {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%d %d %d\n", f.print, f.applied, len(f.values))
+	fmt.Fprintf(&b, "%d %d %d %d\n", f.print, f.applied, f.stamp, len(f.values))
 	for _, k := range slices.Sorted(maps.Keys(f.values)) {
 		fmt.Fprintf(&b, "%s %d %d\n", k, f.values[k], f.newest[k])
 	}
@@ -70,7 +71,7 @@ func (f frozen) WriteTo(w io.Writer) (int64, error) {
 func (c *counters) restore(r io.Reader) error {
 	*c = *newCounters()
 	var n int
-	if _, err := fmt.Fscanln(r, &c.print, &c.applied, &n); err != nil {
+	if _, err := fmt.Fscanln(r, &c.print, &c.applied, &c.stamp, &n); err != nil {
 		return err
 	}
 	for range n {
@@ -153,6 +154,7 @@ func (d *driver) Gather(b *shard.BatchBuilder, _ int64) uint64 {
 }
 
 func (d *driver) Apply(index uint64, h shard.Header, items [][]byte) {
+	d.stamp = max(d.stamp, h.Stamp)
 	results := make([]uint64, len(items))
 	for i, item := range items {
 		results[i] = d.apply(index, item)
@@ -184,6 +186,8 @@ func (d *driver) Settled() {
 	}
 	d.settled = nil
 }
+
+func (d *driver) Stamp() int64 { return d.stamp }
 
 func (d *driver) Wakeup() int64 { return d.wakeupAt }
 

@@ -48,17 +48,17 @@ func newLoop(h *Host, id shard.ID) *loop {
 // restore restores the replica.
 func (l *loop) restore() (err error) {
 	h, id := l.h, l.id
+	own := shard.NewReplicaID(shard.NodeID(h.opts.Node), 0)
 	l.rep, err = replica.Open(replica.Config{
 		Shard:   id,
-		Replica: h.opts.Node,
-		Node:    h.opts.Node,
+		Replica: own,
 		Log:     roomyLog{h.log, l},
 		Driver:  l.driver,
 
 		FS:          h.opts.FS,
 		SnapshotDir: SnapshotDir(h.opts.Dir, id),
 		DiskDir:     h.opts.Dir,
-		Founders:    []uint64{h.opts.Node},
+		Founders:    []shard.ReplicaID{own},
 
 		TickInterval:     h.opts.TickInterval,
 		SnapshotBytes:    h.opts.SnapshotBytes,

@@ -65,7 +65,7 @@ type Options struct {
 	FS  vfs.FS // the operating system's when nil
 	Dir string // the node's data directory, created when missing
 
-	Node    uint64     // this node's id; never 0
+	Node    uint64     // this node's id, 1 to shard.NodeMax
 	Cluster uint64     // refuse a directory of another cluster; 0 takes the directory's own, or a random one when it is new
 	Shards  []shard.ID // the shards of this node, each listed once
 
@@ -103,6 +103,8 @@ func (o Options) withDefaults() (Options, error) {
 	switch {
 	case o.Node == 0:
 		return o, errors.New("host: Node must not be 0")
+	case o.Node > shard.NodeMax:
+		return o, fmt.Errorf("host: Node %d is over %d", o.Node, shard.NodeMax)
 	case o.Dir == "":
 		return o, errors.New("host: Dir is missing")
 	case o.Fatal == nil:

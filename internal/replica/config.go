@@ -11,8 +11,24 @@ import (
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
-// ErrNotLeader: this replica does not lead the shard, or lost the lead while the call waited.
+// ErrNotLeader: this replica does not lead the shard, or lost the lead while the call waited. A *NotLeaderError is one.
 var ErrNotLeader = errors.New("this node does not lead the shard")
+
+// NotLeaderError is ErrNotLeader with a hint.
+type NotLeaderError struct {
+	Shard  shard.ID
+	Leader shard.ReplicaID // who leads, as far as known here; else 0
+}
+
+func (e *NotLeaderError) Error() string {
+	if e.Leader == 0 {
+		return fmt.Sprintf("this node does not lead shard %d, and knows of no leader", e.Shard)
+	}
+	return fmt.Sprintf("this node does not lead shard %d: ask node %d", e.Shard, e.Leader.Node())
+}
+
+// Is makes it an ErrNotLeader.
+func (e *NotLeaderError) Is(target error) bool { return target == ErrNotLeader }
 
 // Log is what a replica needs of its node's log. *wal.Log is one.
 type Log interface {
@@ -31,17 +47,20 @@ var _ Log = (*wal.Log)(nil)
 // Config describes a replica. Zero means the default, where there is one.
 type Config struct {
 	Shard   shard.ID
-	Replica uint64 // its id in the group; single-use for all time, never 0
-	Node    uint64 // the node it is on, which signs its batches
+	Replica shard.ReplicaID // its id in the group, single-use for all time; its node signs its batches
 	Log     Log
 	Driver  Driver
 
 	FS          vfs.FS
-	SnapshotDir string   // of this shard alone
-	DiskDir     string   // a directory on the disk that the snapshots fill
-	Founders    []uint64 // the replicas of a new group
+	SnapshotDir string // of this shard alone
+	DiskDir     string // a directory on the disk that the snapshots fill
+	// Founders are the first replicas of a new group. A replica without founders and without a snapshot waits for the
+	// leader of its group to bring it one.
+	Founders []shard.ReplicaID
 
+	// TickInterval and ElectionTicks pace elections: all replicas of a group have the same.
 	TickInterval     time.Duration
+	ElectionTicks    int
 	SnapshotBytes    int64
 	CacheBytes       int64
 	UncommittedBytes int64
@@ -58,6 +77,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.TickInterval <= 0 {
 		c.TickInterval = TickIntervalDefault
+	}
+	if c.ElectionTicks <= 0 {
+		c.ElectionTicks = shard.ElectionTicksDefault
 	}
 	if c.SnapshotBytes <= 0 {
 		c.SnapshotBytes = SnapshotBytesDefault

@@ -18,6 +18,8 @@ type Driver interface {
 	// Wakeup is when (milliseconds, leader's clock) Gather wants to be called although nobody woke the shard: the next
 	// timer. 0 is never.
 	Wakeup() int64
+	// Stamp is the highest Header.Stamp applied, as the state says it: no leader's clock ever runs behind it.
+	Stamp() int64
 	// Leadership tells of changes: leading is true when this replica leads and has applied all of earlier terms. When
 	// it is false, commands that wait must be answered: Gather is not called until this replica leads again, and never
 	// when the owner stops. It is called once more, with false, when the owner stops or fails; Settled follows.

@@ -29,4 +29,6 @@ const (
 	// WantedPause lies between two snapshots of a shard that the log wants, so that a log that asks again and again does
 	// not keep an idle shard busy.
 	WantedPause = 100 * time.Millisecond
+	// NudgePause lies between two requests of a follower that its leader move the index of an idle shard.
+	NudgePause = time.Second
 )

@@ -11,7 +11,7 @@ import (
 // Read is a linearizable read that waits for its replica.
 type Read interface {
 	// Finish ends the read, once: with nil between two applies, when the state includes every operation acknowledged
-	// before the read came; with ErrNotLeader or what Stop was given when that cannot be known here.
+	// before the read came; with a *NotLeaderError or what Stop was given when that cannot be known here.
 	Finish(err error)
 	// Abandoned reports that nobody waits for it any more.
 	Abandoned() bool
@@ -39,8 +39,9 @@ func (r *Replica) ask() error {
 		return nil
 	}
 	if leading, _ := r.sh.Leading(); !leading {
+		err := r.notLeader()
 		for _, read := range r.asked {
-			read.Finish(ErrNotLeader)
+			read.Finish(err)
 		}
 		clear(r.asked)
 		r.asked = r.asked[:0]

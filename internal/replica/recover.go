@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/snapshot"
@@ -26,8 +27,8 @@ func (e *RestoreError) Error() string {
 // Unwrap returns the cause.
 func (e *RestoreError) Unwrap() error { return e.Reason }
 
-// Open restores the replica from its newest good snapshot, or makes the genesis of a new group. Replay then applies what
-// the log knows as committed. Errors: *RestoreError, *shard.StateError, those of package snapshot.
+// Open restores the replica from its newest good snapshot, or makes the genesis of a new group, or waits to be brought a
+// snapshot; see Config.Founders. Replay then applies what the log knows as committed. Errors: *RestoreError, *shard.StateError, those of package snapshot.
 func Open(cfg Config) (*Replica, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -47,6 +48,7 @@ func Open(cfg Config) (*Replica, error) {
 		Machine:    machine{cfg.Driver, r},
 		CacheBytes: cfg.CacheBytes,
 
+		ElectionTicks:    cfg.ElectionTicks,
 		UncommittedBytes: cfg.UncommittedBytes,
 
 		Logger: cfg.Logger.With("shard", cfg.Shard),
@@ -56,6 +58,10 @@ func Open(cfg Config) (*Replica, error) {
 	}
 	r.snap.index = snap.Index
 	r.count.SnapshotIndex = snap.Index
+	r.stamp = cfg.Driver.Stamp()
+	if snap.Index == 0 {
+		return r, nil
+	}
 	// Which snapshot before this one is good is not known: nothing more is given up until there are two new ones.
 	r.restored = wal.Retention{
 		Snapshot: snap.Index, KeepFrom: min(first, snap.Index+1), Live: cfg.Driver.Snapshot().Live(),
@@ -86,7 +92,7 @@ func (r *Replica) Replay() (more bool, err error) {
 }
 
 // Retention tells what the restored snapshot refers to: until the log knows, it can drop nothing. The owner gives it to
-// the log's Retain before the first snapshot is stored.
+// the log's Retain before the first snapshot is stored. It is zero for a replica that waits for a snapshot.
 func (r *Replica) Retention() wal.Retention { return r.restored }
 
 // restore gives the driver the state of the newest good snapshot, or makes the genesis of a new shard.
@@ -101,7 +107,7 @@ func (r *Replica) restore() (shard.Restored, error) {
 		r.cfg.Logger.Error("snapshot is damaged and passed over", "shard", r.cfg.Shard, "damage", d.Error())
 	}
 	if errors.Is(err, snapshot.ErrNone) {
-		return r.genesis()
+		return r.begin()
 	}
 	if err != nil {
 		return shard.Restored{}, fmt.Errorf("shard %d: load snapshot: %w", r.cfg.Shard, err)
@@ -146,12 +152,23 @@ func (r *Replica) isNew() bool {
 	return s.Last == 0 && s.HardState.Term == 0
 }
 
-// genesis makes the snapshot from which every member of a new group starts.
-func (r *Replica) genesis() (shard.Restored, error) {
-	if !r.isNew() {
+// begin makes a replica that has no snapshot yet: a founder, or one that waits to be brought one.
+func (r *Replica) begin() (shard.Restored, error) {
+	if r.cfg.Log.State(r.cfg.Shard).Last > 0 || len(r.cfg.Founders) > 0 && !r.isNew() {
 		return shard.Restored{}, &shard.StateError{
 			Shard: r.cfg.Shard, Reason: fmt.Sprintf("the log has entries, but %s has no snapshot", r.cfg.SnapshotDir),
 		}
+	}
+	if len(r.cfg.Founders) == 0 {
+		return shard.Restored{}, nil
+	}
+	return r.genesis()
+}
+
+// genesis makes the snapshot from which every founder of a new group starts.
+func (r *Replica) genesis() (shard.Restored, error) {
+	if !slices.Contains(r.cfg.Founders, r.cfg.Replica) {
+		return shard.Restored{}, fmt.Errorf("shard %d: replica %s is not one of the founders %v", r.cfg.Shard, r.cfg.Replica, r.cfg.Founders)
 	}
 	conf, err := shard.GenesisConfState(r.cfg.Founders)
 	if err != nil {

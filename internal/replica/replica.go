@@ -35,6 +35,8 @@ type Effects struct {
 	// Messages go to other replicas of the group. They may be lost, late, twice or in another order. They depend on
 	// nothing that is not durable; the slice is valid until the next Turn.
 	Messages []*raftpb.Message
+	// Snapshots are to be brought to members that lack what the log has forgotten; SnapshotSent ends each.
+	Snapshots []shard.SnapshotWish
 	// Flush asks for what was appended; Durable answers it.
 	Flush Flush
 	// Batch was proposed.
@@ -69,9 +71,12 @@ type Replica struct {
 	handed    wal.Position // what was appended up to it was flushed, or the owner was asked to
 	unsynced  int          // bytes appended behind handed
 
-	leading bool // as told to the driver
-	term    uint64
-	closing bool
+	leading      bool // as told to the driver
+	term         uint64
+	stamp        int64 // the highest applied, or given to a batch
+	closing      bool
+	transferring bool          // the lead is being handed over
+	heirUntil    time.Duration // a closing leader waits so long for its heir
 
 	asked    []Read // since the last Turn
 	reads    []readGroup
@@ -90,7 +95,7 @@ type Replica struct {
 // Campaign makes a replica that is its whole group stand for election now, rather than wait for an election timeout.
 func (r *Replica) Campaign() error { return r.sh.CampaignAlone() }
 
-// Step takes a message of another replica. Messages that are stale or of strangers are ignored.
+// Step takes a message of another replica; see shard.Shard.Step for what is ignored.
 func (r *Replica) Step(m *raftpb.Message) error { return r.sh.Step(m) }
 
 // Durable says that everything appended up to a position is durable.
@@ -159,11 +164,16 @@ func (r *Replica) turn() error {
 		r.settle = false
 		r.cfg.Driver.Settled()
 	}
-	r.snapshot()
+	if err := r.snapshot(); err != nil {
+		return err
+	}
+	if err := r.handOver(); err != nil {
+		return err
+	}
 	if err := r.gather(); err != nil {
 		return err
 	}
-	if r.sh.HasReady() || r.eff.Batch.Items > 0 {
+	if r.sh.HasReady() {
 		r.eff.More = true
 		return nil
 	}
@@ -199,9 +209,12 @@ func (r *Replica) Pause(now Instant) (time.Duration, bool) {
 			pause, timed = untilRetry, true
 		}
 	}
-	if r.leading && !r.closing && r.mayPropose() {
+	if r.mayGather() {
 		if at := r.cfg.Driver.Wakeup(); at != 0 {
-			untilDue := max(time.Duration(at-now.Millis)*time.Millisecond, WakeupMin)
+			untilDue := WakeupMin
+			if at > r.stamp {
+				untilDue = max(time.Duration(at-now.Millis)*time.Millisecond, WakeupMin)
+			}
 			if !timed || untilDue < pause {
 				pause, timed = untilDue, true
 			}
@@ -233,6 +246,7 @@ func (r *Replica) process() error {
 		return err
 	}
 	r.eff.Messages = append(r.eff.Messages, eff.Messages...)
+	r.eff.Snapshots = append(r.eff.Snapshots, eff.Snapshots...)
 	if err := r.append(&eff.Append); err != nil {
 		return err
 	}
@@ -308,7 +322,8 @@ func (r *Replica) lead() {
 		}
 		r.inflight = r.inflight[:0]
 		r.settle = true
-		r.refuseReads(ErrNotLeader)
+		r.refuseReads(r.notLeader())
+		r.transferring = false
 		r.cfg.Driver.Leadership(false, r.term)
 	}
 	r.leading, r.term = leading, term
@@ -323,7 +338,7 @@ func (r *Replica) BeginClose() { r.closing = true }
 
 // Finished says that a closing replica has nothing left to do.
 func (r *Replica) Finished(now Instant) bool {
-	if !r.closing || len(r.inflight) > 0 || len(r.waits) > 0 || r.snap.running {
+	if !r.closing || len(r.inflight) > 0 || len(r.waits) > 0 || r.snap.running || r.leading && now.Mono < r.heirUntil {
 		return false
 	}
 	return !r.closingSnapshot() || now.Mono < r.snap.notBefore

@@ -44,29 +44,30 @@ type SnapshotResult struct {
 	Took time.Duration // as the owner measured it
 	Err  error         // NoSpace(Err): nothing is broken, and it is tried again later
 
-	index, bytes uint64
-	size         int64
+	meta  snapshot.Meta
+	bytes uint64
+	size  int64
 }
 
 // WantSnapshot says that the log cannot let go of a file before this replica has taken a snapshot.
 func (r *Replica) WantSnapshot() { r.snap.wanted = true }
 
 // snapshot says when a snapshot is due: after so much log, when the log cannot recycle a file without it, and at the end.
-func (r *Replica) snapshot() {
+func (r *Replica) snapshot() error {
 	if r.snap.running {
-		return
+		return nil
 	}
 	applied, _, bytes := r.sh.Applied()
 	wanted := r.snap.wanted && r.now.Mono >= r.snap.wantedAfter
 	due := wanted || bytes-r.snap.bytes >= uint64(r.cfg.SnapshotBytes) || r.closingSnapshot()
 	if !due || r.now.Mono < r.snap.notBefore {
-		return
+		return nil
 	}
 	if applied == r.snap.index {
-		r.advance()
-		return
+		return r.advance()
 	}
 	r.eff.Snapshot = true
+	return nil
 }
 
 // Freeze takes the snapshot that Effects asked for. Only freezing the state happens here; encoding and writing, which is
@@ -94,15 +95,16 @@ func (r *Replica) Freeze() (SnapshotJob, error) {
 }
 
 // advance moves an idle shard's index by an empty entry: a sealed file that holds the entries up to the newest snapshot
-// may go only when that one is the older of two.
-func (r *Replica) advance() {
-	if !r.leading || r.closing {
-		return
+// may go only when that one is the older of two. A follower, whose files fill with the entries of other shards at another
+// pace than the leader's, asks the leader for it.
+func (r *Replica) advance() error {
+	if r.closing || r.snap.index == 0 || r.sh.Last() > r.snap.index {
+		return nil // In the last case one is under way.
 	}
-	if _, term, _ := r.sh.Applied(); term == 0 || r.sh.Last() > r.snap.index {
-		return // One is under way.
+	if !r.leading {
+		r.snap.wantedAfter = r.now.Mono + NudgePause
 	}
-	_ = r.sh.Propose(nil) // Dropped: the log asks again.
+	return r.sh.Nudge()
 }
 
 // closingSnapshot says that the replica is closing, nothing is in flight, and a snapshot would spare the next start some
@@ -121,9 +123,10 @@ func (r *Replica) SnapshotStored(now Instant, res SnapshotResult) {
 		return
 	}
 	r.snap.wantedAfter = now.Mono + WantedPause
-	r.sh.Compacted(r.snap.index + 1)
-	r.snap.index, r.snap.bytes = res.index, res.bytes
-	r.count.SnapshotIndex, r.count.SnapshotBytes = res.index, res.size
+	m := &res.meta
+	r.sh.Snapshotted(shard.Restored{Index: m.Index, Term: m.Term, ConfState: m.ConfState}, r.snap.index+1)
+	r.snap.index, r.snap.bytes = m.Index, res.bytes
+	r.count.SnapshotIndex, r.count.SnapshotBytes = m.Index, res.size
 	r.count.SnapshotMillis = now.Millis
 	r.count.SnapshotSeconds = res.Took.Seconds()
 	r.count.Snapshots++
@@ -132,7 +135,7 @@ func (r *Replica) SnapshotStored(now Instant, res SnapshotResult) {
 // Store makes a snapshot durable, and only then tells the log what it may forget. When NoSpace reports true of the
 // result's error, nothing is broken; any other error is final.
 func (j *SnapshotJob) Store() SnapshotResult {
-	res := SnapshotResult{index: j.Meta.Index, bytes: j.bytes}
+	res := SnapshotResult{meta: j.Meta, bytes: j.bytes}
 	res.size, res.Err = j.write()
 	for NoSpace(res.Err) && j.log.ReleaseReserve() {
 		// This is what the reserve is for: without snapshots the log cannot shrink.

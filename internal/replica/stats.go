@@ -9,6 +9,7 @@ type Stats struct {
 	Last        uint64 // the last index of the log, applied or not
 	Fingerprint uint64 // of the state at Applied
 	Term        uint64
+	Replica     shard.ReplicaID
 	Leader      uint64 // node id; 0 when unknown
 	Leading     bool   // this node leads and may propose
 
@@ -34,6 +35,6 @@ func (r *Replica) Stats() Stats {
 	s.Applied, s.Last, s.BatchBytes = applied, r.sh.Last(), bytes
 	s.Fingerprint = r.cfg.Driver.Fingerprint()
 	s.Leading, s.Term = r.sh.Leading()
-	s.Leader = r.sh.Leader()
+	s.Replica, s.Leader = r.cfg.Replica, uint64(r.sh.Leader().Node())
 	return *s
 }

@@ -30,7 +30,7 @@ type Log interface {
 // Config describes a replica of a shard. Zero means the default, where there is one.
 type Config struct {
 	ID      ID
-	Replica uint64 // this replica's id in the group: the node's id. Single-use for all time, never 0
+	Replica ReplicaID // this replica's id in the group
 	Log     Log
 	Machine StateMachine
 
@@ -53,15 +53,19 @@ const (
 )
 
 // GenesisConfState encodes the configuration of a new group. All of its first members must be given the same voters.
-func GenesisConfState(voters []uint64) ([]byte, error) {
+func GenesisConfState(voters []ReplicaID) ([]byte, error) {
 	sorted := slices.Sorted(slices.Values(voters))
 	if len(sorted) == 0 || len(sorted) > VotersMax {
 		return nil, fmt.Errorf("%d voters, 1 to %d are possible", len(sorted), VotersMax)
 	}
-	if sorted[0] == raft.None || len(slices.Compact(slices.Clone(sorted))) != len(sorted) {
-		return nil, fmt.Errorf("voters %v: ids must be distinct and not 0", sorted)
+	ids := make([]uint64, len(sorted))
+	for i, r := range sorted {
+		if !r.valid() || i > 0 && sorted[i-1] == r {
+			return nil, fmt.Errorf("voters %v: ids must be possible and distinct", sorted)
+		}
+		ids[i] = uint64(r)
 	}
-	return proto.Marshal(&raftpb.ConfState{Voters: sorted, AutoLeave: new(bool)})
+	return proto.Marshal(&raftpb.ConfState{Voters: ids, AutoLeave: new(bool)})
 }
 
 // Restored names the snapshot that Config.Machine was restored from.
@@ -94,12 +98,12 @@ func (e *EntryError) Error() string {
 // Unwrap returns the cause.
 func (e *EntryError) Unwrap() error { return e.Err }
 
-// ErrDropped: the proposal was not accepted and will not be committed: this replica does not lead, a transfer of the
+// ErrDropped: the proposal was not accepted and will never be committed: this replica does not lead, a transfer of the
 // lead is under way, or too much is uncommitted. It is back-pressure: propose again when something was applied.
 var ErrDropped = errors.New("proposal dropped")
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Replica == raft.None || raft.IsLocalMsgTarget(c.Replica) {
+	if !c.Replica.valid() {
 		return c, fmt.Errorf("shard %d: replica id %d is not possible", c.ID, c.Replica)
 	}
 	if c.Log == nil || c.Machine == nil {
@@ -132,7 +136,7 @@ func (c Config) withDefaults() (Config, error) {
 // raftConfig is the library's configuration: each size is limited, and nothing is acknowledged before it is durable.
 func (c Config) raftConfig(store *storage, applied uint64) *raft.Config {
 	return &raft.Config{
-		ID:                        c.Replica,
+		ID:                        uint64(c.Replica),
 		ElectionTick:              c.ElectionTicks,
 		HeartbeatTick:             c.HeartbeatTicks,
 		Storage:                   store,

@@ -39,7 +39,7 @@ const electionTicks = 100_000
 
 // member is one replica with its log. It is turned by hand.
 type member struct {
-	id      uint64
+	id      ReplicaID
 	log     *crashLog
 	shard   *Shard
 	machine *journal
@@ -50,13 +50,13 @@ type member struct {
 
 // group wires members with a bag of messages.
 type group struct {
-	members map[uint64]*member
+	members map[ReplicaID]*member
 	bag     []*raftpb.Message
 	reads   uint64
 }
 
-func (g *group) ids() []uint64 {
-	var ids []uint64
+func (g *group) ids() []ReplicaID {
+	var ids []ReplicaID
 	for id := range g.members {
 		ids = append(ids, id)
 	}
@@ -130,7 +130,7 @@ func (g *group) deliver(match func(*raftpb.Message) bool) (delivered int, err er
 	bag := g.bag
 	g.bag = nil
 	for _, msg := range bag {
-		to := g.members[msg.GetTo()]
+		to := g.members[ReplicaID(msg.GetTo())]
 		switch {
 		case !match(msg):
 			g.bag = append(g.bag, msg)
@@ -149,7 +149,7 @@ func (g *group) stabilize(out *strings.Builder) error {
 	for moved := true; moved; {
 		moved = false
 		for _, id := range g.ids() {
-			m := g.members[id]
+			m := g.members[ReplicaID(id)]
 			for m.shard != nil && m.shard.HasReady() {
 				moved = true
 				if err := g.ready(m, out); err != nil {
@@ -236,7 +236,7 @@ func (g *group) run(t *testing.T, d *datadriven.TestData, out *strings.Builder) 
 		items []string
 	)
 	d.MaybeScanArgs(t, "id", &id)
-	m := g.members[id]
+	m := g.members[ReplicaID(id)]
 	switch d.Cmd {
 	case "new":
 		return g.create(t, d)
@@ -291,9 +291,10 @@ func (g *group) run(t *testing.T, d *datadriven.TestData, out *strings.Builder) 
 }
 
 func (g *group) create(t *testing.T, d *datadriven.TestData) error {
-	var voters []uint64
-	d.ScanArgs(t, "voters", &voters)
-	*g = group{members: map[uint64]*member{}}
+	var ids []uint64
+	d.ScanArgs(t, "voters", &ids)
+	*g = group{members: map[ReplicaID]*member{}}
+	voters := replicaIDs(ids)
 	conf, err := GenesisConfState(voters)
 	if err != nil {
 		return err
@@ -333,13 +334,13 @@ func (m *member) snapshot() error {
 	}
 	m.snap = Restored{Index: index, Term: term, ConfState: conf}
 	m.text = slices.Clone(m.machine.text)
-	m.shard.Compacted(index + 1)
+	m.shard.Snapshotted(m.snap, index+1)
 	return nil
 }
 
 func (g *group) status(out *strings.Builder) {
 	for _, id := range g.ids() {
-		m := g.members[id]
+		m := g.members[ReplicaID(id)]
 		if m.shard == nil {
 			fmt.Fprintf(out, "%d stopped, durable to %d\n", id, m.log.durable.state.Last)
 			continue

@@ -29,8 +29,12 @@ const (
 	ElectionTicksDefault = 10
 	// HeartbeatTicksDefault is how many ticks lie between two heartbeats of a leader.
 	HeartbeatTicksDefault = 1
-	// VotersMax bounds the voters of a new group.
+	// VotersMax bounds the voters of a group.
 	VotersMax = 9
+	// MembersMax bounds the voters and learners of a group together.
+	MembersMax = 16
+	// PromoteLagMax is how many entries a learner may lack and yet become a voter.
+	PromoteLagMax = 1024
 )
 
 // checkLimits asserts how the limits relate. Each is a constant, so a compiler's worth of cost at Open.
@@ -39,5 +43,6 @@ func checkLimits() {
 	invariant.Check(BatchItemsMax <= 1<<16-1, "the item count does not fit its field")
 	invariant.Check(BatchBytesMax < 8<<20, "the largest batch does not fit a log entry")
 	invariant.Check(BatchBytesMax < UncommittedBytesDefault, "the largest batch can never be proposed")
+	invariant.Check(VotersMax <= MembersMax, "more voters than members")
 	invariant.Check(InflightBytesDefault >= MessageBytesDefault, "one message overfills a follower's window")
 }

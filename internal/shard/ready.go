@@ -24,8 +24,18 @@ import (
 type Effects struct {
 	Append    Append
 	Messages  []*raftpb.Message
+	Snapshots []SnapshotWish
 	Committed Committed
 	Reads     []ReadState
+}
+
+// SnapshotWish says that a member needs entries that the log has forgotten: bring it the newest snapshot, outside of
+// Raft's messages, and end that with SnapshotSent. Until then the member is sent nothing but heartbeats.
+type SnapshotWish struct {
+	To   ReplicaID
+	Term uint64 // in which this replica leads
+	// Index of the newest durable snapshot, which is to be brought, or a newer one.
+	Index uint64
 }
 
 // Append is what goes to the log.
@@ -71,7 +81,7 @@ func (s *Shard) Ready() (eff Effects, err error) {
 	defer s.caught(&err)
 	rd := s.node.Ready()
 	if rd.SoftState != nil {
-		s.leader = rd.Lead
+		s.leader = ReplicaID(rd.Lead)
 		s.leads = rd.RaftState == raft.StateLeader
 	}
 	if !raft.IsEmptyHardState(rd.HardState) {
@@ -89,6 +99,12 @@ func (s *Shard) Ready() (eff Effects, err error) {
 		case raft.LocalApplyThread:
 			eff.Committed = Committed{entries: m.GetEntries(), responses: m.GetResponses()}
 		default:
+			if m.GetType() == raftpb.MsgSnap {
+				eff.Snapshots = append(eff.Snapshots, SnapshotWish{
+					To: ReplicaID(m.GetTo()), Term: m.GetTerm(), Index: m.GetSnapshot().GetMetadata().GetIndex(),
+				})
+				continue
+			}
 			eff.Messages = append(eff.Messages, m)
 		}
 	}
@@ -97,7 +113,7 @@ func (s *Shard) Ready() (eff Effects, err error) {
 
 // appendEffect turns the library's order to its storage into an Append.
 func (s *Shard) appendEffect(m *raftpb.Message) Append {
-	// A snapshot to install arrives by its own stream, never inside a message; see storage.Snapshot.
+	// A snapshot to install arrives by its own stream, never inside a message; see Step.
 	invariant.Check(m.GetSnapshot() == nil, "shard %d: raft installs a snapshot by message", s.cfg.ID)
 	a := Append{Done: Done{m.GetResponses()}}
 	if m.Term != nil {
@@ -127,7 +143,7 @@ func (s *Shard) AppendDone(d Done) (err error) {
 // respond delivers what waited: to this replica at once, to others with the next Ready.
 func (s *Shard) respond(responses []*raftpb.Message) {
 	for _, m := range responses {
-		if m.GetTo() == s.cfg.Replica {
+		if m.GetTo() == uint64(s.cfg.Replica) {
 			s.stepped(s.node.Step(m))
 		} else {
 			s.outbox = append(s.outbox, m)
@@ -163,17 +179,13 @@ func (s *Shard) applyEntry(e *raftpb.Entry) error {
 			return err
 		}
 	case raftpb.EntryConfChange:
-		var cc raftpb.ConfChange
-		if err := proto.Unmarshal(e.GetData(), &cc); err != nil {
-			return fmt.Errorf("configuration change: %w", err)
+		if err := s.applyChange(e.GetData(), new(raftpb.ConfChange)); err != nil {
+			return err
 		}
-		s.conf = raftpb.EnsureConfState(s.node.ApplyConfChange(&cc))
 	case raftpb.EntryConfChangeV2:
-		var cc raftpb.ConfChangeV2
-		if err := proto.Unmarshal(e.GetData(), &cc); err != nil {
-			return fmt.Errorf("configuration change: %w", err)
+		if err := s.applyChange(e.GetData(), new(raftpb.ConfChangeV2)); err != nil {
+			return err
 		}
-		s.conf = raftpb.EnsureConfState(s.node.ApplyConfChange(&cc))
 	default:
 		return fmt.Errorf("unknown entry type %d: written by a newer version", e.GetType())
 	}
@@ -194,5 +206,19 @@ func (s *Shard) applyBatch(index uint64, data []byte) error {
 	s.items = items
 	s.cfg.Machine.Apply(index, h, items)
 	clear(s.items) // The memory of the slice is kept, the entries it pointed into are not.
+	return nil
+}
+
+// applyChange applies a change of members. cc is what the data decodes into.
+func (s *Shard) applyChange(data []byte, cc interface {
+	raftpb.ConfChangeI
+	proto.Message
+},
+) error {
+	if err := proto.Unmarshal(data, cc); err != nil {
+		return fmt.Errorf("change of members: %w", err)
+	}
+	s.conf = raftpb.EnsureConfState(s.node.ApplyConfChange(cc))
+	s.changeTerm = 0
 	return nil
 }

@@ -27,8 +27,10 @@ type Shard struct {
 	appliedTerm  uint64 // term of that entry
 	appliedBytes uint64 // of entry data, since Open
 
-	term    uint64
-	leader  uint64
+	term       uint64
+	leader     ReplicaID
+	changeTerm uint64 // a change of members was proposed in this term and not applied yet
+
 	leads   bool              // the library says so; see Leading
 	outbox  []*raftpb.Message // responses to others that became sendable by AppendDone
 	entries []wal.Entry       // Ready's memory
@@ -37,7 +39,8 @@ type Shard struct {
 }
 
 // Open makes the replica from its log and from the snapshot that cfg.Machine was restored from. A new group needs its
-// genesis first; see GenesisConfState. Nothing happens before the first event.
+// genesis first; see GenesisConfState. The zero Restored is a replica that is to join a group: it answers, but neither
+// votes nor applies, until its owner has brought it a snapshot and opens it anew. Nothing happens before the first event.
 func Open(cfg Config, snap Restored) (s *Shard, err error) {
 	checkLimits()
 	if cfg, err = cfg.withDefaults(); err != nil {
@@ -48,7 +51,10 @@ func Open(cfg Config, snap Restored) (s *Shard, err error) {
 		return nil, &StateError{cfg.ID, fmt.Sprintf("the snapshot's configuration is unreadable: %v", err)}
 	}
 	conf = raftpb.EnsureConfState(conf)
-	if len(conf.GetVoters()) == 0 {
+	switch {
+	case snap.Index == 0 && len(snap.ConfState) > 0:
+		return nil, &StateError{cfg.ID, "the snapshot names index 0"}
+	case snap.Index > 0 && len(conf.GetVoters()) == 0:
 		return nil, &StateError{cfg.ID, "the snapshot's configuration has no voters"}
 	}
 	store, err := openStorage(cfg, snap, conf)
@@ -88,18 +94,8 @@ func (s *Shard) NeedsTicks() bool { return !(s.leads && s.alone()) }
 // alone reports whether this replica is the whole group.
 func (s *Shard) alone() bool {
 	c := s.conf
-	return len(c.GetVoters()) == 1 && c.GetVoters()[0] == s.cfg.Replica &&
+	return len(c.GetVoters()) == 1 && c.GetVoters()[0] == uint64(s.cfg.Replica) &&
 		len(c.GetVotersOutgoing())+len(c.GetLearners())+len(c.GetLearnersNext()) == 0
-}
-
-// Step takes a message of another replica. Messages that are stale or of strangers are ignored.
-func (s *Shard) Step(m *raftpb.Message) (err error) {
-	if s.err != nil {
-		return s.err
-	}
-	defer s.caught(&err)
-	s.stepped(s.node.Step(m))
-	return nil
 }
 
 // stepped looks at what the library says of a message: it refuses those it cannot use, which is no error of ours.
@@ -169,14 +165,22 @@ func (s *Shard) Leading() (leading bool, term uint64) {
 	return s.leads && s.appliedTerm == s.term, s.term
 }
 
-// Leader is the leader's replica id as far as known, else 0.
-func (s *Shard) Leader() uint64 { return s.leader }
+// Leader is the leader as far as known, else 0.
+func (s *Shard) Leader() ReplicaID { return s.leader }
 
 // ConfState encodes the configuration as of the last index applied, for a snapshot at that index.
 func (s *Shard) ConfState() ([]byte, error) { return proto.Marshal(s.conf) }
 
-// Compacted says that the log keeps no entries below first any more, but as payloads.
-func (s *Shard) Compacted(first uint64) { s.store.compact(first) }
+// Snapshotted says that a snapshot is durable, and that the log keeps no entries below first any more, but as payloads.
+// From now on members that need older entries are wished that snapshot.
+// snap.ConfState is what ConfState gave at that index.
+func (s *Shard) Snapshotted(snap Restored, first uint64) {
+	conf := new(raftpb.ConfState)
+	err := proto.Unmarshal(snap.ConfState, conf)
+	invariant.Check(err == nil, "shard %d: the configuration of a snapshot does not decode: %v", s.cfg.ID, err)
+	s.store.snapshot = snapshotMetadata(snap, raftpb.EnsureConfState(conf))
+	s.store.compact(first)
+}
 
 // CachedItem returns an item of an entry that is still in memory; ok is false when the entry is not. Any goroutine may
 // call it, also while the shard is being turned.

@@ -13,7 +13,7 @@ import (
 // leader returns a group of one that leads.
 func leader(t testing.TB, edit func(*Config)) (*Shard, *crashLog) {
 	t.Helper()
-	conf, err := GenesisConfState([]uint64{1})
+	conf, err := GenesisConfState([]ReplicaID{1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestUncommittedLimit(t *testing.T) {
 // Snapshot and log that do not belong together are refused, and the error says what is wrong.
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
-	conf, err := GenesisConfState([]uint64{1})
+	conf, err := GenesisConfState([]ReplicaID{1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestConfigRefuses(t *testing.T) {
 			t.Errorf("accepted: %+v", c)
 		}
 	}
-	for _, voters := range [][]uint64{nil, {0}, {1, 1}, make([]uint64, VotersMax+1)} {
+	for _, voters := range [][]ReplicaID{nil, {0}, {1, 1}, {1 << nodeBits}, make([]ReplicaID, VotersMax+1)} {
 		if _, err := GenesisConfState(voters); err == nil {
 			t.Errorf("voters accepted: %v", voters)
 		}

@@ -26,6 +26,7 @@ type storage struct {
 	last      uint64 // last index handed out for writing
 	hard      wal.HardState
 	conf      *raftpb.ConfState // at the restored snapshot
+	snapshot  *raftpb.Snapshot  // the newest durable one, without its content
 	err       error
 }
 
@@ -37,6 +38,10 @@ func openStorage(cfg Config, snap Restored, conf *raftpb.ConfState) (*storage, e
 	s := &storage{id: cfg.ID, log: cfg.Log, hard: state.HardState, conf: conf}
 	s.cache.bytesMax = cfg.CacheBytes
 	s.first, s.firstTerm, s.last = state.First, snap.Term, state.Last
+	s.snapshot = snapshotMetadata(snap, conf)
+	if snap.Index == 0 {
+		return s, s.checkBlank(cfg.ID, state)
+	}
 	switch {
 	case snap.Index < GenesisIndex || snap.Term < GenesisTerm:
 		return nil, &StateError{cfg.ID, fmt.Sprintf("the snapshot names index %d, term %d", snap.Index, snap.Term)}
@@ -63,6 +68,19 @@ func openStorage(cfg Config, snap Restored, conf *raftpb.ConfState) (*storage, e
 	s.hard.Commit = max(s.hard.Commit, snap.Index)
 	s.hard.Term = max(s.hard.Term, snap.Term)
 	return s, nil
+}
+
+// checkBlank checks that the log of a replica without a snapshot holds nothing either, but for a vote.
+func (s *storage) checkBlank(id ID, state wal.ShardState) error {
+	if state.Last > 0 || state.HardState.Commit > 0 {
+		return &StateError{id, fmt.Sprintf("the log ends at index %d, and there is no snapshot", state.Last)}
+	}
+	s.first = 1
+	return nil
+}
+
+func snapshotMetadata(snap Restored, conf *raftpb.ConfState) *raftpb.Snapshot {
+	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{ConfState: conf, Index: new(snap.Index), Term: new(snap.Term)}}
 }
 
 // InitialState implements raft.Storage.
@@ -111,10 +129,13 @@ func (s *storage) Entries(lo, hi, bytesMax uint64) ([]*raftpb.Entry, error) {
 	return fromLog(read), nil
 }
 
-// Snapshot implements raft.Storage. A follower whose entries are gone asks for one; its owner streams it outside the
-// library, which therefore always hears that there is none yet.
+// Snapshot implements raft.Storage: the library makes a message of it for a member whose entries are gone, which Ready
+// turns into a SnapshotWish.
 func (s *storage) Snapshot() (*raftpb.Snapshot, error) {
-	return nil, raft.ErrSnapshotTemporarilyUnavailable
+	if s.snapshot.GetMetadata().GetIndex() == 0 {
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	return s.snapshot, nil
 }
 
 // failed keeps an error of the log and names the entry.

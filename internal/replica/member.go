@@ -1,0 +1,66 @@
+package replica
+
+import (
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/shard"
+)
+
+// Leader is who leads the group, as far as known; else 0.
+func (r *Replica) Leader() shard.ReplicaID { return r.sh.Leader() }
+
+// notLeader is the answer to who takes this replica for the leader.
+func (r *Replica) notLeader() error {
+	leader := r.sh.Leader()
+	if leader == r.cfg.Replica {
+		leader = 0 // It was elected and has not applied all of earlier terms, or the lead was just lost.
+	}
+	return &NotLeaderError{Shard: r.cfg.Shard, Leader: leader}
+}
+
+// Members is who belongs to the group as of the last index applied.
+func (r *Replica) Members() shard.Members { return r.sh.Members() }
+
+// Peers appends what a leader knows of the other members.
+func (r *Replica) Peers(dst []shard.Peer) []shard.Peer { return r.sh.Peers(dst) }
+
+// ChangeMembers proposes a change of members; see shard.Shard.ChangeMembers. A replica that does not lead refuses with a
+// *NotLeaderError.
+func (r *Replica) ChangeMembers(changes ...shard.Change) ([]shard.Change, error) {
+	if !r.leading {
+		return nil, r.notLeader()
+	}
+	return r.sh.ChangeMembers(changes...)
+}
+
+// Transfer hands the lead over to another voter, within an election timeout or not at all. Until then commands wait.
+func (r *Replica) Transfer(to shard.ReplicaID) error {
+	if !r.leading {
+		return r.notLeader()
+	}
+	if err := r.sh.Transfer(to); err != nil {
+		return err
+	}
+	r.transferring = true
+	return nil
+}
+
+// Unreachable says that messages to a member were lost.
+func (r *Replica) Unreachable(to shard.ReplicaID) { r.sh.Unreachable(to) }
+
+// SnapshotSent ends what Effects.Snapshots asked for: whether the member has installed the snapshot, or one as good.
+func (r *Replica) SnapshotSent(to shard.ReplicaID, ok bool) error { return r.sh.SnapshotSent(to, ok) }
+
+// handOver gives the lead of a closing replica to another, when nothing is in flight any more: the group then need not
+// wait for an election timeout.
+func (r *Replica) handOver() error {
+	if !r.closing || !r.leading || len(r.inflight) > 0 || r.heirUntil > 0 {
+		return nil
+	}
+	heir := r.sh.Heir()
+	if heir == 0 {
+		return nil
+	}
+	r.heirUntil = r.now.Mono + time.Duration(r.cfg.ElectionTicks)*r.cfg.TickInterval
+	return r.Transfer(heir)
+}
