@@ -54,11 +54,12 @@ type flight struct {
 	riders   []rider
 	adds     []laneCount // jobs it brings
 	takes    []laneCount // jobs its fetches may take
+	holds    bool        // it begins with a hold of deadlines
 }
 
 func (f *flight) reset() {
 	clear(f.riders)
-	f.riders, f.adds, f.takes = f.riders[:0], f.adds[:0], f.takes[:0]
+	f.riders, f.adds, f.takes, f.holds = f.riders[:0], f.adds[:0], f.takes[:0], false
 }
 
 // submit hands a call in, or says why not.
@@ -228,6 +229,16 @@ func (d *desk) wakeCaller(c *call) {
 	if c.state.CompareAndSwap(callFlying, callDone) {
 		c.done <- struct{}{} // never blocks: one token, and only this transition brings it
 	}
+}
+
+// leaderless returns an error when this node does not lead the shard.
+func (d *desk) leaderless() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed != nil && d.closed.Reason == ReasonNotLeader {
+		return d.closed
+	}
+	return nil
 }
 
 // setClosed lets calls in (nil), or refuses them with why and answers all that wait: nothing of theirs happened.

@@ -89,7 +89,9 @@ func (e *Engine) openHost(ctx context.Context) error {
 	for i := range e.opts.Shards {
 		id := shard.ID(i + 1)
 		ids = append(ids, id)
-		e.pumps = append(e.pumps, newPump(id, e.opts.Node, first, func() { e.wakeShard(id) }, hooks))
+		p := newPump(id, e.opts.Node, first, func() { e.wakeShard(id) }, hooks)
+		p.holdMillis = e.opts.WorkerTTL.Milliseconds()
+		e.pumps = append(e.pumps, p)
 	}
 	h, err := host.Open(ctx, host.Options{
 		FS: e.opts.FS, Dir: e.opts.Dir, Node: e.opts.Node, Shards: ids,

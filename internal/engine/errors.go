@@ -147,6 +147,21 @@ func errUnknownOutcome(cause error) *Error {
 	}
 }
 
+// ofOneShard tells an error that leaves the other shards as they are: one has no leader, stands still or has failed. A node
+// that stops does so with all of them.
+func ofOneShard(err error) bool {
+	own := asError(err)
+	switch own.Code {
+	case CodeUnavailable:
+		return own.Reason != ReasonStopping
+	case CodeUnknownOutcome, CodeDataLoss:
+		return true
+	case CodeInternal, CodeInvalidArgument, CodeNotFound, CodeFailedPrecondition, CodeResourceExhausted, CodeAborted,
+		CodeDeadlineExceeded, CodeCancelled, CodeUnimplemented:
+	}
+	return false
+}
+
 // contextError is what a call answers whose context ended before anything was proposed.
 func contextError(err error) *Error {
 	if errors.Is(err, context.DeadlineExceeded) {

@@ -18,6 +18,9 @@ import (
 // the first. The answer is empty when there was none. Queues that do not exist yet are waited for, and not made. No more
 // is leased than FetchBytesMax of jobs: what does not fit one answer stays for others.
 //
+// Of queues on several shards those are served whose shards can serve; the others' come when their shards do. It is an
+// error only when none can.
+//
 // When ctx ends, what was or is being leased is given back, and no attempt is counted.
 func (e *Engine) Fetch(ctx context.Context, r *FetchRequest) ([]FetchedJob, error) {
 	w, err := e.checkFetch(r)
@@ -27,10 +30,12 @@ func (e *Engine) Fetch(ctx context.Context, r *FetchRequest) ([]FetchedJob, erro
 	until := time.Now().Add(r.Wait)
 	for {
 		view := e.routes.table()
-		legs, missing := e.plan(view, r)
+		legs, missing, owing := e.plan(view, r, w)
 		var ft *fetch
 		var end fetchEnd
 		switch {
+		case len(legs) == 0 && owing != nil:
+			err = owing
 		case len(legs) == 0:
 			end, err = e.awaitQueue(ctx, view, w, time.Until(until))
 		case r.Wait <= 0:
@@ -113,17 +118,22 @@ type leg struct {
 	queues []queue.QueueID
 }
 
-// plan sorts a fetch's queues by their shards, in the order given, and tells whether some do not exist yet.
-func (e *Engine) plan(view *table, r *FetchRequest) (legs []leg, missing bool) {
+// plan sorts a fetch's queues by their shards, in the order given, and tells whether to look again when the table changes,
+// since some do not exist yet, or the worker has to settle with their shard first; owing then says so.
+func (e *Engine) plan(view *table, r *FetchRequest, w *worker) (legs []leg, missing bool, owing error) {
 	for _, name := range r.Queues {
 		rt := view.byName[name]
 		if rt == nil {
 			missing = true
 			continue
 		}
+		if w.owes(rt.pump.shard) {
+			missing, owing = true, errNotLeader()
+			continue
+		}
 		legs = addToLeg(legs, rt)
 	}
-	return legs, missing
+	return legs, missing, owing
 }
 
 func addToLeg(legs []leg, rt *route) []leg {
@@ -161,23 +171,34 @@ func (e *Engine) awaitQueue(ctx context.Context, view *table, w *worker, wait ti
 	}
 }
 
-// fetchOnce asks one shard after the other and does not wait. It starts with another shard each time.
+// fetchOnce asks one shard after the other and does not wait. It starts with another shard each time, and passes over those
+// that cannot serve: it fails when none can.
 func (e *Engine) fetchOnce(ctx context.Context, r *FetchRequest, legs []leg, w *worker) (*fetch, fetchEnd, error) {
 	turn := 0
 	if len(legs) > 1 {
 		turn = int(e.turn.Add(1) % uint64(len(legs)))
 	}
+	asked := 0
+	var failed error
 	for i := range legs {
 		l := legs[(turn+i)%len(legs):][:1]
 		ft := e.newFetch(r, l, true)
 		end, err := e.runFetch(ctx, ft, w, 0, nil)
 		if err != nil {
-			return nil, end, err
+			if !ofOneShard(err) {
+				return nil, end, err
+			}
+			failed = err
+			continue
 		}
+		asked++
 		if len(ft.leases) > 0 {
 			return ft, end, nil
 		}
 		ft.free()
+	}
+	if asked == 0 {
+		return nil, endOver, failed
 	}
 	return nil, endOver, nil
 }
@@ -245,8 +266,13 @@ func (ft *fetch) free() {
 // runFetch parks a fetch and waits for its answer, for wait at most. With a nil error the fetch is the caller's again
 // and parked nowhere; with an error it must not be touched any more.
 func (e *Engine) runFetch(ctx context.Context, ft *fetch, w *worker, wait time.Duration, changed <-chan struct{}) (fetchEnd, error) {
+	ft.open.Store(int32(len(ft.parts)))
 	for i, pt := range ft.parts {
-		if err := pt.pump.park(pt); err != nil {
+		asleep, err := pt.pump.park(pt)
+		switch {
+		case err == nil, asleep && ft.doze():
+		case asleep && !ft.leave(): // a shard that served just now has it
+		default:
 			if i > 0 {
 				e.abandon(ft)
 			}

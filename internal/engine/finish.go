@@ -37,7 +37,7 @@ type finishLeg struct {
 }
 
 // perShard sends outcomes to their shards, in commands of an entry's worth, and collects the answers. An error is
-// returned when nothing was done at all; otherwise each outcome has its own.
+// returned when nothing was done at all and no other shard would do better; otherwise each outcome has its own.
 func (e *Engine) perShard(ctx context.Context, outcomes []Outcome, out []Ended) error {
 	var few [4]finishLeg
 	legs := few[:0]
@@ -64,11 +64,13 @@ func (e *Engine) perShard(ctx context.Context, outcomes []Outcome, out []Ended) 
 	}
 	if len(legs) == 1 && allMine(out) {
 		l := &legs[0]
-		if err := l.pump.do(ctx, l.call); err != nil {
-			return err
+		if l.err = l.pump.do(ctx, l.call); l.err != nil && !ofOneShard(l.err) {
+			return l.err
 		}
 		scatter(l, outcomes, out)
-		l.call.free()
+		if l.err == nil {
+			l.call.free()
+		}
 		return nil
 	}
 	for i := range legs {

@@ -25,6 +25,7 @@ type fetch struct {
 	once  bool // it does not wait at all
 	max   int
 	parts []*part
+	open  atomic.Int32  // parts whose shard serves; of a fetch on several shards
 	done  chan struct{} // one token, from whoever moved state to fetchDone
 	timer *time.Timer
 
@@ -43,7 +44,13 @@ type part struct {
 	queues []queue.QueueID
 	nodes  []node // one per queue
 	listed bool   // REQUIRES: pump.mu
+	asleep bool   // REQUIRES: pump.mu; one of several, and its shard does not serve at the moment
 }
+
+func (ft *fetch) several() bool { return len(ft.parts) > 1 }
+
+// doze says that one part more of a fetch has to wait for its shard to serve, and reports whether others are left.
+func (ft *fetch) doze() bool { return ft.open.Add(-1) > 0 }
 
 // node is a part's place in a lane.
 type node struct {
@@ -115,18 +122,22 @@ func (p *pump) stir(l *lane) {
 	}
 }
 
-// park puts a part into the lanes of its queues and has the pump look at it, or says why not.
-func (p *pump) park(pt *part) error {
+// park puts a part into the lanes of its queues and has the pump look at it, or says why not. The part of a fetch on several
+// shards is parked on one that does not serve too, asleep until it does; park then reports so.
+func (p *pump) park(pt *part) (asleep bool, err error) {
 	p.mu.Lock()
-	if p.closed != nil {
-		err := p.closed
+	if why := p.closed; why != nil {
+		if asleep = pt.fetch.several() && why.Reason != ReasonStopping && p.parked < ParkedFetchesMax; asleep {
+			p.list(pt, false)
+			pt.asleep = true
+		}
 		p.mu.Unlock()
-		return err
+		return asleep, why
 	}
 	if p.parked >= ParkedFetchesMax {
 		p.mu.Unlock()
 		p.overloaded.Add(1)
-		return newError(CodeResourceExhausted, ReasonOverloaded,
+		return false, newError(CodeResourceExhausted, ReasonOverloaded,
 			"shard %d has as many fetches waiting as it takes (%d); use fewer connections with more jobs each", p.shard, ParkedFetchesMax)
 	}
 	p.list(pt, false)
@@ -135,7 +146,22 @@ func (p *pump) park(pt *part) error {
 	}
 	p.mu.Unlock()
 	p.wake()
-	return nil
+	return false, nil
+}
+
+// rouse has the pump look at all parked fetches again, those too that slept while the shard did not serve.
+func (p *pump) rouse() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.lanes {
+		for n := l.head; n != nil; n = n.next {
+			if pt := n.part; pt.asleep {
+				pt.asleep = false
+				pt.fetch.open.Add(1)
+			}
+		}
+		p.stir(l)
+	}
 }
 
 // list links a part's nodes, at the front when it had its turn and got nothing. REQUIRES: p.mu, not listed.
@@ -275,20 +301,27 @@ func (p *pump) putBack(pt *part) {
 		p.served = append(p.served, pt)
 		return
 	}
+	several := ft.several()
 	p.mu.Lock()
-	if p.closed != nil {
+	if p.closed != nil && !(several && ft.doze()) {
 		ft.err = p.closed
 		p.mu.Unlock()
 		p.served = append(p.served, pt)
 		return
 	}
 	p.list(pt, true)
+	pt.asleep = p.closed != nil
 	p.mu.Unlock()
-	several := len(ft.parts) > 1
 	switch {
 	case ft.state.CompareAndSwap(fetchClaimed, fetchParked):
 		// From here on a lone part is its caller's again; several parts are never reused.
-		if several {
+		switch {
+		case !several:
+		case ft.open.Load() <= 0 && ft.state.CompareAndSwap(fetchParked, fetchClaimed): // the others closed meanwhile
+			ft.err = errNotLeader()
+			p.unpark(pt)
+			p.served = append(p.served, pt)
+		default:
 			p.freed = append(p.freed, pt)
 		}
 	case ft.state.Load() == fetchClaimedLast:

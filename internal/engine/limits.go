@@ -45,6 +45,9 @@ const (
 	WorkerTTLMin     = 100 * time.Millisecond
 	WorkerTTLMax     = 10 * time.Minute
 
+	// beatShare is the part of a worker's TTL that its heartbeat may spend on asking shards.
+	beatShare = 4
+
 	// AnonymousLeaseDefault is how long a fetch without a worker holds its jobs when it does not say.
 	AnonymousLeaseDefault = time.Minute
 	// AnonymousLeaseMin is the shortest it may ask for.
@@ -72,6 +75,7 @@ func checkLimits() {
 	invariant.Check(FetchBytesMax >= queue.CommandBytesMax, "the largest job is not fetched with others")
 	invariant.Check(FetchBytesMax >= queue.FetchMax*queue.SmallJobBytes, "the most small jobs do not fit a fetch")
 	invariant.Check(FetchBytesMax <= queue.FetchBytesMax, "the machine refuses the bytes of a fetch")
+	invariant.Check(WorkerTTLMax.Milliseconds() <= queue.HoldMillisMax, "the machine refuses the longest hold")
 	invariant.Check(FinishMax <= shard.BatchItemsMax, "the largest finish does not fit an entry")
 	invariant.Check(queue.ItemsPerEntryMax == shard.BatchItemsMax, "positions and batches disagree on an entry's items")
 	invariant.Check(queue.CommandBytesMax == shard.CommandBytesMax, "machine and shard disagree on a command's size")

@@ -20,6 +20,7 @@ type pump struct {
 	hooks   pumpHooks
 
 	leading  bool
+	tookOver bool                  // the lead is new, and no entry was proposed yet
 	diverged atomic.Pointer[Error] // the state's fingerprint differs from the log's
 
 	dropped    bool  // the last entry was not taken: let some time pass
@@ -27,6 +28,7 @@ type pump struct {
 	lastGather int64 // stamp
 	verified   uint64
 	verifiedAt int64 // stamp
+	holdMillis int64 // for how long a new lead holds deadlines
 
 	lanes  map[queue.QueueID]*lane // REQUIRES: mu to add or to look at from outside
 	dirty  []*lane                 // REQUIRES: mu
@@ -63,6 +65,7 @@ func (p *pump) Gather(b *shard.BatchBuilder, now int64) uint64 {
 	}
 	p.dropped, p.lastGather = false, now
 	f := p.newFlight(now)
+	p.holdDeadlines(b, f, now)
 	p.collect()
 	p.handOff(b, f, false)
 	p.gather(b, f)
@@ -78,6 +81,19 @@ func (p *pump) Gather(b *shard.BatchBuilder, now int64) uint64 {
 		return 0
 	}
 	return p.launch(f, b.Items())
+}
+
+// holdDeadlines begins the first entry of a lead with a hold when a job's deadline may be over or near: while the shard had no
+// leader, nobody could end its attempt or extend its lease.
+func (p *pump) holdDeadlines(b *shard.BatchBuilder, f *flight, now int64) {
+	if !p.tookOver {
+		return
+	}
+	p.tookOver = false
+	next, ok := p.machine.NextTimer()
+	if ok && int64(next) <= now+p.holdMillis && p.machine.Totals().Leases > 0 {
+		f.holds = p.add(b, func(dst []byte) []byte { return queue.AppendHold(dst, p.holdMillis) })
+	}
 }
 
 // announce counts the jobs that the entry brings and stirs the lanes they come to.
@@ -263,6 +279,7 @@ func (p *pump) Dropped(sequence uint64, unknown bool) {
 		return
 	}
 	p.dropped = !unknown
+	p.tookOver = p.tookOver || f.holds
 	p.undo(f)
 	for _, r := range f.riders {
 		switch {
@@ -298,31 +315,44 @@ func (p *pump) Settled() {
 
 // Leadership implements host.Driver.
 func (p *pump) Leadership(leading bool, _ uint64) {
-	p.leading = leading
+	p.leading, p.tookOver = leading, leading
 	if leading {
 		p.verified, p.verifiedAt = p.machine.Applied(), 0
 		p.setClosed(p.diverged.Load())
+		if p.diverged.Load() == nil {
+			p.rouse()
+		}
 		return
 	}
 	p.close(errNotLeader())
 }
 
-// close refuses everything from now on and answers all that waits. Entries in flight are still answered by Apply or
+// close refuses everything from now on and answers all that waits, but for fetches that other shards serve. Entries in flight are still answered by Apply or
 // Dropped.
 func (p *pump) close(why *Error) {
 	p.setClosed(why)
 	p.endParked(why)
 }
 
-// endParked answers the parked fetches with an error.
+// endParked answers the parked fetches with an error. Those that other shards serve go on waiting there, and here until the
+// shard serves again.
 func (p *pump) endParked(why *Error) {
 	p.mu.Lock()
 	var parked []*part
 	for _, l := range p.lanes {
 		for n := l.head; n != nil; n = n.next {
-			if n.part.fetch.state.CompareAndSwap(fetchParked, fetchClaimed) {
-				n.part.fetch.err = why
-				parked = append(parked, n.part)
+			pt, ft := n.part, n.part.fetch
+			if pt.asleep {
+				continue
+			}
+			if ft.several() {
+				if pt.asleep = true; ft.doze() {
+					continue
+				}
+			}
+			if ft.state.CompareAndSwap(fetchParked, fetchClaimed) {
+				ft.err = why
+				parked = append(parked, pt)
 			}
 		}
 	}

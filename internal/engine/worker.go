@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
+	"github.com/beaver-raft/beaver/internal/shard"
 )
 
 // worker is what this node knows of a worker beyond the catalog: soft state, gone with the process. Every worker then
@@ -16,6 +18,7 @@ type worker struct {
 	registered time.Time
 	ttl        time.Duration
 	orphan     bool         // holds leases, but the catalog does not know it: it can only be lost
+	farewell   atomic.Bool  // said goodbye, and not every shard has heard it
 	beat       atomic.Int64 // the last sign of life: time since the registry's epoch
 	want       atomic.Uint32
 	epoch      time.Time
@@ -23,8 +26,53 @@ type worker struct {
 	once sync.Once
 	gone chan struct{} // closed when it is lost or said goodbye
 
+	debts atomic.Int32 // len(owed)
+
 	mu        sync.Mutex
-	listeners []chan Notice
+	listeners []chan Notice            // REQUIRES: mu
+	owed      map[shard.ID]knownLeases // REQUIRES: mu; what it knew of when it came back and the shard could not be asked
+}
+
+// knownLeases are the leases that a worker said it holds.
+type knownLeases map[LeaseRef]bool
+
+// owe says that the worker's leases on a shard, but for those it knows, have to be given back once the shard can be asked.
+// Until then it fetches nothing there: what is unknown to it now must not be taken for what it was given since.
+func (w *worker) owe(id shard.ID, known knownLeases) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.owed == nil {
+		w.owed = make(map[shard.ID]knownLeases)
+	}
+	w.owed[id] = known
+	w.debts.Store(int32(len(w.owed)))
+}
+
+// owes reports whether the worker has to settle with a shard. No worker has to.
+func (w *worker) owes(id shard.ID) bool {
+	if w == nil || w.debts.Load() == 0 {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.owed[id] != nil
+}
+
+// owedTo are the debts, for a walk while they change.
+func (w *worker) owedTo() map[shard.ID]knownLeases {
+	if w.debts.Load() == 0 {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.owed)
+}
+
+func (w *worker) settled(id shard.ID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.owed, id)
+	w.debts.Store(int32(len(w.owed)))
 }
 
 func (w *worker) touch() { w.beat.Store(int64(time.Since(w.epoch))) }
