@@ -13,6 +13,7 @@ type Stats struct {
 	Queues        []QueueStats // at most QueueLabelsMax, by name
 	QueuesOmitted int          // queues beyond that
 	Shards        []ShardStats
+	NowMillis     int64  // when they were taken, by the clock that stamps snapshots
 	Workers       int    // registered
 	WorkersLost   uint64 // since start
 	JobsDamaged   uint64 // payloads found damaged since start
@@ -60,7 +61,7 @@ const statsWait = 2 * time.Second
 func (e *Engine) Stats() Stats {
 	s := Stats{
 		Workers: e.workers.count(), WorkersLost: e.lost.Load(), JobsDamaged: e.damaged.Load(),
-		DiskFull: e.host.Full(), Host: e.host.Stats(),
+		DiskFull: e.host.Full(), Host: e.host.Stats(), NowMillis: e.opts.Clock.NowMillis(),
 	}
 	ctx, cancel := context.WithTimeout(e.background, statsWait)
 	defer cancel()
@@ -79,7 +80,6 @@ func (e *Engine) Stats() Stats {
 		}
 		s.Shards = append(s.Shards, st)
 	}
-	now := e.opts.Clock.NowMillis()
 	for _, rt := range e.routes.sorted() {
 		if rt.meters == nil {
 			s.QueuesOmitted++
@@ -90,7 +90,7 @@ func (e *Engine) Stats() Stats {
 			Enqueue: rt.meters.enqueue.read(), Wait: rt.meters.wait.read(), Run: rt.meters.run.read(),
 		}
 		if stamp, ok := e.storedAt(rt, q.Info.OldestReady); ok {
-			q.OldestReadyAge = max(0, time.Duration(now-stamp)*time.Millisecond).Seconds()
+			q.OldestReadyAge = max(0, time.Duration(s.NowMillis-stamp)*time.Millisecond).Seconds()
 		}
 		s.Queues = append(s.Queues, q)
 	}

@@ -50,15 +50,21 @@ type ShardStatus struct {
 	ID            uint16
 	Leading       bool
 	Term          uint64
+	Leader        uint64 // node id; 0 when unknown
 	Applied       uint64
+	Last          uint64 // index of the log's last entry, applied or not
 	SnapshotIndex uint64
 	SnapshotBytes int64
+	SnapshotAt    time.Time // zero: there is none, or it was stored before the node started
 	Fingerprint   uint64
+	Jobs          uint64 // not ended
 	Problem       string // why the shard does not serve; empty: it does
 }
 
-// Status describes the node.
-func (e *Engine) Status(_ context.Context) (NodeStatus, error) {
+// Status describes the node. A shard that does not answer in time says so instead of how many jobs it has.
+func (e *Engine) Status(ctx context.Context) (NodeStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, statsWait)
+	defer cancel()
 	h := e.host.Stats()
 	s := NodeStatus{
 		Node: e.opts.Node, ClusterID: fmt.Sprintf("%016x", h.Cluster), Version: e.opts.Version, StartedAt: e.started,
@@ -67,17 +73,36 @@ func (e *Engine) Status(_ context.Context) (NodeStatus, error) {
 	s.Ready, s.Reason = e.Ready()
 	for _, hs := range h.Shards {
 		st := ShardStatus{
-			ID: uint16(hs.ID), Leading: hs.Leading, Term: hs.Term, Applied: hs.Applied, Fingerprint: hs.Fingerprint,
-			SnapshotIndex: hs.SnapshotIndex, SnapshotBytes: hs.SnapshotBytes,
+			ID: uint16(hs.ID), Leading: hs.Leading, Term: hs.Term, Leader: hs.Leader, Applied: hs.Applied, Last: hs.Last,
+			Fingerprint: hs.Fingerprint,
 		}
-		if p := e.pump(hs.ID); p != nil && p.diverged.Load() != nil {
-			st.Problem = p.diverged.Load().Message
-		} else if !hs.Leading {
+		if hs.SnapshotBytes > 0 { // what a shard begins with has an index too, and is no snapshot
+			st.SnapshotIndex, st.SnapshotBytes = hs.SnapshotIndex, hs.SnapshotBytes
+		}
+		if hs.SnapshotMillis != 0 {
+			st.SnapshotAt = time.UnixMilli(hs.SnapshotMillis)
+		}
+		if !hs.Leading {
 			st.Problem = "it has no leader here"
+		}
+		if p := e.pump(hs.ID); p != nil {
+			e.describeShard(ctx, p, &st)
 		}
 		s.Shards = append(s.Shards, st)
 	}
 	return s, nil
+}
+
+// describeShard adds what the machine of a data shard says.
+func (e *Engine) describeShard(ctx context.Context, p *pump, st *ShardStatus) {
+	var totals queue.Totals
+	if err := e.host.StaleRead(ctx, p.shard, func() { totals = p.machine.Totals() }); err != nil {
+		st.Problem = "it does not answer: " + hostError(err).Error()
+	}
+	st.Jobs = totals.Live()
+	if err := p.diverged.Load(); err != nil {
+		st.Problem = err.Message
+	}
 }
 
 // Workers returns the registered workers, by id.

@@ -21,8 +21,8 @@ type figures struct {
 	waitingCalls, waitingBytes, inFlight, parked, overloaded, handedOff, batches, batchedItems *prometheus.Desc
 	sessions, leases, timers                                                                   *prometheus.Desc
 
-	applied, leading, term, snapshotBytes, snapshotSeconds, snapshotPause, snapshotLag, snapshots *prometheus.Desc
-	shardRecovery, replayed                                                                       *prometheus.Desc
+	applied, leading, term, snapshotBytes, snapshotSeconds, snapshotPause, snapshotLag, snapshotAge, snapshots *prometheus.Desc
+	shardRecovery, replayed                                                                                    *prometheus.Desc
 
 	flushSeconds, batchBytes, batchItems, flushedBytes, flushedEntries          *prometheus.Desc
 	tailFiles, segments, segmentBytes, segmentLive, compactions, compactedBytes *prometheus.Desc
@@ -72,6 +72,7 @@ func newFigures() *figures {
 		snapshotSeconds: perShard("snapshot_duration_seconds", "How long the newest snapshot took, in the background."),
 		snapshotPause:   perShard("snapshot_pause_seconds", "For how long the newest snapshot stopped the shard."),
 		snapshotLag:     perShard("snapshot_lag_entries", "Entries applied since the newest snapshot."),
+		snapshotAge:     perShard("snapshot_age_seconds", "How long ago the newest snapshot was stored; missing when that was before the start."),
 		snapshots:       perShard("snapshots_total", "Snapshots taken since the start."),
 		shardRecovery:   perShard("shard_recovery_seconds", "How long the shard's recovery took at the start."),
 		replayed:        perShard("shard_recovery_entries", "Entries replayed at the start."),
@@ -244,6 +245,9 @@ func (s *sink) host(stats *engine.Stats) {
 		s.gauge(s.snapshotSeconds, h.SnapshotSeconds, shard)
 		s.gauge(s.snapshotPause, h.SnapshotPause, shard)
 		s.gauge(s.snapshotLag, float64(h.Applied-min(h.Applied, h.SnapshotIndex)), shard)
+		if h.SnapshotMillis != 0 {
+			s.gauge(s.snapshotAge, float64(max(0, stats.NowMillis-h.SnapshotMillis))/1000, shard)
+		}
 		s.counter(s.snapshots, h.Snapshots, shard)
 		s.gauge(s.shardRecovery, h.RecoverySeconds, shard)
 		s.gauge(s.replayed, float64(h.EntriesReplayed), shard)

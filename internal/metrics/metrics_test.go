@@ -31,7 +31,8 @@ func statsWith(n, omitted int, extra uint64) engine.Stats {
 		s.Queues = append(s.Queues, q)
 	}
 	s.Shards[0].Totals.ByState[queue.StateReady] = uint64(n) + extra
-	s.Host.Shards = []host.ShardStats{{ID: 1, Applied: 10, SnapshotIndex: 4, Leading: true}}
+	s.NowMillis = 9500
+	s.Host.Shards = []host.ShardStats{{ID: 1, Applied: 10, SnapshotIndex: 4, SnapshotMillis: 2000, Leading: true}, {ID: 2}}
 	s.Host.FlushMicros.Buckets[3], s.Host.FlushMicros.Count, s.Host.FlushMicros.Sum = 2, 2, 11
 	return s
 }
@@ -74,6 +75,7 @@ func TestScrape(t *testing.T) {
 		`beaver_enqueue_duration_seconds_bucket{queue="q0",le="0.01"} 3`,
 		`beaver_enqueue_duration_seconds_bucket{queue="q0",le="+Inf"} 6`,
 		`beaver_snapshot_lag_entries{shard="1"} 6`,
+		`beaver_snapshot_age_seconds{shard="1"} 7.5`,
 		`beaver_shard_leading{shard="1"} 1`,
 		`beaver_log_flush_seconds_bucket{le="4e-06"} 0`,
 		`beaver_log_flush_seconds_bucket{le="8e-06"} 2`,
@@ -83,6 +85,15 @@ func TestScrape(t *testing.T) {
 		`beaver_rpc_request_duration_seconds_count{code="not_found",procedure="/beaver.v1.JobService/Ack"} 1`,
 		`beaver_queues_omitted 0`,
 	)
+}
+
+// The age of a snapshot that was stored before the start is not known, and not made up.
+func TestUnknownSnapshotAge(t *testing.T) {
+	s := New("v1")
+	s.SetEngine(fixed(statsWith(1, 0, 0)))
+	if text := scrape(t, s); strings.Contains(text, `beaver_snapshot_age_seconds{shard="2"}`) {
+		t.Error("an age that nobody knows")
+	}
 }
 
 func TestLint(t *testing.T) {

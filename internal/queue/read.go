@@ -24,6 +24,17 @@ type Totals struct {
 	Workers  int // registered workers that hold leases
 }
 
+// Live is how many jobs have not ended.
+func (t *Totals) Live() uint64 {
+	live := uint64(0)
+	for st, n := range t.ByState {
+		if !State(st).ended() {
+			live += n
+		}
+	}
+	return live
+}
+
 // ReadyCount is how many jobs of a queue a fetch could get now: 0 when the queue is paused or unknown.
 func (m *Machine) ReadyCount(q QueueID) uint64 {
 	s := m.byID[q]

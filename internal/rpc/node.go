@@ -43,11 +43,15 @@ func (h *Handler) getStatus(ctx context.Context, e Engine, _ *beaverv1.GetStatus
 
 func pbShard(s *engine.ShardStatus) *beaverv1.ShardStatus {
 	role := "follower"
-	if s.Leading {
+	switch {
+	case s.Leading:
 		role = "leader"
+	case s.Leader == 0:
+		role = "candidate" // it looks for a leader
 	}
 	return &beaverv1.ShardStatus{
-		Id: uint32(s.ID), Role: role, Term: s.Term, AppliedIndex: s.Applied, SnapshotIndex: s.SnapshotIndex,
-		SnapshotBytes: uint64(s.SnapshotBytes), Fingerprint: fmt.Sprintf("%016x", s.Fingerprint),
+		Id: uint32(s.ID), Role: role, Term: s.Term, AppliedIndex: s.Applied, LastIndex: s.Last, SnapshotIndex: s.SnapshotIndex,
+		SnapshotBytes: uint64(s.SnapshotBytes), SnapshotAt: pbInstant(s.SnapshotAt), Fingerprint: fmt.Sprintf("%016x", s.Fingerprint),
+		Jobs: s.Jobs, LeaderNodeId: s.Leader, Problem: s.Problem,
 	}
 }

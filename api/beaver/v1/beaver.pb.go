@@ -4352,15 +4352,17 @@ func (x *GetStatusResponse) GetWorkers() uint32 {
 type ShardStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"` // leader, follower, candidate
+	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"` // leader, follower, candidate (no leader is known)
 	Term          uint64                 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
 	AppliedIndex  uint64                 `protobuf:"varint,4,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	LastIndex     uint64                 `protobuf:"varint,5,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
 	SnapshotIndex uint64                 `protobuf:"varint,6,opt,name=snapshot_index,json=snapshotIndex,proto3" json:"snapshot_index,omitempty"`
 	SnapshotBytes uint64                 `protobuf:"varint,7,opt,name=snapshot_bytes,json=snapshotBytes,proto3" json:"snapshot_bytes,omitempty"`
-	SnapshotAt    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=snapshot_at,json=snapshotAt,proto3" json:"snapshot_at,omitempty"`
-	Fingerprint   string                 `protobuf:"bytes,9,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"` // hexadecimal
-	Jobs          uint64                 `protobuf:"varint,10,opt,name=jobs,proto3" json:"jobs,omitempty"`             // not ended
+	SnapshotAt    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=snapshot_at,json=snapshotAt,proto3" json:"snapshot_at,omitempty"`           // missing: there is none, or it was stored before the node started
+	Fingerprint   string                 `protobuf:"bytes,9,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`                           // hexadecimal
+	Jobs          uint64                 `protobuf:"varint,10,opt,name=jobs,proto3" json:"jobs,omitempty"`                                       // not ended
+	LeaderNodeId  uint64                 `protobuf:"varint,11,opt,name=leader_node_id,json=leaderNodeId,proto3" json:"leader_node_id,omitempty"` // 0: unknown
+	Problem       string                 `protobuf:"bytes,12,opt,name=problem,proto3" json:"problem,omitempty"`                                  // why the shard does not serve; empty: it does
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4463,6 +4465,20 @@ func (x *ShardStatus) GetJobs() uint64 {
 		return x.Jobs
 	}
 	return 0
+}
+
+func (x *ShardStatus) GetLeaderNodeId() uint64 {
+	if x != nil {
+		return x.LeaderNodeId
+	}
+	return 0
+}
+
+func (x *ShardStatus) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
 }
 
 type LogStatus struct {
@@ -5204,7 +5220,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x03log\x18\t \x01(\v2\x14.beaver.v1.LogStatusR\x03log\x125\n" +
 	"\brecovery\x18\n" +
 	" \x01(\v2\x19.beaver.v1.RecoveryStatusR\brecovery\x12\x18\n" +
-	"\aworkers\x18\v \x01(\rR\aworkers\"\xca\x02\n" +
+	"\aworkers\x18\v \x01(\rR\aworkers\"\x8a\x03\n" +
 	"\vShardStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x12\n" +
@@ -5218,7 +5234,9 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"snapshotAt\x12 \n" +
 	"\vfingerprint\x18\t \x01(\tR\vfingerprint\x12\x12\n" +
 	"\x04jobs\x18\n" +
-	" \x01(\x04R\x04jobs\"\xc7\x02\n" +
+	" \x01(\x04R\x04jobs\x12$\n" +
+	"\x0eleader_node_id\x18\v \x01(\x04R\fleaderNodeId\x12\x18\n" +
+	"\aproblem\x18\f \x01(\tR\aproblem\"\xc7\x02\n" +
 	"\tLogStatus\x12\x1d\n" +
 	"\n" +
 	"tail_files\x18\x01 \x01(\rR\ttailFiles\x12\x1a\n" +
