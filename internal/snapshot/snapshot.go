@@ -152,8 +152,8 @@ func OpenAt(fsys vfs.FS, dir string, index uint64) (*Loaded, error) { return ope
 func FileName(index uint64) string { return fileName(index) }
 
 // Adopt moves the snapshot of an index from a directory on the same disk, where it is whole and synced, into dir, creating it
-// if missing, and makes that durable; its removal from the other directory is not. One that is gone from there was moved
-// before: it may be called again after a crash. An error may be a failed sync, after which the process must end.
+// if missing, and makes that durable. One that is gone from there was moved before: it may be called again after a crash. An
+// error may be a failed sync, after which the process must end.
 func Adopt(fsys vfs.FS, from, dir string, index uint64) error {
 	if err := fsys.MkdirAll(dir); err != nil {
 		return fmt.Errorf("make snapshot directory: %w", err)
@@ -166,8 +166,10 @@ func Adopt(fsys vfs.FS, from, dir string, index uint64) error {
 	if err != nil {
 		return fmt.Errorf("adopt snapshot %d: %w", index, err)
 	}
-	if err := fsys.SyncDir(dir); err != nil {
-		return fmt.Errorf("sync snapshot directory: %w", err)
+	for _, d := range [...]string{dir, from} {
+		if err := fsys.SyncDir(d); err != nil {
+			return fmt.Errorf("sync %s: %w", d, err)
+		}
 	}
 	return nil
 }

@@ -24,8 +24,8 @@ import (
 //	kind 3, hot      offset u64 · bytes of the snapshot file
 //	kind 4, ack      status u8 · flags u8 (1: out of order) · text bytes u16 · 0 u32 · held u64 · through u64 · hot u64 · text
 //
-// length is that of the whole chunk, and the CRC covers all of it but itself. Transfer names a sender among all that ever
-// send to one follower, term is the one it leads in, round counts how often it has begun again: an acknowledgement returns
+// length is that of the whole chunk, and the CRC covers all of it but itself. Term is the one that the sender leads in,
+// transfer its number among the senders of that term, round counts how often it has begun again: an acknowledgement returns
 // these, so that a late one is known as such. An entries chunk holds every entry of the interval (after, through] that the
 // snapshot refers to. A damaged entry has no data.
 const (

@@ -61,7 +61,7 @@
 // below S is a part of Live(S): so it also holds Live(S') between M and P. Thus a newer snapshot of the same leader or of
 // another goes on behind P. Only the hot state begins again. An older snapshot, S' < S, begins a new stage.
 //
-// Of two senders the one of the higher term is listened to; of one term there is one leader, and its latest offer counts.
+// Of two senders the one of the higher term is listened to; of one term there is one leader, and its later transfer counts.
 //
 // # On the follower's disk
 //
@@ -82,11 +82,11 @@
 //   - Before its name is durable, the log and the snapshots of the shard are untouched. Staged entries that were proven
 //     synced are kept for the next offer; all else in the directory is removed.
 //   - After it, Install, or Recover after a crash, brings about the following in order. Each step can be repeated:
-//     1. The segments are renamed into the log's directory, and that is synced. The log does not serve them yet, unless
-//     as what they are: committed entries.
-//     2. The snapshot is renamed into the shard's directory of snapshots, and that is synced.
+//     1. The snapshot is renamed into the shard's directory of snapshots, and that is synced.
+//     2. The segments are renamed into the log's directory, and that is synced. Should the log see them before step 3, it
+//     sees what they are: committed entries, above its own.
 //     3. The log begins behind the snapshot (wal.Log.Install), durable with the next flush.
-//   - Only when that flush has returned, the file "install" is removed. Once that is done too the installation is past.
+//   - Only when that flush has returned, the file "install" is removed. Once that is durable the installation is past.
 //
-// Between 2 and 3 snapshot and log contradict each other, so no shard may be opened before Recover.
+// Between 1 and 3 snapshot and log contradict each other, so no shard may be opened before Recover.
 package transfer

@@ -76,8 +76,8 @@ func OpenIntake(opts IntakeOptions) (*Intake, error) {
 		}
 		if !broken && id == in.next {
 			found, err := in.adopt(path.Join(in.Dir, name), id)
-			unreadable := errors.Is(err, syscall.EIO) && !errors.Is(err, errFinal)
-			if err != nil && !isFull(err) && !unreadable {
+			excused := (isFull(err) || errors.Is(err, syscall.EIO)) && !errors.Is(err, errFinal)
+			if err != nil && !excused {
 				return nil, err
 			}
 			if found {
@@ -209,12 +209,14 @@ func (in *Intake) Add(e *Entry, damaged bool) error {
 			return in.giveUp(err)
 		}
 	}
-	crc := checksum(e.Data)
+	crc := nameOnlyCRC
 	if damaged {
-		crc = ^crc
+		e = &Entry{Index: e.Index, Term: e.Term, Type: e.Type}
+	} else {
+		crc = checksum(e.Data)
 	}
 	err := in.w.add(e, crc)
-	if err == nil && in.w.at-in.w.synced >= in.SyncBytes {
+	if err == nil && in.w.at+int64(len(in.w.buf))-in.w.synced >= in.SyncBytes {
 		err = in.w.sync()
 	}
 	if err != nil {
@@ -224,8 +226,11 @@ func (in *Intake) Add(e *Entry, damaged bool) error {
 	return nil
 }
 
-// sync makes what is in the file durable; frames from here on say so.
+// sync makes what was added durable; frames from here on say so.
 func (w *segmentWriter) sync() error {
+	if err := w.flush(); err != nil {
+		return err
+	}
 	if err := w.file.Sync(); err != nil {
 		return fmt.Errorf("sync segment %s: %w: %w", w.temp, errFinal, err)
 	}
@@ -235,15 +240,16 @@ func (w *segmentWriter) sync() error {
 
 // giveUp removes the part when the disk is full, so that others have the room.
 func (in *Intake) giveUp(err error) error {
-	if isFull(err) && !errors.Is(err, errFinal) {
-		if in.w != nil {
-			in.w.abandon()
-			in.w = nil
-		}
-		in.last = 0
-		if n := len(in.done); n > 0 {
-			in.last = in.done[n-1].last()
-		}
+	if !isFull(err) || errors.Is(err, errFinal) {
+		return fmt.Errorf("receive entries: %w", err)
+	}
+	if in.w != nil {
+		in.w.abandon()
+		in.w = nil
+	}
+	in.last = 0
+	if n := len(in.done); n > 0 {
+		in.last = in.done[n-1].last()
 	}
 	return fullError("receive entries", err)
 }

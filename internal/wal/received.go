@@ -226,7 +226,7 @@ func (l *Log) take(in Installation) ([]*segment, error) {
 		}
 		taken = append(taken, g)
 		if i == 0 || i == len(in.Segments)-1 {
-			if err := l.syncDir(dir); err != nil {
+			if err := errors.Join(l.syncDir(dir), l.syncDir(in.Dir)); err != nil {
 				return nil, err
 			}
 		}

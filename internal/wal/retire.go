@@ -89,7 +89,7 @@ func (l *Log) liveIn(f *tailFile, shard ShardID) (live []copyItem, total int) {
 			if !s.accounted.Contains(index) {
 				continue
 			}
-			if _, _, ok := findSegment(received, index); !ok {
+			if g, n, ok := findSegment(received, index); !ok || g.entries[n].nameOnly() {
 				live = append(live, copyItem{index, e})
 			}
 		}

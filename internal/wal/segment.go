@@ -56,6 +56,12 @@ type segEntry struct {
 
 func (e segEntry) offset() int64 { return int64(e.offset8) * 8 }
 
+// nameOnlyCRC stands for the checksum of an entry that a peer could not read. It is not that of no data.
+const nameOnlyCRC = ^uint32(0)
+
+// nameOnly reports whether the entry came without its data: it counts as damaged.
+func (e segEntry) nameOnly() bool { return e.size.bytes() == 0 && e.crc == nameOnlyCRC }
+
 // segmentID names a segment among those of its shard.
 type segmentID struct {
 	received          bool

@@ -164,13 +164,17 @@ func (s *shardLog) forget(before Position) {
 // segmentLists returns the shard's segments by their origin.
 func (s *shardLog) segmentLists() [2][]*segment { return [2][]*segment{s.received, s.segments} }
 
-// segmentOf returns the segment that holds index, and its place there. One that was received goes first: it was asked for
-// because this log lacked it.
+// segmentOf returns the segment that holds index, and its place there. One that was received goes first, since it was asked
+// for because this log lacked it; but not when the peer had only its name.
 func (s *shardLog) segmentOf(index uint64) (*segment, int, bool) {
-	if g, n, ok := findSegment(s.received, index); ok {
+	g, n, ok := findSegment(s.received, index)
+	if ok && !g.entries[n].nameOnly() {
 		return g, n, true
 	}
-	return findSegment(s.segments, index)
+	if own, m, found := findSegment(s.segments, index); found {
+		return own, m, true
+	}
+	return g, n, ok
 }
 
 // findSegment looks for index in segments that ascend.
