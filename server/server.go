@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/beaver-raft/beaver"
@@ -121,7 +122,11 @@ func (s *Server) listen() error {
 	if s.opts.Listen != listenNowhere {
 		l, err := net.Listen("tcp", s.opts.Listen)
 		if err != nil {
-			return fmt.Errorf("listen on %s: %w; is another node running here? choose another address", s.opts.Listen, err)
+			advice := "choose an address of this machine and a port from 1 to 65535"
+			if errors.Is(err, syscall.EADDRINUSE) {
+				advice = "is another node running here? choose another address"
+			}
+			return fmt.Errorf("listen on %s: %w; %s", s.opts.Listen, err, advice)
 		}
 		s.listener = limitListener(l, s.opts.ConnectionsMax)
 		s.serve(s.listener)

@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/beaver-raft/beaver"
 )
@@ -89,13 +90,18 @@ func (r *fileRun) read(ctx context.Context, in io.Reader) error {
 			}
 		}
 	}
-	if err := scanner.Err(); err != nil {
+	if err := scanner.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return usage("line %d has more than %d MiB; a job's payload has at most 1 MiB", number+1, lineBytesMax>>20)
+	} else if err != nil {
 		return fmt.Errorf("line %d: %w", number+1, err)
 	}
 	return nil
 }
 
 func parseLine(line []byte, base *beaver.Job) (beaver.Job, error) {
+	if !utf8.Valid(line) {
+		return beaver.Job{}, errors.New("it is not UTF-8; give bytes as base64 in payloadBase64")
+	}
 	decoder := json.NewDecoder(bytes.NewReader(line))
 	decoder.DisallowUnknownFields()
 	var parsed fileJob

@@ -23,6 +23,7 @@ func TestLineErrors(t *testing.T) {
 		`{"payloadBase64":"?"}`: "payloadBase64 is not base64",
 		`{"queue":`:             "it ends in the middle of its JSON",
 		`[1]`:                   "it is a JSON array; write an object such as",
+		"{\"kind\":\"\xff\"}":   "it is not UTF-8; give bytes as base64",
 		`x`:                     "it is not JSON: invalid character 'x'",
 		`{"queue":"q"} {}`:      "there is more than one JSON value",
 		`{}`:                    "it names no queue",

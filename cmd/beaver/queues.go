@@ -194,6 +194,9 @@ func newQueuesPauseCommand(
 		Use: use + " QUEUE", Short: short, Args: cobra.ExactArgs(1), Example: "  beaver queues " + use + " mail",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.client(cmd.Context(), func(c *beaver.Client) error {
+				if _, err := c.Queue(cmd.Context(), args[0]); err != nil {
+					return err // A misspelt name must not make a queue.
+				}
 				if err := f(c, cmd.Context(), args[0]); err != nil {
 					return err
 				}

@@ -63,15 +63,25 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	if !a.running {
 		advice := "see beaver --help"
-		if strings.Contains(err.Error(), "--help") {
+		text := plainSuggestion(err.Error())
+		if strings.Contains(text, "--help") || strings.HasSuffix(text, "?") {
 			advice = ""
 		}
-		a.complain(err, advice)
+		a.complain(errors.New(text), advice)
 		return exitUsage
 	}
 	status, advice := a.judge(err)
 	a.complain(err, advice)
 	return status
+}
+
+// plainSuggestion makes one line of what cobra says of a misspelt command.
+func plainSuggestion(text string) string {
+	problem, names, ok := strings.Cut(text, "\n\nDid you mean this?\n")
+	if !ok {
+		return text
+	}
+	return problem + "; did you mean " + strings.Join(strings.Fields(names), " or ") + "?"
 }
 
 func newRootCommand(a *app) *cobra.Command {

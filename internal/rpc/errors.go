@@ -26,6 +26,7 @@ const (
 	reasonNoPage    = "NO_SUCH_PATH"
 
 	reasonWrongMethod = "WRONG_HTTP_METHOD"
+	reasonNoStream    = "NO_STREAM"
 )
 
 // connectCodes maps the engine's codes to Connect's. CodeUnknownOutcome is aborted and not unavailable, since clients

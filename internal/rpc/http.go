@@ -85,7 +85,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.serveUpgraded(w, r, serve)
 		return
 	}
-	if !h.acceptMethod(w, r) || !h.acceptBody(w, r) {
+	if !h.acceptMethod(w, r) || h.bare[r.URL.Path] != nil && !h.acceptStream(w, r) || !h.acceptBody(w, r) {
 		return
 	}
 	procedure.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), controllerKey{}, http.NewResponseController(w))))
@@ -103,7 +103,7 @@ func (h *Handler) acceptBody(w http.ResponseWriter, r *http.Request) bool {
 	if r.Method != http.MethodPost {
 		return true
 	}
-	kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+	kind, parameters, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
 	kind = strings.ToLower(strings.TrimSpace(kind))
 	switch {
 	case kind == "" || kind == "application/x-www-form-urlencoded":
@@ -115,7 +115,16 @@ func (h *Handler) acceptBody(w http.ResponseWriter, r *http.Request) bool {
 			return false
 		}
 		r.Header.Set("Content-Type", "application/json")
-	case !knownContentType(kind):
+	case kind == "application/json":
+		if _, charset, ok := strings.Cut(strings.ToLower(parameters), "charset="); ok && strings.Trim(charset, `" `) != "utf-8" {
+			h.refuse(w, r, http.StatusUnsupportedMediaType, &engine.Error{
+				Code: engine.CodeInvalidArgument, Reason: reasonMalformed,
+				Message: fmt.Sprintf("the charset %s is not understood: JSON is UTF-8", clip(charset)),
+			})
+			return false
+		}
+		r.Header.Set("Content-Type", kind)
+	case !unaryTypes[kind] && h.bare[r.URL.Path] == nil:
 		h.refuse(w, r, http.StatusUnsupportedMediaType, &engine.Error{
 			Code: engine.CodeInvalidArgument, Reason: reasonMalformed,
 			Message: fmt.Sprintf("content type %q is not understood: send application/json or application/proto", clip(kind)),
@@ -132,10 +141,19 @@ func (h *Handler) acceptBody(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-func knownContentType(kind string) bool {
-	return kind == "application/json" || kind == "application/proto" ||
-		strings.HasPrefix(kind, "application/connect+") || strings.HasPrefix(kind, "application/grpc")
-}
+// The content types of calls and of streams.
+var (
+	unaryTypes = map[string]bool{
+		"application/json": true, "application/proto": true,
+		"application/grpc": true, "application/grpc+proto": true, "application/grpc+json": true,
+		"application/grpc-web": true, "application/grpc-web+proto": true, "application/grpc-web+json": true,
+	}
+	streamTypes = map[string]bool{
+		"application/connect+json": true, "application/connect+proto": true,
+		"application/grpc": true, "application/grpc+proto": true, "application/grpc+json": true,
+		"application/grpc-web": true, "application/grpc-web+proto": true, "application/grpc-web+json": true,
+	}
+)
 
 // jsonBody looks at the first byte of the body that is not white space, and leaves the body whole. An empty body is an
 // empty JSON object.

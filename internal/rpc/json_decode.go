@@ -172,7 +172,7 @@ func decodeMessage(m protoreflect.Message, value []byte, path string) *engine.Er
 		}
 		at := join(path, string(f.Name()))
 		if other, ok := seen[f.Number()]; ok {
-			return invalid(at, "given twice, as %s and as %s", other, clip(key))
+			return invalid(at, "given twice%s", twice(other, clip(key)))
 		}
 		seen[f.Number()] = clip(key)
 		if o := f.ContainingOneof(); o != nil && !o.IsSynthetic() {
@@ -359,6 +359,21 @@ func decodeEmbedded(m protoreflect.Message, value []byte, path string) *engine.E
 	return decodeMessage(m, value, path)
 }
 
+// twice tells the two spellings of a field's name, if there are two.
+func twice(a, b string) string {
+	if a == b {
+		return ""
+	}
+	return ", as " + a + " and as " + b
+}
+
+// numbersMax are the limits of numbers that people write, by field, for the error of what is no such number at all.
+var numbersMax = map[string]uint64{
+	"priority": queue.PriorityCount - 1, "max_attempts": queue.MaxAttemptsMax, "poison_limit": queue.PoisonLimitMax,
+	"keep_ended": queue.KeepEndedMax, "max": queue.FetchMax, "percent": 100, "jitter_percent": 100,
+	"page_size": queue.ListMax, "limit": DeadLimitMax,
+}
+
 // endless tells a duration that is only too long to be counted: with the last digit of each number alone it is one.
 func endless(text string) bool {
 	short := make([]byte, 0, len(text))
@@ -384,6 +399,9 @@ func decodeUint(value []byte, path string, most uint64) (uint64, *engine.Error) 
 		if f, ferr := strconv.ParseFloat(text, 64); ferr == nil && f >= 0 && f < 1<<53 && f == math.Trunc(f) {
 			n, err = uint64(f), nil
 		}
+	}
+	if limit, ok := numbersMax[path[strings.LastIndexByte(path, '.')+1:]]; ok && (err != nil || n > most) {
+		return 0, wrong(path, fmt.Sprintf("a whole number, at most %d", limit), value)
 	}
 	if err != nil || n > most {
 		return 0, wrong(path, fmt.Sprintf("a whole number from 0 to %d", most), value)

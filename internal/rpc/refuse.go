@@ -19,7 +19,9 @@ func (h *Handler) acceptMethod(w http.ResponseWriter, r *http.Request) bool {
 	allow := http.MethodPost
 	if h.reads[r.URL.Path] {
 		allow = "GET, POST"
-		if r.Method == http.MethodGet && r.URL.Query().Has("message") {
+		query := r.URL.Query()
+		encoding := query.Get("encoding")
+		if r.Method == http.MethodGet && query.Has("message") && (encoding == "json" || encoding == "proto") {
 			return true
 		}
 	}
@@ -28,9 +30,25 @@ func (h *Handler) acceptMethod(w http.ResponseWriter, r *http.Request) bool {
 	}
 	advice := "POST the request as a JSON object, for example " + example(r)
 	if h.bare[r.URL.Path] != nil {
-		advice = "this is a stream: POST it with a client for gRPC or Connect, such as the Go package beaver"
+		advice = streamAdvice
 	}
 	h.refuseMethod(w, r, allow, advice)
+	return false
+}
+
+const streamAdvice = "this is a stream: open it over HTTP/2 with a client for gRPC or Connect, such as the Go package beaver"
+
+// acceptStream refuses what cannot become a stream. It reports whether to go on.
+func (h *Handler) acceptStream(w http.ResponseWriter, r *http.Request) bool {
+	kind, _, _ := strings.Cut(strings.ToLower(r.Header.Get("Content-Type")), ";")
+	status := http.StatusUnsupportedMediaType
+	switch {
+	case r.ProtoMajor < 2:
+		status = http.StatusHTTPVersionNotSupported
+	case streamTypes[strings.TrimSpace(kind)]:
+		return true
+	}
+	h.refuse(w, r, status, &engine.Error{Code: engine.CodeUnimplemented, Reason: reasonNoStream, Message: streamAdvice})
 	return false
 }
 
@@ -115,11 +133,23 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, status int, e *
 	if err != nil {
 		detail = &connect.ErrorDetail{}
 	}
-	writeJSON(w, status, map[string]any{
-		"code": connectCode(e.Code).String(), "message": e.Message,
-		"details": []any{map[string]any{
-			"type": detail.Type(), "value": base64Raw(detail.Bytes()),
-			"debug": map[string]string{"reason": e.Reason},
-		}},
-	})
+	answer := refusedRequest{Code: connectCode(e.Code).String(), Message: e.Message, Details: make([]refusedDetail, 1)}
+	d := &answer.Details[0]
+	d.Type, d.Value, d.Debug.Reason = detail.Type(), base64Raw(detail.Bytes()), e.Reason
+	writeJSON(w, status, answer)
+}
+
+// refusedRequest is an error as Connect writes it.
+type refusedRequest struct {
+	Code    string          `json:"code"`
+	Message string          `json:"message"`
+	Details []refusedDetail `json:"details"`
+}
+
+type refusedDetail struct {
+	Type  string `json:"type"`
+	Value string `json:"value"`
+	Debug struct {
+		Reason string `json:"reason"`
+	} `json:"debug"`
 }

@@ -171,6 +171,9 @@ func appendMetadata(s *engine.Spec, data []byte) *engine.Error {
 	if !utf8.ValidString(kv.Key) || !utf8.ValidString(kv.Value) {
 		return invalid("metadata", "want valid UTF-8")
 	}
+	if kv.Key == "" {
+		return invalid("metadata", "has an empty key: want at least one character")
+	}
 	s.Metadata = append(s.Metadata, kv)
 	return nil
 }
