@@ -3,11 +3,6 @@ package beaver
 import (
 	"slices"
 	"time"
-
-	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
-
-	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 )
 
 // batch is the jobs of one message to the server. It is filled and sealed under the enqueuer's mutex, and read-only once done
@@ -47,19 +42,11 @@ func (b *batch) fits(size int) bool {
 		(len(b.ends) == 0 || len(b.jobs)+size <= messageBytesMax)
 }
 
-// append encodes a job. The size is what proto.Size returned for it just before.
-func (b *batch) append(job *beaverv1.NewJob, size int) (place, error) {
-	start := len(b.jobs)
-	b.jobs = protowire.AppendTag(b.jobs, enqueueJobsField, protowire.BytesType)
-	b.jobs = protowire.AppendVarint(b.jobs, uint64(size))
-	jobs, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(b.jobs, job)
-	if err != nil {
-		b.jobs = b.jobs[:start]
-		return place{}, invalid("", "the job cannot be encoded: %v", err)
-	}
-	b.jobs = jobs
+// append adds a job.
+func (b *batch) append(job *encoding) place {
+	b.jobs = job.append(b.jobs)
 	b.ends = append(b.ends, uint32(len(b.jobs)))
-	return place{b, len(b.ends) - 1}, nil
+	return place{b, len(b.ends) - 1}
 }
 
 // remove takes a job out. What waits behind it keeps its place.

@@ -39,19 +39,34 @@ func TestMessageEncoding(t *testing.T) {
 				m.Priority = new(uint32(*job.Priority))
 			}
 			if rapid.Bool().Draw(t, "has run-at") {
-				job.RunAt = time.Unix(rapid.Int64Range(1, 1e10).Draw(t, "run-at"), 0)
+				job.RunAt = time.Unix(rapid.Int64Range(0, 1e10).Draw(t, "run-at"), rapid.Int64Range(0, 999_999_999).Draw(t, "nanos"))
 				m.RunAt = timestamppb.New(job.RunAt)
+			}
+			if rapid.Bool().Draw(t, "expires") {
+				job.ExpiresAt = time.Unix(rapid.Int64Range(0, 1e10).Draw(t, "expires-at"), 0)
+				m.ExpiresAt = timestamppb.New(job.ExpiresAt)
+			}
+			if rapid.Bool().Draw(t, "has timeout") {
+				job.Timeout = time.Duration(rapid.Int64Range(1, 1e15).Draw(t, "timeout"))
+				m.Timeout = durationpb.New(job.Timeout)
 			}
 			if rapid.Bool().Draw(t, "never") {
 				job.Retry = &RetryPolicy{Kind: RetryNever}
 				m.Retry = &beaverv1.RetryPolicy{Kind: &beaverv1.RetryPolicy_Never{Never: true}}
 			}
-			encoded, err := e.message(&job)
+			encoded, err := newEncoding(&job)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p, err := b.append(encoded, proto.Size(encoded)); err != nil || p.index != len(all) {
-				t.Fatal(p, err)
+			if want := proto.Size(m); encoded.size != want {
+				t.Fatalf("the job is measured as %d bytes, want %d", encoded.size, want)
+			}
+			start := len(b.jobs)
+			if p := b.append(&encoded); p.index != len(all) {
+				t.Fatal(p)
+			}
+			if got, want := len(b.jobs)-start, sizeBytes(enqueueJobsField, encoded.size); got != want {
+				t.Fatalf("the job took %d bytes, want %d", got, want)
 			}
 			all = append(all, m)
 		}

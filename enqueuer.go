@@ -7,10 +7,6 @@ import (
 	"log/slog"
 	"sync"
 	"time"
-
-	"google.golang.org/protobuf/proto"
-
-	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 )
 
 // waitingMax is how many batches may wait to be sent; callers beyond wait for room.
@@ -38,14 +34,13 @@ type enqueuer struct {
 	mu       sync.Mutex
 	started  bool
 	closed   bool
-	sequence uint64          // of the last message
-	waiting  []*batch        // not sent; the last may be open
-	inFlight []*batch        // sent and not answered, by sequence
-	room     chan struct{}   // closed when a batch leaves waiting; nil when nobody waits for that
-	spare    [][]byte        // buffers of answered batches
-	scratch  beaverv1.NewJob // for encoding
-	broken   error           // what the stream ended with; nil while it is good
-	answered bool            // the stream has brought an answer
+	sequence uint64        // of the last message
+	waiting  []*batch      // not sent; the last may be open
+	inFlight []*batch      // sent and not answered, by sequence
+	room     chan struct{} // closed when a batch leaves waiting; nil when nobody waits for that
+	spare    [][]byte      // buffers of answered batches
+	broken   error         // what the stream ended with; nil while it is good
+	answered bool          // the stream has brought an answer
 }
 
 func newEnqueuer(dial func(context.Context) enqueueStream, retryFor time.Duration, logger *slog.Logger) *enqueuer {
@@ -58,47 +53,26 @@ func newEnqueuer(dial func(context.Context) enqueueStream, retryFor time.Duratio
 	return e
 }
 
-// message fills the scratch message with a prepared job. The message aliases the job.
-//
-// REQUIRES: e.mu.
-func (e *enqueuer) message(job *Job) (*beaverv1.NewJob, error) {
-	m := &e.scratch
-	retry, err := job.Retry.proto()
-	if err != nil {
-		return nil, err
-	}
-	m.Queue, m.Kind, m.Payload, m.ContentType = job.Queue, job.Kind, job.Payload, job.ContentType
-	m.Priority, m.MaxAttempts, m.Retry, m.Metadata = nil, uint32(job.MaxAttempts), retry, job.Metadata
-	if job.Priority != nil {
-		m.Priority = new(uint32(*job.Priority))
-	}
-	m.RunAt, m.ExpiresAt = timestampOf(job.RunAt), timestampOf(job.ExpiresAt)
-	m.Delay, m.Timeout = durationOf(job.Delay), durationOf(job.Timeout)
-	return m, nil
-}
-
 // add puts a job into a batch that is still to be sent. It waits, until ctx ends, while too many wait.
 func (e *enqueuer) add(ctx context.Context, job *Job) (place, error) {
+	encoded, err := newEncoding(job)
+	if err != nil {
+		return place{}, err
+	}
 	for {
 		e.mu.Lock()
 		if e.closed {
 			e.mu.Unlock()
 			return place{}, ErrClosed
 		}
-		m, err := e.message(job)
-		if err != nil {
-			e.mu.Unlock()
-			return place{}, err
-		}
-		size := proto.Size(m)
-		if b := e.open(size, false); b != nil {
-			p, err := b.append(m, size)
+		if b := e.open(encoded.size, false); b != nil {
+			p := b.append(&encoded)
 			e.startLocked()
 			e.mu.Unlock()
 			if p.index == 0 {
 				e.signal()
 			}
-			return p, err
+			return p, nil
 		}
 		room := e.roomLocked()
 		e.mu.Unlock()
@@ -141,19 +115,16 @@ func (e *enqueuer) fillMany(next int, jobs []Job, answers []Enqueued, places []p
 		if answers[next].Err != nil {
 			continue
 		}
-		m, err := e.message(&jobs[next])
+		encoded, err := newEncoding(&jobs[next])
 		if err != nil {
 			answers[next].Err = asError(err)
 			continue
 		}
-		size := proto.Size(m)
-		b := e.open(size, false)
+		b := e.open(encoded.size, false)
 		if b == nil {
 			return next
 		}
-		if places[next], err = b.append(m, size); err != nil {
-			answers[next].Err = asError(err)
-		}
+		places[next] = b.append(&encoded)
 	}
 	return next
 }
@@ -189,13 +160,11 @@ func (e *enqueuer) addAtomic(ctx context.Context, jobs []Job) (place, error) {
 // REQUIRES: e.mu.
 func (e *enqueuer) fillLocked(b *batch, jobs []Job) error {
 	for i := range jobs {
-		m, err := e.message(&jobs[i])
+		encoded, err := newEncoding(&jobs[i])
 		if err != nil {
 			return err
 		}
-		if _, err := b.append(m, proto.Size(m)); err != nil {
-			return err
-		}
+		b.append(&encoded)
 		if len(jobs) > 1 && len(b.jobs) > messageBytesMax {
 			return invalid("jobs", "the jobs have more than %d bytes together; fewer can be stored atomically", messageBytesMax)
 		}
