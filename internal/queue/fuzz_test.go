@@ -15,8 +15,9 @@ func everyItem() [][]byte {
 		Metadata: []KeyValue{{"a", "b"}},
 	}
 	return [][]byte{
+		AppendHold(nil, 5),
 		AppendConfigure(nil, 1, 1, &s),
-		AppendEnqueue(nil, SessionID{1}, 1, 2, true, 0),
+		AppendEnqueue(nil, SessionID{1}, 1, 2, true, 7),
 		AppendJob(nil, &spec),
 		AppendJob(nil, &Spec{Queue: 1}),
 		AppendFetch(nil, 1, []QueueID{1, 2}, 2, 0, 0),
