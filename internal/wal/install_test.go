@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
+
+	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
 // appendFlushed appends entries one by one, each durable before the next.
@@ -76,6 +78,44 @@ func TestLateSnapshotKeepsAcknowledgedEntries(t *testing.T) {
 		mustFlush(t, l)
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// A flush that needs several files seals the first long before it returns. Until then the bounds of the shards are those of
+// the flush before, and nothing of the file may be given up by them.
+func TestFlushUnderWayIsNotRetired(t *testing.T) {
+	l, sim := openSim(t, Options{FileBytes: 4096})
+	if err := l.InstallSnapshot(1, 10, 1); err != nil {
+		t.Fatal(err)
+	}
+	mustFlush(t, l)
+	l.Retain(1, Retention{Snapshot: 10, KeepFrom: 11, Live: roaring64.New()})
+	mustFlush(t, l)
+	if damage := maintainAll(t, l); damage != nil {
+		t.Fatal(damage)
+	}
+	var entries []Entry
+	for i := range uint64(20) {
+		entries = append(entries, Entry{Index: 11 + i, Term: 1, Data: make([]byte, 1000)})
+	}
+	if _, err := l.Append(1, nil, entries); err != nil {
+		t.Fatal(err)
+	}
+	within := false
+	sim.SetHook(func(vfs.Op) error {
+		if !within {
+			within = true
+			maintainAll(t, l)
+			within = false
+		}
+		return nil
+	})
+	mustFlush(t, l)
+	sim.SetHook(nil)
+	for _, want := range entries {
+		if e, err := l.Read(1, want.Index); err != nil || len(e.Data) != 1000 {
+			t.Errorf("entry %d: %v", want.Index, err)
 		}
 	}
 }

@@ -43,7 +43,7 @@ func (l *Log) nextRetire() *retireJob {
 		return nil
 	}
 	f := l.files[0]
-	if f.resting {
+	if f.resting || f.endPos() > l.durable { // A flush under way has sealed it: no shard's durable bounds speak of its end.
 		return nil
 	}
 	job := &retireJob{file: f}
