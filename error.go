@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"connectrpc.com/connect"
 
@@ -136,6 +137,9 @@ func unreached(err error) bool {
 	return ok && op.Op == "dial"
 }
 
+// notHTTP2 is how net/http says that the answer was no HTTP/2, but something like HTTP/1.1. It has no type.
+const notHTTP2 = "http2: frame too large"
+
 // asError turns what a call failed with into an Error, whose reason and field are in the ErrorInfo detail.
 func asError(err error) *Error {
 	if err == nil {
@@ -157,6 +161,9 @@ func asError(err error) *Error {
 	e := &Error{Code: Code(ce.Code().String()), Message: ce.Message(), cause: err}
 	if e.Code == CodeUnavailable && unreached(err) {
 		e.Message = "the server cannot be reached: " + e.Message
+	}
+	if e.Code == CodeUnavailable && strings.Contains(e.Message, notHTTP2) {
+		e.Message = "what answers there does not speak HTTP/2: it is no beaver server, or a proxy that HTTP/2 does not pass"
 	}
 	if !connect.IsWireError(err) && (e.Code == CodeUnknown || e.Code == CodeInvalidArgument) {
 		e.Code = CodeUnavailable // Not the server's word: the connection broke in the middle of a message.
