@@ -84,8 +84,8 @@ func TestCrashAtEveryCall(t *testing.T) {
 			crashes := uint64(0)
 			p.follower.disk.SetHook(func(op vfs.Op) error {
 				for i, o := range outcomes(seeds(2)) {
-					if i > 0 && (op.Number+uint64(i))%2 != 0 {
-						continue // all lost at every call, each of the others at every second
+					if i > 0 && (op.Number+uint64(i))%3 != 0 {
+						continue // all lost at every call, each of the others at every third
 					}
 					crashes++
 					if err := p.survive(p.follower.disk.CrashClone(o), before, crashes); err != nil {

@@ -106,7 +106,9 @@ func TestFlushUnderWayIsNotRetired(t *testing.T) {
 	sim.SetHook(func(vfs.Op) error {
 		if !within {
 			within = true
-			maintainAll(t, l)
+			if damage := maintainAll(t, l); damage != nil {
+				t.Error(damage)
+			}
 			within = false
 		}
 		return nil
