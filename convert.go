@@ -50,13 +50,6 @@ func timeOf(t *timestamppb.Timestamp) time.Time {
 	return t.AsTime()
 }
 
-func timestampOf(t time.Time) *timestamppb.Timestamp {
-	if t.IsZero() {
-		return nil
-	}
-	return timestamppb.New(t)
-}
-
 func durationOf(d time.Duration) *durationpb.Duration {
 	if d == 0 {
 		return nil
