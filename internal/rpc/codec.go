@@ -13,6 +13,14 @@ type inbound interface {
 	setJSON(data []byte)
 }
 
+// owner is an inbound message that keeps the bytes it was decoded from, because what it decoded aliases them. Who reads
+// messages from a connection of its own reads them straight into buffer, and calls setOwn in place of setProto, which copies.
+// The bytes are the message's until its owner reads the next one into it.
+type owner interface {
+	buffer() *[]byte
+	setOwn()
+}
+
 // outbound is a message that encodes itself, without the generated code.
 type outbound interface {
 	appendProto(dst []byte) []byte

@@ -81,7 +81,7 @@ type upgradedConn struct {
 	spec                       connect.Spec
 	peer                       connect.Peer
 
-	body []byte // Receive's
+	body []byte // Receive's, for messages that own no buffer
 	out  []byte // Send's
 }
 
@@ -109,14 +109,23 @@ func (c *upgradedConn) Receive(v any) error {
 		return connect.NewError(connect.CodeResourceExhausted,
 			fmt.Errorf("the message has %d bytes, at most %d are taken: send several smaller ones", size, c.readMax))
 	}
-	if cap(c.body) > upgradeBytesKept && size <= upgradeBytesKept {
-		c.body = nil
+	body := &c.body
+	own, owns := v.(owner)
+	if owns {
+		body = own.buffer()
+	}
+	if cap(*body) > upgradeBytesKept && size <= upgradeBytesKept {
+		*body = nil
 	}
 	var err error
-	if c.body, err = appendBody(c.body[:0], c.in, size); err != nil {
+	if *body, err = appendBody((*body)[:0], c.in, size); err != nil {
 		return c.broken(err)
 	}
-	return protoCodec{}.Unmarshal(c.body, v)
+	if owns {
+		own.setOwn()
+		return nil
+	}
+	return protoCodec{}.Unmarshal(*body, v)
 }
 
 // appendBody reads size bytes behind dst. Its memory grows with what comes, and not with what was announced.

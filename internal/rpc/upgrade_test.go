@@ -3,6 +3,7 @@ package rpc
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 	"github.com/beaver-raft/beaver/internal/engine"
 )
 
@@ -51,16 +53,70 @@ func FuzzUpgradedReceive(f *testing.F) {
 	f.Add([]byte("\x07\x00\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c := &upgradedConn{in: bufio.NewReader(bytes.NewReader(data)), cancel: func() {}, readMax: RequestBytesDefault}
+		var in streamRequest
 		for n := 0; ; n++ {
-			if err := c.Receive(new(streamRequest)); err != nil {
+			if err := c.Receive(&in); err != nil {
 				break
 			}
 			if n*envelopeBytes > len(data) {
 				t.Fatalf("%d messages from %d bytes", n, len(data))
 			}
 		}
-		if cap(c.body) > 2*(len(data)+upgradeStepBytes) {
-			t.Errorf("%d bytes of memory for %d", cap(c.body), len(data))
+		if got := cap(c.body) + cap(in.data); got > 2*(len(data)+upgradeStepBytes) {
+			t.Errorf("%d bytes of memory for %d", got, len(data))
 		}
 	})
+}
+
+// TestUpgradedReceiveOwns: messages that follow each other in one buffer leave nothing of the one before.
+func TestUpgradedReceiveOwns(t *testing.T) {
+	var wire []byte
+	messages := []*beaverv1.EnqueueStreamRequest{
+		{Session: make([]byte, 16), Sequence: 1, Atomic: true, Jobs: []*beaverv1.NewJob{fullJob(), fullJob()}},
+		{Sequence: 2, Jobs: []*beaverv1.NewJob{{Queue: "b", Payload: make([]byte, 2*upgradeBytesKept)}}},
+		{Sequence: 3, Jobs: []*beaverv1.NewJob{{Queue: "c", Payload: []byte("3")}}},
+	}
+	for _, m := range messages {
+		data := mustMarshal(t, m)
+		wire = append(binary.BigEndian.AppendUint32(append(wire, 0), uint32(len(data))), data...)
+	}
+	c := &upgradedConn{in: bufio.NewReader(bytes.NewReader(wire)), cancel: func() {}, readMax: RequestBytesDefault}
+	var in streamRequest
+	for _, m := range messages {
+		if err := c.Receive(&in); err != nil || in.err != nil {
+			t.Fatal(err, in.err)
+		}
+		jobs := in.request.Jobs
+		if in.request.Sequence != m.GetSequence() || in.request.Atomic != m.GetAtomic() || in.hasSession != (len(m.GetSession()) > 0) || len(jobs) != len(m.GetJobs()) {
+			t.Fatalf("got %+v, want %v", in.request, m)
+		}
+		for i := range jobs {
+			if jobs[i].Queue != m.GetJobs()[i].GetQueue() || !bytes.Equal(jobs[i].Spec.Payload, m.GetJobs()[i].GetPayload()) {
+				t.Errorf("message %d, job %d: %+v", m.GetSequence(), i, jobs[i])
+			}
+		}
+	}
+	if cap(in.data) > upgradeBytesKept {
+		t.Errorf("a small message left a buffer of %d bytes", cap(in.data))
+	}
+}
+
+// BenchmarkUpgradedReceive takes messages of 128 jobs of 1 KiB from a connection; a figure is of one message.
+func BenchmarkUpgradedReceive(b *testing.B) {
+	m := &beaverv1.EnqueueStreamRequest{Sequence: 1}
+	for range 128 {
+		m.Jobs = append(m.Jobs, &beaverv1.NewJob{Queue: "bench", Kind: "bench", Payload: make([]byte, 1<<10)})
+	}
+	data := mustMarshal(b, m)
+	wire := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(data))), data...)
+	source := bytes.NewReader(wire)
+	c := &upgradedConn{in: bufio.NewReader(source), cancel: func() {}, readMax: RequestBytesDefault}
+	var in streamRequest
+	b.ReportAllocs()
+	for b.Loop() {
+		source.Reset(wire)
+		if err := c.Receive(&in); err != nil || in.err != nil {
+			b.Fatal(err, in.err)
+		}
+	}
 }

@@ -36,6 +36,11 @@ func (b *enqueueBuffers) release() {
 // begin takes a copy of the message's bytes and clears what is left of the one before.
 func (b *enqueueBuffers) begin(data []byte) {
 	b.data = append(b.data[:0], data...)
+	b.clear()
+}
+
+// clear forgets what was decoded, and keeps the room.
+func (b *enqueueBuffers) clear() {
 	b.request = engine.EnqueueRequest{Jobs: b.request.Jobs[:0]}
 	b.decoder.now = time.Now()
 }
@@ -228,7 +233,16 @@ type streamRequest struct {
 }
 
 func (r *streamRequest) setProto(data []byte) {
-	r.begin(data)
+	r.data = append(r.data[:0], data...)
+	r.setOwn()
+}
+
+// buffer implements owner.
+func (r *streamRequest) buffer() *[]byte { return &r.data }
+
+// setOwn implements owner.
+func (r *streamRequest) setOwn() {
+	r.clear()
 	r.session, r.hasSession, r.err = engine.SessionID{}, false, nil
 	if err := r.decode(); err != nil {
 		r.err = err
