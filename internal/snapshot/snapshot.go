@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
 	"strings"
 	"syscall"
 
@@ -166,7 +167,8 @@ func Adopt(fsys vfs.FS, from, dir string, index uint64) error {
 	if err != nil {
 		return fmt.Errorf("adopt snapshot %d: %w", index, err)
 	}
-	for _, d := range [...]string{dir, from} {
+	// A process that was killed may have left dir itself a name that is seen and not durable.
+	for _, d := range [...]string{path.Dir(dir), dir, from} {
 		if err := fsys.SyncDir(d); err != nil {
 			return fmt.Errorf("sync %s: %w", d, err)
 		}

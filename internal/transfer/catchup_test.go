@@ -84,7 +84,7 @@ func TestCatchUpAfterAWhile(t *testing.T) {
 	p := newPair(t)
 	p.goOn(t, 100, 1, 1)
 	s := p.catchUp(t)
-	if s.Bytes*100 > s.FullBytes*25 {
+	if s.Bytes*100 > s.FullBytes*30 {
 		t.Errorf("%d bytes were sent, %d would be all", s.Bytes, s.FullBytes)
 	}
 	p.finish(t)

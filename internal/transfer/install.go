@@ -3,6 +3,7 @@ package transfer
 import (
 	"errors"
 	"fmt"
+	"path"
 
 	"github.com/beaver-raft/beaver/internal/invariant"
 	"github.com/beaver-raft/beaver/internal/snapshot"
@@ -165,7 +166,7 @@ func Recover(cfg ReceiverConfig) (m snapshot.Meta, installed bool, err error) {
 		return m, false, &wal.CorruptError{File: cfg.Dir + "/" + installName, Shard: cfg.Shard, Reason: err.Error()}
 	}
 	// A process that was killed may have left the name, and others that it relies on, in memory only.
-	if err := syncDir(cfg.FS, cfg.Dir); err != nil {
+	if err := errors.Join(syncDir(cfg.FS, path.Dir(cfg.Dir)), syncDir(cfg.FS, cfg.Dir)); err != nil {
 		return m, false, err
 	}
 	if m, _, err = place(cfg, d); err != nil {

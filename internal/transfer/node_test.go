@@ -21,7 +21,10 @@ import (
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
-const testShard wal.ShardID = 3
+const (
+	testShard   wal.ShardID = 3
+	hotPadBytes             = 3 << 10
+)
 
 // machine is a job machine reduced to what a transfer is about: each entry adds a job under its own index, and may end others.
 // Once ended, a job is dead for ever.
@@ -80,6 +83,7 @@ func (m *machine) writeTo(w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	b = append(b, make([]byte, hotPadBytes)...) // more than one chunk
 	_, err = w.Write(append(b, live...))
 	return err
 }
@@ -89,12 +93,12 @@ func restore(r io.Reader) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(b) < 24 {
+	if len(b) < 24+hotPadBytes {
 		return nil, errors.New("a state is longer")
 	}
 	m := newMachine()
 	m.applied, m.term, m.sum = binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:]), binary.LittleEndian.Uint64(b[16:])
-	return m, m.live.UnmarshalBinary(b[24:])
+	return m, m.live.UnmarshalBinary(b[24+hotPadBytes:])
 }
 
 // history is what the group committed.
@@ -102,9 +106,10 @@ type history struct {
 	rng     *rand.Rand
 	entries []wal.Entry // entries[i] has index i+1
 	live    []uint64
-	endings int // an entry ends up to so many jobs,
-	spared  int // but spares one in so many
-	size    int // of payloads
+	endings int  // an entry ends up to so many jobs,
+	spared  int  // but spares one in so many
+	barren  bool // entries bring no jobs
+	size    int  // of payloads
 }
 
 func newHistory(seed uint64) *history {
@@ -127,7 +132,7 @@ func (h *history) grow(count int, term uint64) {
 			ended = append(ended, h.live[i])
 			h.live = slices.Delete(h.live, i, i+1)
 		}
-		live := h.rng.IntN(10) > 0
+		live := h.rng.IntN(10) > 0 && !h.barren
 		if live {
 			h.live = append(h.live, index)
 		}
@@ -168,7 +173,7 @@ const (
 func receiverConfig(disk *vfs.Sim, log *wal.Log) transfer.ReceiverConfig {
 	return transfer.ReceiverConfig{
 		FS: disk, Shard: testShard, Dir: transfer.Dir("node", testShard), SnapshotDir: snapshotDir, Log: log,
-		SegmentBytes: 24 << 10, SyncBytes: 4 << 10, Verify: verify,
+		SegmentBytes: 6 << 10, SyncBytes: 2 << 10, Verify: verify,
 	}
 }
 

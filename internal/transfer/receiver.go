@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"strings"
 	"syscall"
 
@@ -251,8 +252,9 @@ func (r *Receiver) begin(s stage) error {
 	if err := r.cfg.FS.MkdirAll(r.cfg.Dir); err != nil {
 		return full(fmt.Errorf("make the stage: %w", err))
 	}
-	// What was dropped must not come back beside a stage file that it does not belong to.
-	if err := syncDir(r.cfg.FS, r.cfg.Dir); err != nil {
+	// What was dropped must not come back beside a stage file that it does not belong to. The directory may be there without
+	// a durable name, since a process was killed.
+	if err := errors.Join(syncDir(r.cfg.FS, path.Dir(r.cfg.Dir)), syncDir(r.cfg.FS, r.cfg.Dir)); err != nil {
 		return err
 	}
 	if err := r.writeStage(s); err != nil {

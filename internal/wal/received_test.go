@@ -388,6 +388,77 @@ func TestIntakeResumes(t *testing.T) {
 	}
 }
 
+// After a sync that failed, what is read back may be in memory only, and further syncs prove nothing of it. So nothing of
+// it is built on.
+func TestIntakeFailedSync(t *testing.T) {
+	sim := vfs.NewSim(1, vfs.SimOptions{})
+	syncs := 0
+	sim.SetHook(func(op vfs.Op) error {
+		if op.Kind == vfs.OpSync {
+			if syncs++; syncs == 3 {
+				return syscall.EIO
+			}
+		}
+		return nil
+	})
+	opts := intakeOptions(sim)
+	opts.SegmentBytes = 1 << 20
+	in, err := OpenIntake(opts)
+	for index := uint64(1); err == nil; index++ {
+		err = in.Add(&Entry{Index: index, Data: receivedData(index)}, false)
+	}
+	if !errors.Is(err, syscall.EIO) {
+		t.Fatal(err)
+	}
+	killed := sim.CrashClone(vfs.Killed())
+	opts.FS = killed
+	again, err := OpenIntake(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := again.Last()
+	names, err := again.Seal()
+	if err != nil || last < 10 {
+		t.Fatalf("%v; up to %d is found again", err, last)
+	}
+	lost := killed.CrashClone(vfs.AllLost())
+	l, _ := reopenSim(t, lost, Options{})
+	mustInstall(t, l, Installation{Shard: 1, Index: 1000, Term: 2, Dir: intakeDir, Segments: names})
+	for _, index := range every(1, last, 1) {
+		if e, err := l.Read(1, index); err != nil || !bytes.Equal(e.Data, receivedData(index)) {
+			t.Errorf("entry %d: %v", index, err)
+		}
+	}
+}
+
+// A start completes an installation before it knows of any snapshot, and the commit index on disk may be old. What the log is
+// said to hold stays all the same.
+func TestInstallKeepsWhatIsHeld(t *testing.T) {
+	opts := Options{FileBytes: 4096}
+	l, sim := openSim(t, opts)
+	appendFlushed(t, l, 1, 1, 1, 10, 8)
+	if _, err := l.Append(1, &HardState{Term: 1, Commit: 3}, nil); err != nil {
+		t.Fatal(err)
+	}
+	mustFlush(t, l)
+	l.Retain(1, Retention{Snapshot: 9, KeepFrom: 1, Live: roaring64.BitmapOf(2, 8)})
+	held := l.Held(1)
+	if held != 9 {
+		t.Fatalf("%d is held", held)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l, _ = reopenSim(t, sim, opts)
+	mustInstall(t, l, Installation{Shard: 1, Index: 20, Term: 2, Held: held, Dir: intakeDir})
+	if count, first := l.Missing(1, roaring64.BitmapOf(every(1, 9, 1)...), 9); count > 0 {
+		t.Errorf("%d entries are gone, first %d", count, first)
+	}
+	if _, err := l.Read(1, 10); err == nil {
+		t.Error("entry 10, of which nothing is known, is still there")
+	}
+}
+
 // A full disk costs the segment under way, and gives its room back; what is whole stays.
 func TestIntakeFullDisk(t *testing.T) {
 	sim := vfs.NewSim(1, vfs.SimOptions{})
