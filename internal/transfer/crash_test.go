@@ -3,6 +3,7 @@ package transfer_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -61,10 +62,10 @@ func loseSegments(t *testing.T, p *pair) {
 	must(t, err)
 }
 
-func outcomes(mixed uint64) []vfs.Outcome {
+func outcomes(mixed, seed uint64) []vfs.Outcome {
 	all := []vfs.Outcome{vfs.AllLost(), vfs.AllKept(), vfs.Killed()}
-	for seed := range mixed {
-		all = append(all, vfs.Mixed(seed*11+1))
+	for i := range mixed {
+		all = append(all, vfs.Mixed(seed*100+i))
 	}
 	return all
 }
@@ -100,7 +101,7 @@ func TestCrashAtEveryCall(t *testing.T) {
 				if op.Kind == vfs.OpSyncDir {
 					mixed += 4 // names are what it is about
 				}
-				for i, o := range outcomes(mixed) {
+				for i, o := range outcomes(mixed, op.Number) {
 					if i > 0 && op.Kind != vfs.OpSyncDir && (op.Number+uint64(i))%3 != 0 {
 						continue // all lost at every call, each of the others at every third
 					}
@@ -123,6 +124,72 @@ func TestCrashAtEveryCall(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCrashInEveryRecovery kills the process before every call of the installation, crashes the start that follows before
+// every call of its own, and starts again. What a killed process leaves is seen and not durable: what the second start
+// relies on must have been made so by the first.
+func TestCrashInEveryRecovery(t *testing.T) {
+	t.Parallel()
+	for _, tc := range crashCases() {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			p := smallPair(t)
+			tc.prepare(t, p)
+			before, whole, crashes := p.follower.m.applied, p.follower.check() == nil, uint64(0)
+			disk, installing := p.follower.disk, false
+			disk.SetHook(func(op vfs.Op) error {
+				if installing = installing || strings.HasSuffix(op.Name, "/install.tmp"); !installing {
+					return nil
+				}
+				for call := uint64(1); ; call++ {
+					again := crashStart(disk.CrashClone(vfs.Killed()), p.h, call, seeds(1))
+					for i, clone := range again {
+						crashes++
+						n, err := open(clone, p.h)
+						if err == nil && (whole || n.m.applied == p.leader.newest) {
+							err = n.check()
+						}
+						if err == nil && n.m.applied != before && n.m.applied != p.leader.newest {
+							err = fmt.Errorf("it is at %d", n.m.applied)
+						}
+						if err != nil {
+							t.Errorf("killed before %v, and then the start crashed before call %d, outcome %d: %v", op, call, i, err)
+							return vfs.ErrPowerCut
+						}
+					}
+					if again == nil {
+						return nil
+					}
+				}
+			})
+			_, err := catchUp(p.leader, p.follower, 5, 1)
+			must(t, err)
+			t.Logf("%d crashes", crashes)
+		})
+	}
+}
+
+// crashStart starts a node from a disk, and returns what a crash before one call of that may leave; nothing when there are
+// fewer calls.
+func crashStart(disk *vfs.Sim, h *history, call, mixed uint64) (left []*vfs.Sim) {
+	calls := uint64(0)
+	disk.SetHook(func(op vfs.Op) error {
+		if calls++; calls == call {
+			for _, o := range outcomes(mixed, op.Number) {
+				left = append(left, disk.CrashClone(o))
+			}
+		}
+		if calls >= call {
+			return vfs.ErrPowerCut
+		}
+		return nil
+	})
+	_, err := open(disk, h)
+	if left == nil && err != nil {
+		panic(err)
+	}
+	return left
 }
 
 // survive starts the follower from a crashed disk. The start itself crashes at a call that depends on the seed, and is done
@@ -213,7 +280,7 @@ func TestEveryCallFailing(t *testing.T) {
 			if !errors.Is(err, fault) {
 				t.Errorf("call %d fails with %v and what comes out is: %v", call, fault, err)
 			}
-			for i, o := range outcomes(1) {
+			for i, o := range outcomes(1, call) {
 				if err := p.survive(p.follower.disk.CrashClone(o), before, call+uint64(i)); err != nil {
 					t.Errorf("%v at call %d, %v: %v", fault, call, o, err)
 				}

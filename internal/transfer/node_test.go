@@ -119,7 +119,6 @@ func newHistory(seed uint64) *history {
 // grow commits so many entries more in a term. Most jobs end soon, some wait.
 func (h *history) grow(count int, term uint64) {
 	for range count {
-		index := uint64(len(h.entries) + 1)
 		var ended []uint64
 		for range h.endings {
 			if len(h.live) == 0 || h.rng.IntN(h.spared) == 0 {
@@ -132,16 +131,21 @@ func (h *history) grow(count int, term uint64) {
 			ended = append(ended, h.live[i])
 			h.live = slices.Delete(h.live, i, i+1)
 		}
-		live := h.rng.IntN(10) > 0 && !h.barren
-		if live {
-			h.live = append(h.live, index)
-		}
 		payload := make([]byte, h.rng.IntN(2*h.size))
 		for i := range payload {
 			payload[i] = byte(h.rng.Uint32())
 		}
-		h.entries = append(h.entries, wal.Entry{Index: index, Term: term, Data: encodeJob(live, ended, payload)})
+		h.add(term, h.rng.IntN(10) > 0 && !h.barren, ended, payload)
 	}
+}
+
+// add commits an entry, which may bring a job and end others.
+func (h *history) add(term uint64, live bool, ended []uint64, payload []byte) {
+	index := h.last() + 1
+	if live {
+		h.live = append(h.live, index)
+	}
+	h.entries = append(h.entries, wal.Entry{Index: index, Term: term, Data: encodeJob(live, ended, payload)})
 }
 
 func (h *history) last() uint64 { return uint64(len(h.entries)) }

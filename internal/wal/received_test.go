@@ -402,7 +402,7 @@ func TestIntakeFailedSync(t *testing.T) {
 		return nil
 	})
 	opts := intakeOptions(sim)
-	opts.SegmentBytes = 1 << 20
+	opts.SegmentBytes, opts.SyncBytes = 1<<20, 20<<10 // whole pages, that nothing writes again
 	in, err := OpenIntake(opts)
 	for index := uint64(1); err == nil; index++ {
 		err = in.Add(&Entry{Index: index, Data: receivedData(index)}, false)
