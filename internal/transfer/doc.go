@@ -10,8 +10,8 @@
 //
 // # What the callers do
 //
-// The leader opens its newest durable snapshot with snapshot.OpenAt, takes the live set that belongs to it from
-// wal.Log.Retained, and makes a Sender. It sends what Next returns until that is nothing, hands what comes back to Acked,
+// The leader takes the newest snapshot that its log was told of, and its live set, from wal.Log.Retained, opens the file with
+// snapshot.OpenAt, and makes a Sender. It sends what Next returns until that is nothing, hands what comes back to Acked,
 // and calls Resend when nothing came back for a while. ErrOutdated means that the log has meanwhile forgotten what this
 // snapshot refers to: it makes a new Sender of the newest snapshot, and the follower goes on where it was.
 //

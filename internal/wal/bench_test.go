@@ -151,3 +151,25 @@ func BenchmarkOpen(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkMissing looks up a million live entries by name, in ten segments.
+func BenchmarkMissing(b *testing.B) {
+	const count, segments = 1_000_000, 10
+	l := &Log{shards: make(map[ShardID]*shardLog)}
+	s := l.shardFor(1)
+	live := roaring64.New()
+	for n := range uint64(segments) {
+		g := &segment{first: 1 + n*2*count/segments}
+		for i := range uint32(count / segments) {
+			g.entries = append(g.entries, segEntry{delta: 2 * i, size: packSize(1000, 0)})
+			live.Add(g.first + 2*uint64(i))
+		}
+		s.segments = append(s.segments, g)
+	}
+	for b.Loop() {
+		if missing, _ := l.Missing(1, live, 4*count); missing != 0 {
+			b.Fatal(missing)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/count, "ns/entry")
+}

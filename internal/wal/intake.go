@@ -294,12 +294,12 @@ func (in *Intake) Seal() ([]string, error) {
 
 // Missing counts the entries of a set above an index that are not here, and names the first.
 func (in *Intake) Missing(set *roaring64.Bitmap, above uint64) (count, first uint64) {
-	c := cursor{received: in.done}
+	c := rowCursor{segments: in.done}
 	it := set.Iterator()
 	it.AdvanceIfNeeded(above + 1)
 	for it.HasNext() {
 		index := it.Next()
-		if _, ok := c.segment(index); ok {
+		if _, ok := c.find(index); ok {
 			continue
 		}
 		if count == 0 {
