@@ -27,6 +27,7 @@
 //	DIR/tail/0000000007.wal                    tail files, ids without gaps: tailfile.go has the layout
 //	DIR/tail/spare-0000000003                  preallocated, content void; removed by Open
 //	DIR/live/00002/0000000001-0000000004.seg   live entries of shard 2 from tail files 1 to 4: segment.go has the layout
+//	DIR/live/00002/r0000000001-0000000002.seg  live entries that a peer sent, in that order: received.go
 //	DIR/reserve                                room to give back when the disk is full
 //	*.tmp                                      half made; removed by Open
 //
@@ -57,5 +58,8 @@
 //   - Retiring a tail file (retire.go): segments are durable before the file goes; until then it is replayed, and
 //     segments that reach its id are leftovers.
 //   - Merging segments (compact.go): the wider file covers the others, which are leftovers once it has its name.
+//   - Installing a snapshot with received segments (received.go): whoever calls Install has decided it durably, and calls it
+//     again after a crash. A received segment that has its name before the tail's jump is durable holds committed entries
+//     that nobody asks for yet.
 //   - A file with a final name that does not validate is damage. Nothing is ever removed because something is missing.
 package wal
