@@ -149,7 +149,7 @@ func (g *group) stabilize(out *strings.Builder) error {
 	for moved := true; moved; {
 		moved = false
 		for _, id := range g.ids() {
-			m := g.members[ReplicaID(id)]
+			m := g.members[id]
 			for m.shard != nil && m.shard.HasReady() {
 				moved = true
 				if err := g.ready(m, out); err != nil {
@@ -340,7 +340,7 @@ func (m *member) snapshot() error {
 
 func (g *group) status(out *strings.Builder) {
 	for _, id := range g.ids() {
-		m := g.members[ReplicaID(id)]
+		m := g.members[id]
 		if m.shard == nil {
 			fmt.Fprintf(out, "%d stopped, durable to %d\n", id, m.log.durable.state.Last)
 			continue
