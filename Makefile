@@ -2,6 +2,7 @@
 GO       ?= go
 ROUNDS   ?= 200
 SEEDS    ?= 1000
+SECONDS  ?= 60
 FUZZTIME ?= 60s
 BENCH    ?= .
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
@@ -10,7 +11,7 @@ BUILD     = CGO_ENABLED=0 $(GO) build -trimpath
 RAPID     = $(shell $(GO) list -f '{{range .TestImports}}{{if eq . "pgregory.net/rapid"}}{{$$.ImportPath}} {{end}}{{end}}' ./internal/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race check gen lint fmt sim chaos fuzz bench demo hooks release
+.PHONY: help build test race check gen lint fmt sim seeds chaos fuzz bench demo hooks release
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +37,10 @@ lint: ## run the linters of .golangci.yml
 fmt: ## format the Go files
 	$(LINT) fmt
 
-sim: ## run the seeded tests (simulated disk, models) with SEEDS=1000 seeds each
+sim: ## simulate clusters for SECONDS=60 on all cores, or replay SEED=n with its trace
+	@$(GO) run ./cmd/sim $(if $(SEED),-seed $(SEED),-seconds $(SECONDS))
+
+seeds: ## run the seeded tests (simulated disk, models) with SEEDS=1000 seeds each
 	BEAVER_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 4h ./internal/...
 	$(GO) test -count=1 -timeout 4h $(RAPID) -rapid.checks=$(SEEDS)
 

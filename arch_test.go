@@ -116,6 +116,16 @@ var layers = map[string]layer{
 		outside: []string{cobraModule, protobufModule, connectModule, sysModule},
 	},
 
+	// sim owns what host owns, without goroutines: everything below the front doors that is a step machine.
+	"internal/sim": {
+		own: []string{
+			"internal/replica", "internal/transfer", "internal/queue", "internal/shard", "internal/wal", "internal/snapshot",
+			"internal/vfs", "internal/invariant",
+		},
+		outside: []string{etcdRaftModule},
+	},
+	"cmd/sim": {own: []string{"internal/sim"}},
+
 	"internal/chaos": {own: []string{"", "internal/queue"}},
 }
 

@@ -1,0 +1,215 @@
+package sim
+
+import (
+	"encoding/binary"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/vfs"
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+// Bug is a deliberate bug, put in at a seam between the simulator and what it runs: the simulator must find it.
+type Bug uint8
+
+// The deliberate bugs.
+const (
+	BugNone               Bug = iota
+	BugAckBeforeDurable       // appends count as durable before they are flushed
+	BugAckBeforeCommit        // a command is answered when it is proposed
+	BugSkipSync               // SyncData does nothing
+	BugSkipSnapshotSync       // Sync does nothing: snapshots and new files are not made durable
+	BugSkipDirSync            // SyncDir does nothing
+	BugForgetVote             // the log does not record votes
+	BugForgetTerm             // the log does not record terms
+	BugCompactLive            // the log is told that live entries are dead
+	BugLoseEntryData          // a follower's log drops what is in an entry
+	BugStaleRead              // a leader serves reads without asking a quorum
+	BugIgnoreFencing          // any token ends a lease
+	BugDropSession            // enqueues lose their session
+	BugLocalClock             // a replica applies by its own clock
+	BugReorderItems           // a replica applies the items of an entry in another order
+	BugSkipItem               // a replica skips the last item of an entry now and then
+	BugApplyTwice             // an ack is applied as an ack of whoever holds the job
+	BugStaleImage             // a snapshot holds the state of the one before
+	BugNoTimers               // nobody wakes the machine's timers
+	BugWorkersLiveForever     // silent workers keep their jobs
+	BugReuseIdentity          // a node that lost its disk comes back as who it was
+	BugCorruptMessage         // a message's entry is changed on its way
+	BugIgnoreSyncError        // a failed sync is taken for a good one
+	bugCount
+)
+
+func (b Bug) String() string {
+	return [...]string{
+		"none", "ack-before-durable", "ack-before-commit", "skip-sync", "skip-snapshot-sync", "skip-dir-sync", "forget-vote",
+		"forget-term", "compact-live", "lose-entry-data", "stale-read", "ignore-fencing", "drop-session", "local-clock",
+		"reorder-items", "skip-item", "apply-twice", "stale-image", "no-timers", "workers-live-forever", "reuse-identity",
+		"corrupt-message", "ignore-sync-error",
+	}[b]
+}
+
+// Bugs returns all deliberate bugs.
+func Bugs() []Bug {
+	var all []Bug
+	for b := BugNone + 1; b < bugCount; b++ {
+		all = append(all, b)
+	}
+	return all
+}
+
+// bugs puts the deliberate bug of a run in.
+type bugs struct {
+	bug    Bug
+	chance chance
+}
+
+func newBugs(o Options) bugs { return bugs{o.Bug, newChance(o.Seed, forBugs)} }
+
+func (b *bugs) is(bug Bug) bool { return b.bug == bug }
+
+// disk is a node's disk with a bug in front of it.
+func (b *bugs) disk(d *vfs.Sim) vfs.FS {
+	switch b.bug {
+	case BugSkipSync, BugSkipSnapshotSync, BugSkipDirSync, BugIgnoreSyncError:
+		return lyingFS{d, b.bug}
+	default:
+		return d
+	}
+}
+
+// append is what goes to the log.
+func (b *bugs) append(n *node, hs *wal.HardState, entries []wal.Entry) (*wal.HardState, []wal.Entry) {
+	switch {
+	case b.is(BugForgetVote) && hs != nil:
+		hs = &wal.HardState{Term: hs.Term, Commit: hs.Commit}
+	case b.is(BugForgetTerm) && hs != nil:
+		hs = &wal.HardState{Term: 1, Vote: hs.Vote, Commit: hs.Commit}
+	case b.is(BugLoseEntryData) && !n.leads() && len(entries) > 0 && b.chance.percent(20):
+		entries = append([]wal.Entry(nil), entries...)
+		entries[0].Data = nil
+	}
+	return hs, entries
+}
+
+func (b *bugs) retain(r wal.Retention) wal.Retention {
+	if b.is(BugCompactLive) && r.Live != nil && !r.Live.IsEmpty() {
+		r.Live = r.Live.Clone()
+		r.Live.Remove(r.Live.Maximum())
+		r.Live.Remove(r.Live.Minimum())
+	}
+	return r
+}
+
+// message is what goes out to another node.
+func (b *bugs) message(m *raftpb.Message) *raftpb.Message {
+	if b.is(BugCorruptMessage) && len(m.GetEntries()) > 0 && b.chance.percent(5) {
+		if e := m.GetEntries()[len(m.GetEntries())-1]; len(e.GetData()) > 60 {
+			changed := &raftpb.Entry{Type: e.Type, Term: e.Term, Index: e.Index, Data: append([]byte(nil), e.Data...)}
+			changed.Data[len(changed.Data)-1] ^= 1
+			m = flatCopy(m)
+			m.Entries = append(append([]*raftpb.Entry(nil), m.Entries[:len(m.Entries)-1]...), changed)
+		}
+	}
+	return m
+}
+
+// apply is what a machine is given of an entry.
+func (b *bugs) apply(d *driver, stamp int64, items [][]byte) (int64, [][]byte) {
+	switch b.bug {
+	case BugLocalClock:
+		stamp = d.m.n.wall()
+	case BugReorderItems:
+		if d.m.n.index == 0 && len(items) > 1 && items[0][0] != typeEnqueue {
+			items = append([][]byte(nil), items...)
+			items[0], items[len(items)-1] = items[len(items)-1], items[0]
+		}
+	case BugSkipItem:
+		if d.m.n.index == 0 && b.chance.percent(2) {
+			items = append([][]byte(nil), items...)
+			items[len(items)-1] = queue.AppendTick(nil)
+		}
+	case BugIgnoreFencing, BugApplyTwice:
+		items = b.unfence(d, items)
+	case BugDropSession:
+		items = append([][]byte(nil), items...)
+		for i, item := range items {
+			if item[0] == typeEnqueue {
+				items[i] = append([]byte(nil), item...)
+				clear(items[i][2:18])
+			}
+		}
+	default:
+	}
+	return stamp, items
+}
+
+// unfence gives items of workers the token of whoever holds the job.
+func (b *bugs) unfence(d *driver, items [][]byte) [][]byte {
+	items = append([][]byte(nil), items...)
+	for i, item := range items {
+		if item[0] != typeAck && (item[0] != typeFail || b.is(BugApplyTwice)) {
+			continue
+		}
+		pos := queue.Pos(binary.LittleEndian.Uint64(item[2:]))
+		info, ok := d.machine.Job(pos, 0, 0)
+		token, size := binary.Uvarint(item[10:])
+		if !ok || info.State != queue.StateRunning || info.Token == queue.Token(token) {
+			continue
+		}
+		changed := binary.AppendUvarint(append([]byte(nil), item[:10]...), uint64(info.Token))
+		items[i] = append(changed, item[10+size:]...)
+		o := d.m.n.w.oracles[d.m.group.id]
+		if o.high < d.machine.Applied()+1 {
+			o.w.fail("job %d.%d was ended under token %d, token %d holds it", pos.Index(), pos.Ordinal(), token, info.Token)
+		}
+	}
+	return items
+}
+
+// lyingFS is a disk with a bug in front.
+type lyingFS struct {
+	*vfs.Sim
+	bug Bug
+}
+
+func (f lyingFS) SyncDir(dir string) error {
+	if f.bug == BugSkipDirSync {
+		return nil
+	}
+	return f.Sim.SyncDir(dir)
+}
+
+func (f lyingFS) Create(name string) (vfs.File, error) {
+	file, err := f.Sim.Create(name)
+	return lyingFile{file, f.bug}, err
+}
+
+func (f lyingFS) OpenReadWrite(name string) (vfs.File, error) {
+	file, err := f.Sim.OpenReadWrite(name)
+	return lyingFile{file, f.bug}, err
+}
+
+type lyingFile struct {
+	vfs.File
+	bug Bug
+}
+
+func (f lyingFile) SyncData() error {
+	if f.bug == BugSkipSync {
+		return nil
+	}
+	err := f.File.SyncData()
+	if f.bug == BugIgnoreSyncError {
+		return nil
+	}
+	return err
+}
+
+func (f lyingFile) Sync() error {
+	if f.bug == BugSkipSnapshotSync {
+		return nil
+	}
+	return f.File.Sync()
+}

@@ -1,0 +1,26 @@
+// Package sim runs a whole cluster in one goroutine from one seed: nodes, disks, network, clocks, clients and workers.
+//
+// Invariant: one seed, one history. Two runs of a seed by the same program give the same trace, to the byte, and so a
+// seed that failed fails again.
+//
+// The nodes run what production runs: package replica's step machines over package shard, the log, the snapshots, the
+// transfer of snapshots, and the job machine. Only the edge is the simulator's own: virtual time, a network that delays,
+// loses, repeats, reorders and partitions, vfs.Sim disks that crash in the middle of any call, wall clocks that jump, and
+// a thin Driver (driver.go) in the place of the engine's.
+//
+// A run has three parts. First a plan is drawn from the seed (plan.go): the size of the cluster, the load, which kinds of
+// faults there are and how often. Then clients and workers work while faults come (fault.go). At last the faults stop:
+// the cluster must heal, end every job and agree (final.go), and once more after a power cut of all nodes.
+//
+// What is checked, and where:
+//
+//   - oracle.go: every replica applies the same entry with the same results and the same fingerprint at each index; what
+//     was applied once is never replaced; a job has at most one lease, its token grows, and only the holder of the lease
+//     ends an attempt; a job that ended never runs again; one sequence number of a session is one command.
+//   - history.go: what clients were told is what the log holds, and in the order of real time: no operation takes
+//     effect before it was asked for, and no read misses what was acknowledged before it.
+//   - final.go: liveness, agreement, queue.Machine.CheckInvariants, and that every live payload can be read.
+//
+// The simulator replaces crypto/rand.Reader while it runs, since the Raft library draws its election timeouts from there:
+// so one process runs one simulation at a time.
+package sim

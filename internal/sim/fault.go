@@ -1,0 +1,134 @@
+package sim
+
+import (
+	"syscall"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/vfs"
+)
+
+// nextFault schedules the next fault.
+func (w *world) nextFault() {
+	if len(w.plan.faults) == 0 {
+		return
+	}
+	w.after(w.faulting.about(w.plan.faultMean), func() {
+		if !w.healing {
+			w.inject(pick(w.faulting, w.plan.faults))
+			w.nextFault()
+		}
+	})
+}
+
+// victim is a node: half of the time one that leads.
+func (w *world) victim() *node {
+	n := pick(w.faulting, w.nodes)
+	if w.faulting.percent(50) {
+		for _, o := range w.nodes {
+			if o.leads() {
+				return o
+			}
+		}
+	}
+	return n
+}
+
+func (n *node) leads() bool {
+	for _, m := range n.members {
+		if m != nil && m.leading {
+			return true
+		}
+	}
+	return false
+}
+
+// inject lets one fault happen.
+func (w *world) inject(f Fault) {
+	c, n := w.faulting, w.victim()
+	w.faults[f]++
+	w.trace.mix(uint64(f), uint64(n.index), uint64(w.now))
+	w.trace.printf("fault", "%v %s", f, n.name)
+	lasts := c.between(200*time.Millisecond, 8*time.Second)
+	switch f {
+	case FaultKill:
+		n.crash("is killed", vfs.Killed())
+	case FaultPower:
+		n.crash("loses power", vfs.Mixed(c.Uint64()))
+	case FaultMidWrite:
+		n.cutAfter = 1 + c.IntN(60)
+	case FaultBlackout:
+		w.blackout()
+	case FaultDiskError:
+		n.disk.FailAt(n.disk.Ops()+1+uint64(c.IntN(30)), syscall.EIO)
+	case FaultDiskSlow:
+		n.slowUntil = w.now + lasts
+	case FaultDiskFull:
+		if u, err := n.disk.Usage("/"); err == nil && n.up {
+			used := int64(u.Total - u.Free)
+			n.disk.SetCapacity(used + c.Int64N(64<<10))
+			w.after(lasts, func() { n.disk.SetCapacity(0) })
+		}
+	case FaultPartition:
+		w.partition(lasts, func(int) bool { return c.percent(50) })
+	case FaultDeaf:
+		to := c.IntN(w.plan.nodes + 1)
+		w.net.blocked[n.index][to] = true
+		w.after(lasts, func() { w.net.blocked[n.index][to] = false })
+	case FaultIsolate:
+		w.partition(lasts, func(i int) bool { return i == n.index })
+	case FaultPause:
+		n.pausedUntil = w.now + lasts
+	case FaultClock:
+		n.clockSkew = c.Int64N(20_000) - 10_000
+	case FaultHandOver:
+		for _, m := range n.members {
+			if m != nil && m.leading && n.up {
+				_ = m.rep.Transfer(w.groups[m.group.id].identity[c.IntN(w.plan.nodes)]) // an impossible heir is refused
+				m.poke()
+			}
+		}
+	case FaultWipe, FaultMembers:
+		w.wipe(n)
+	}
+}
+
+// partition cuts the nodes of one side off from the others for a while. Clients reach both sides.
+func (w *world) partition(lasts time.Duration, side func(i int) bool) {
+	sides := make([]bool, w.plan.nodes)
+	for i := range sides {
+		sides[i] = side(i)
+	}
+	w.net.heal()
+	for i := range sides {
+		for k := range sides {
+			w.net.blocked[i][k] = sides[i] != sides[k]
+		}
+	}
+	w.after(lasts, w.net.heal)
+}
+
+// blackout takes the power from all nodes at once.
+func (w *world) blackout() {
+	for _, n := range w.nodes {
+		n.crash("loses power with all others", vfs.Mixed(n.chance.Uint64()))
+	}
+}
+
+// heal ends all faults.
+func (w *world) heal() {
+	w.trace.printf("heal", "the faults stop")
+	w.healing = true
+	w.net.heal()
+	w.net.calm = true
+	latest := int64(0)
+	for _, n := range w.nodes {
+		latest = max(latest, n.clockSkew)
+	}
+	for _, o := range w.oracles {
+		latest = max(latest, o.clock-epochMillis-w.now.Milliseconds())
+	}
+	for _, n := range w.nodes {
+		n.clockSkew, n.slowUntil, n.pausedUntil, n.cutAfter = latest, 0, 0, 0
+		n.disk.SetCapacity(0)
+	}
+}

@@ -1,0 +1,71 @@
+package sim
+
+import "github.com/beaver-raft/beaver/internal/queue"
+
+// quiet reports whether the cluster has healed: all nodes are up and agree, and every job has ended.
+func (w *world) quiet() bool { return w.unrest() == "" }
+
+// unrest says what is still to be waited for.
+func (w *world) unrest() string {
+	if w.clients.open > 0 || w.clients.running > 0 {
+		return "clients wait for answers"
+	}
+	for _, g := range w.groups {
+		if g.replace >= 0 {
+			return "a member is being replaced"
+		}
+		leader := ""
+		for _, n := range w.nodes {
+			if !n.up || n.members[g.id] == nil {
+				return n.name + " is down"
+			}
+			m := n.members[g.id]
+			if m.leading {
+				leader = m.name
+			}
+			t := m.driver.machine.Totals()
+			for _, s := range []queue.State{queue.StateScheduled, queue.StateReady, queue.StateRunning, queue.StateBackoff} {
+				if t.ByState[s] > 0 {
+					return m.name + " has jobs that did not end"
+				}
+			}
+			if m.rep.Applied() != w.nodes[0].members[g.id].rep.Applied() || m.rep.Applied() < w.oracles[g.id].acked {
+				return m.name + " is not at the same index as the others"
+			}
+		}
+		if leader == "" {
+			return "a shard has no leader"
+		}
+	}
+	return ""
+}
+
+// checkEnd checks what must hold when the cluster has had the time to heal.
+func (w *world) checkEnd() {
+	if why := w.unrest(); why != "" {
+		w.fail("not healed after %v without faults: %s", healMax, why)
+	}
+	for _, g := range w.groups {
+		for _, n := range w.nodes {
+			m := n.members[g.id]
+			first := w.nodes[0].members[g.id]
+			if m.driver.Fingerprint() != first.driver.Fingerprint() {
+				w.fail("%s and %s differ at entry %d", m.name, first.name, m.rep.Applied())
+			}
+			if err := m.driver.machine.CheckInvariants(); err != nil {
+				w.fail("%s: %v", m.name, err)
+			}
+			m.checkLive()
+		}
+	}
+}
+
+// checkLive reads every entry that the state refers to.
+func (m *member) checkLive() {
+	for it := m.driver.machine.Snapshot().Live().Iterator(); it.HasNext(); {
+		index := it.Next()
+		if _, err := m.n.log.Read(m.group.id, index); err != nil {
+			m.n.w.fail("%s: entry %d is live and cannot be read: %v", m.name, index, err)
+		}
+	}
+}

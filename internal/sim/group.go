@@ -1,0 +1,113 @@
+package sim
+
+import (
+	"slices"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/vfs"
+)
+
+// group is what an operator knows of one shard's members: which replica a node is to run.
+type group struct {
+	w        *world
+	id       shard.ID
+	founders []shard.ReplicaID
+	identity []shard.ReplicaID // by node; 0: none
+	replace  int               // node whose member is to be replaced; -1: none
+}
+
+func newGroup(w *world, id shard.ID) *group {
+	g := &group{w: w, id: id, replace: -1}
+	for i := range w.plan.nodes {
+		g.founders = append(g.founders, shard.NewReplicaID(shard.NodeID(i+1), 0))
+	}
+	g.identity = slices.Clone(g.founders)
+	return g
+}
+
+// wipe takes a node's disk away. Its members come back as new ones, after the old ones are out of their groups.
+func (w *world) wipe(n *node) {
+	if slices.ContainsFunc(w.groups, func(g *group) bool { return g.replace >= 0 }) || !n.up {
+		return // Two disks lost at once may be a majority.
+	}
+	w.trace.printf(n.name, "loses its disk")
+	n.down(vfs.AllLost())
+	n.disk = vfs.NewSim(n.chance.Uint64(), vfs.SimOptions{})
+	if w.bug.is(BugReuseIdentity) {
+		w.after(time.Second, n.start)
+		return
+	}
+	for _, g := range w.groups {
+		g.identity[n.index] = 0
+		g.replace = n.index
+		w.after(time.Second, g.operate)
+	}
+}
+
+// operate takes the next step of replacing a member, until it is done.
+func (g *group) operate() {
+	if g.replace < 0 {
+		return
+	}
+	g.w.after(500*time.Millisecond, g.operate)
+	for _, n := range g.w.nodes {
+		if n.up && n.members[g.id] != nil && n.members[g.id].rep.Leading() && n.index != g.replace {
+			g.step(n.members[g.id], g.w.nodes[g.replace])
+			return
+		}
+	}
+}
+
+func (g *group) step(leader *member, lost *node) {
+	members := leader.rep.Members()
+	id := g.identity[lost.index]
+	change := shard.Change{Kind: shard.AddLearner, Replica: shard.NewReplicaID(lost.id, 0)}
+	for _, r := range slices.Concat(members.Learners, members.LearnersNext, members.Voters) {
+		switch voter := slices.Contains(members.Voters, r); {
+		case r.Node() != lost.id:
+			continue
+		case r == id && voter:
+			g.w.trace.printf("operator", "shard %d: %v is a voter", g.id, r)
+			g.replace = -1
+			return
+		case r == id:
+			change = shard.Change{Kind: shard.Promote, Replica: r}
+		case voter:
+			change = shard.Change{Kind: shard.Demote, Replica: r}
+		case id == 0 && r.Birth() != 0 && r != g.founders[lost.index] && g.isNew(r):
+			g.join(lost, r)
+			return
+		default:
+			change = shard.Change{Kind: shard.Remove, Replica: r}
+		}
+	}
+	made, err := leader.rep.ChangeMembers(change)
+	g.w.trace.printf("operator", "shard %d: change %v of %v: %v", g.id, change.Kind, change.Replica, err)
+	if err == nil && change.Kind == shard.AddLearner {
+		g.joining(made[0].Replica)
+	}
+	leader.poke()
+}
+
+// joining remembers the id that a learner will have.
+func (g *group) joining(r shard.ReplicaID) { g.w.joined[joinKey{g.id, r}] = true }
+
+func (g *group) isNew(r shard.ReplicaID) bool { return g.w.joined[joinKey{g.id, r}] }
+
+// join starts the node with its new member, once all groups know theirs.
+func (g *group) join(lost *node, r shard.ReplicaID) {
+	g.identity[lost.index] = r
+	delete(g.w.joined, joinKey{g.id, r}) // if it is lost again, it is no new one
+	for _, o := range g.w.groups {
+		if o.identity[lost.index] == 0 {
+			return
+		}
+	}
+	lost.start()
+}
+
+type joinKey struct {
+	shard shard.ID
+	id    shard.ReplicaID
+}

@@ -1,0 +1,337 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"syscall"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/replica"
+	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/vfs"
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+const (
+	// root is a node's data directory.
+	root = "data"
+	// maintainEvery lies between two looks for background work of a log.
+	maintainEvery = 2 * time.Second
+)
+
+// node is one process on one machine: a disk, a log, and a member of each group it belongs to.
+type node struct {
+	w      *world
+	index  int
+	id     shard.NodeID
+	name   string
+	chance chance
+
+	up    bool
+	dying bool   // the power went in the middle of a call to the disk
+	life  uint32 // grows with each start
+	begun time.Duration
+
+	disk        *vfs.Sim
+	cutAfter    int // calls to the disk until the power goes; 0 is never
+	slowUntil   time.Duration
+	pausedUntil time.Duration
+	clockSkew   int64 // milliseconds
+
+	fs       vfs.FS // disk, maybe behind a deliberate bug
+	log      *wal.Log
+	members  []*member // by shard; nil where the node has no member
+	flushing bool
+	again    bool // something was appended since the flush began
+	appended int64
+	keeping  bool // maintenance is scheduled
+}
+
+func newNode(w *world, index int) *node {
+	n := &node{w: w, index: index, id: shard.NodeID(index + 1), name: fmt.Sprintf("n%d", index+1)}
+	n.chance = newChance(w.opts.Seed, forNodes+uint64(index)<<16)
+	n.disk = vfs.NewSim(n.chance.Uint64(), vfs.SimOptions{})
+	return n
+}
+
+func snapshotDir(id shard.ID) string { return path.Join(root, "snapshots", fmt.Sprintf("%05d", id)) }
+
+// instant is now on the node's clocks.
+func (n *node) instant() replica.Instant {
+	return replica.Instant{Mono: n.w.now - n.begun, Millis: n.wall()}
+}
+
+func (n *node) wall() int64 { return epochMillis + n.w.now.Milliseconds() + n.clockSkew }
+
+// hook is asked before each call that changes the disk.
+func (n *node) hook(vfs.Op) error {
+	if n.cutAfter > 0 {
+		if n.cutAfter--; n.cutAfter == 0 {
+			n.dying = true
+		}
+	}
+	if n.dying {
+		return vfs.ErrPowerCut
+	}
+	return nil
+}
+
+// start starts the process.
+func (n *node) start() {
+	if n.up {
+		return
+	}
+	w := n.w
+	n.life++
+	n.up, n.dying, n.begun = true, false, w.now
+	n.flushing, n.again, n.keeping, n.appended, n.pausedUntil = false, false, false, 0, 0
+	n.disk.SetHook(n.hook)
+	n.fs = w.bug.disk(n.disk)
+	n.members = make([]*member, w.plan.shards)
+	w.counts.Starts++
+	w.trace.mix(uint64(n.index), uint64(n.life), uint64(w.now))
+	w.trace.printf(n.name, "starts")
+	if err := n.open(); err != nil {
+		n.failed(err)
+	}
+}
+
+// open recovers the log and all members.
+func (n *node) open() error {
+	w := n.w
+	log, recovery, err := wal.Open(wal.Options{
+		FS: n.fs, Dir: path.Join(root, "log"), FileBytes: w.plan.fileBytes, ReserveBytes: w.plan.fileBytes,
+	})
+	if err != nil {
+		return err
+	}
+	n.log = log
+	if recovery.TornBytes > 0 {
+		w.trace.printf(n.name, "cut a torn tail of %d bytes", recovery.TornBytes)
+	}
+	for _, g := range w.groups {
+		id := g.identity[n.index]
+		if id == 0 {
+			continue
+		}
+		m := newMember(n, g, id)
+		n.members[g.id] = m
+		if err := m.recover(); err != nil {
+			return err
+		}
+	}
+	for _, m := range n.members {
+		if m != nil {
+			if err := m.open(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, m := range n.members {
+		if m != nil && n.up {
+			m.turn()
+		}
+	}
+	n.keep(0)
+	return nil
+}
+
+// failed ends the process because something returned an error. Whether that is all right depends on what is wrong with
+// the node: a healthy node must not fail.
+func (n *node) failed(err error) {
+	w := n.w
+	switch {
+	case !n.up:
+		return
+	case n.dying:
+		n.crash("loses power in the middle of a write", vfs.Mixed(n.chance.Uint64()))
+	case noSpace(err) || errors.Is(err, syscall.EIO):
+		w.trace.printf(n.name, "fails: %v", err)
+		n.crash("ends itself", vfs.Killed())
+	default:
+		w.fail("%s failed: %v", n.name, err)
+	}
+}
+
+// crash ends the process, with what that leaves on its disk, and starts it again after a while.
+func (n *node) crash(how string, leaves vfs.Outcome) {
+	if !n.up {
+		return
+	}
+	w := n.w
+	w.trace.printf(n.name, "%s (%v)", how, leaves)
+	n.down(leaves)
+	wait := n.chance.between(50*time.Millisecond, 4*time.Second)
+	if w.healing {
+		wait = 50 * time.Millisecond
+	}
+	w.after(wait, n.start)
+}
+
+// down ends the process.
+func (n *node) down(leaves vfs.Outcome) {
+	for _, m := range n.members {
+		if m != nil {
+			m.lost()
+		}
+	}
+	n.disk = n.disk.CrashClone(leaves)
+	n.up, n.dying, n.cutAfter, n.slowUntil = false, false, 0, 0
+	n.log, n.members = nil, nil
+}
+
+// handle lets something happen to a node that is up.
+func (n *node) handle(e *event) {
+	if e.kind == evMaintain {
+		n.maintain()
+		return
+	}
+	if e.kind == evDurable {
+		n.durable(wal.Position(e.value))
+		return
+	}
+	m := n.members[e.shard]
+	if m == nil {
+		if e.kind == evRequest {
+			m.refuse(e.call)
+		}
+		return
+	}
+	switch e.kind {
+	case evTurn:
+		if m.wakeAt != 0 && m.wakeAt <= n.w.now {
+			m.wakeAt = 0
+			m.turn()
+		}
+	case evMessage:
+		m.step(e.msg)
+	case evRequest:
+		m.request(e.call)
+	case evStore:
+		m.store()
+	case evChunk:
+		m.chunk(e)
+	case evChunkAck:
+		m.chunkAck(e)
+	case evSend:
+		m.resend(e)
+	case evReply, evDurable, evMaintain, evOther:
+	}
+}
+
+// wantFlush has what was appended made durable. While one flush is under way, the next one gathers.
+func (n *node) wantFlush() {
+	if n.w.bug.is(BugAckBeforeDurable) {
+		n.tellDurable(^wal.Position(0))
+		if n.flushing {
+			return
+		}
+		n.flushing = true
+		life := n.life
+		n.w.after(300*time.Millisecond, func() {
+			if n.up && n.life == life {
+				n.flushing = false
+				if _, err := n.log.Flush(); err != nil || n.dying {
+					n.failed(err)
+				}
+			}
+		})
+		return
+	}
+	if n.flushing {
+		n.again = true
+		return
+	}
+	n.flushing, n.again = true, false
+	position, err := n.log.Flush()
+	if err != nil || n.dying {
+		n.failed(err)
+		return
+	}
+	p := &n.w.plan
+	took := p.syncMin + n.chance.between(0, p.syncSpread)
+	if n.w.now < n.slowUntil {
+		took += n.chance.between(0, time.Second)
+	}
+	n.w.schedule.add(event{at: n.w.now + took, kind: evDurable, node: n.index, life: n.life, value: uint64(position)})
+}
+
+// durable ends a flush.
+func (n *node) durable(position wal.Position) {
+	n.flushing = false
+	n.tellDurable(position)
+	if n.up && n.again {
+		n.wantFlush()
+	}
+	if n.up && n.appended >= n.w.plan.fileBytes/2 {
+		n.appended = 0
+		n.keep(time.Millisecond)
+	}
+}
+
+func (n *node) tellDurable(position wal.Position) {
+	for _, m := range n.members {
+		if m != nil && n.up {
+			m.rep.Durable(position)
+			m.poke()
+		}
+	}
+}
+
+// keep schedules the log's background work.
+func (n *node) keep(in time.Duration) {
+	if !n.keeping || in < maintainEvery {
+		n.keeping = true
+		n.w.schedule.add(event{at: n.w.now + in, kind: evMaintain, node: n.index, life: n.life})
+	}
+}
+
+// maintain does one step of the log's background work.
+func (n *node) maintain() {
+	more, err := n.log.Maintain()
+	n.keeping = false
+	switch {
+	case n.dying:
+		n.failed(err)
+		return
+	case err == nil, noSpace(err), errors.Is(err, wal.ErrRetry):
+	default:
+		n.failed(err)
+		return
+	}
+	if more {
+		n.keep(100 * time.Microsecond)
+		return
+	}
+	for _, id := range n.log.NeedsSnapshot() {
+		if m := n.members[id]; m != nil {
+			m.rep.WantSnapshot()
+			m.poke()
+		}
+		if !n.up {
+			return
+		}
+	}
+	n.keep(maintainEvery)
+}
+
+func noSpace(err error) bool { return err != nil && replica.NoSpace(err) }
+
+// nodeLog is the log as the members of a node see it.
+type nodeLog struct {
+	*wal.Log
+	n *node
+}
+
+// Append implements replica.Log.
+func (l nodeLog) Append(id wal.ShardID, hs *wal.HardState, entries []wal.Entry) (wal.Position, error) {
+	for i := range entries {
+		l.n.appended += int64(len(entries[i].Data)) + 64
+	}
+	hs, entries = l.n.w.bug.append(l.n, hs, entries)
+	return l.Log.Append(id, hs, entries)
+}
+
+// Retain implements replica.Log.
+func (l nodeLog) Retain(id wal.ShardID, r wal.Retention) { l.Log.Retain(id, l.n.w.bug.retain(r)) }

@@ -1,0 +1,192 @@
+package sim
+
+import (
+	"encoding/binary"
+
+	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
+)
+
+// fact is what the first replica that applied an entry made of it. All others must make the same of it, at any time.
+type fact struct{ entry, results, fingerprint uint64 }
+
+// jobFact is what is known of a job, from the answers to commands alone.
+type jobFact struct {
+	payload uint64
+	token   queue.Token // of the live lease; 0: none
+	worker  queue.WorkerID
+	ended   bool
+}
+
+type sessionKey struct {
+	id       queue.SessionID
+	sequence uint64
+}
+
+// oracle follows one shard's committed entries, as the first replica to apply each shows them.
+type oracle struct {
+	w        *world
+	shard    shard.ID
+	facts    map[uint64]fact
+	high     uint64
+	acked    uint64 // the highest index of what a client was told
+	clock    int64  // the greatest stamp
+	token    queue.Token
+	jobs     map[queue.Pos]*jobFact
+	sessions map[sessionKey]queue.Pos
+}
+
+func newOracle(w *world, id shard.ID) *oracle {
+	return &oracle{
+		w: w, shard: id, facts: make(map[uint64]fact), jobs: make(map[queue.Pos]*jobFact),
+		sessions: make(map[sessionKey]queue.Pos),
+	}
+}
+
+// The types of items that the oracle reads by itself, as package queue documents them.
+const (
+	typeEnqueue  = 2
+	typeJob      = 3
+	typeFetch    = 4
+	typeAck      = 5
+	typeFail     = 6
+	typeRelease  = 7
+	typeExtend   = 8
+	typeProgress = 9
+	typeLost     = 14
+	typeGone     = 15
+	typeVerify   = 17
+)
+
+// applied is told of every entry that any replica applies.
+func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte) {
+	w := o.w
+	f := fact{entry: mix64(mix64(uint64(h.Stamp), h.Proposer), h.Sequence), fingerprint: d.machine.Fingerprint()}
+	for i, item := range items {
+		f.entry = hashBytes(f.entry, item)
+		if r := d.out.Items[i]; item[0] != typeVerify {
+			f.results = mix64(mix64(mix64(f.results, uint64(r.Code)), uint64(r.State)), uint64(r.Pos))
+		}
+	}
+	for _, l := range d.out.Leases {
+		f.results = mix64(mix64(mix64(f.results, uint64(l.Pos)), uint64(l.Token)), uint64(l.Attempt))
+	}
+	w.trace.mix(index, f.fingerprint)
+	for _, e := range d.out.Events {
+		if e.Kind == queue.EventDiverged {
+			w.fail("%s has another state than its leader had after entry %d", d.m.name, e.Pos.Index())
+		}
+	}
+	if known, ok := o.facts[index]; ok {
+		switch {
+		case known.entry != f.entry:
+			w.fail("%s applies another entry %d than was applied before: a committed entry was lost", d.m.name, index)
+		case known.results != f.results:
+			w.fail("%s has other results of entry %d than another replica", d.m.name, index)
+		case known.fingerprint != f.fingerprint:
+			w.fail("%s has fingerprint %016x after entry %d, another replica had %016x", d.m.name, f.fingerprint, index, known.fingerprint)
+		}
+		return
+	}
+	if index < o.high {
+		w.fail("%s applies entry %d, which nobody applied when %d was: a committed entry was replaced", d.m.name, index, o.high)
+	}
+	o.facts[index], o.high, o.clock = f, index, max(o.clock, h.Stamp)
+	w.counts.Entries++
+	if w.trace.on() {
+		w.trace.printf(d.m.name, "applies %d: %d items, %d leases, clock %d", index, len(items), len(d.out.Leases), d.machine.Now()-epochMillis)
+	}
+	o.follow(d, index, items)
+	if index%512 == 0 {
+		if err := d.machine.CheckInvariants(); err != nil {
+			w.fail("%s after entry %d: %v", d.m.name, index, err)
+		}
+	}
+}
+
+// follow follows the jobs through one entry.
+func (o *oracle) follow(d *driver, index uint64, items [][]byte) {
+	for _, e := range d.out.Events {
+		if j := o.jobs[e.Pos]; e.Kind == queue.EventLeaseLost && j != nil && j.token == e.Token {
+			j.token = 0
+		}
+	}
+	for i, item := range items {
+		r, pos := d.out.Items[i], queue.MakePos(index, i)
+		switch item[0] {
+		case typeEnqueue:
+			o.enqueued(item, r, pos)
+		case typeJob:
+			if r.Code == queue.CodeOK {
+				o.jobs[pos] = &jobFact{payload: hashBytes(0, item)}
+				o.w.counts.Jobs++
+			}
+		case typeFetch:
+			worker, _ := binary.Uvarint(item[2:])
+			for _, l := range d.out.Leases[r.Lo:r.Hi] {
+				o.leased(l, queue.WorkerID(worker))
+			}
+		case typeAck, typeFail, typeRelease, typeExtend, typeProgress:
+			o.finished(item, r)
+		case typeLost, typeGone:
+			worker, _ := binary.Uvarint(item[2:])
+			for _, j := range o.jobs {
+				if j.worker == queue.WorkerID(worker) {
+					j.token, j.worker = 0, 0
+				}
+			}
+		}
+	}
+}
+
+// enqueued checks that a sequence number of a session is one command.
+func (o *oracle) enqueued(item []byte, r queue.Result, pos queue.Pos) {
+	key := sessionKey{id: queue.SessionID(item[2:18])}
+	key.sequence, _ = binary.Uvarint(item[18:])
+	if key.id == (queue.SessionID{}) {
+		if !o.w.bug.is(BugDropSession) {
+			return
+		}
+		o.w.fail("an enqueue of shard %d lost its session", o.shard)
+	}
+	_, seen := o.sessions[key]
+	switch {
+	case r.Code == queue.CodeOK && seen:
+		o.w.fail("sequence number %d of session %x was applied twice in shard %d", key.sequence, key.id[:4], o.shard)
+	case r.Code == queue.CodeDuplicate && !seen:
+		o.w.fail("sequence number %d of session %x is called a repeat, and is the first", key.sequence, key.id[:4])
+	}
+	o.sessions[key] = pos
+}
+
+// leased checks a lease: tokens grow, and nobody else holds one.
+func (o *oracle) leased(l queue.Lease, worker queue.WorkerID) {
+	j := o.jobs[l.Pos]
+	switch {
+	case j == nil:
+		o.w.fail("job %d.%d was leased, and nobody enqueued it", l.Pos.Index(), l.Pos.Ordinal())
+	case j.ended:
+		o.w.fail("job %d.%d was leased after it had ended", l.Pos.Index(), l.Pos.Ordinal())
+	case j.token != 0:
+		o.w.fail("job %d.%d was leased twice at once", l.Pos.Index(), l.Pos.Ordinal())
+	case l.Token <= o.token:
+		o.w.fail("token %d follows token %d", l.Token, o.token)
+	}
+	j.token, j.worker, o.token = l.Token, worker, l.Token
+}
+
+// finished checks that only the holder of a lease does something with it.
+func (o *oracle) finished(item []byte, r queue.Result) {
+	pos := queue.Pos(binary.LittleEndian.Uint64(item[2:]))
+	token, _ := binary.Uvarint(item[10:])
+	j := o.jobs[pos]
+	holds := j != nil && j.token == queue.Token(token)
+	if r.Code == queue.CodeOK != holds {
+		o.w.fail("job %d.%d: item %d under token %d gets code %d, held is %v", pos.Index(), pos.Ordinal(), item[0], token, r.Code, j)
+	}
+	if !holds || item[0] == typeExtend || item[0] == typeProgress {
+		return
+	}
+	j.token, j.worker = 0, 0
+	j.ended = item[0] == typeAck
+}

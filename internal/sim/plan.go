@@ -1,0 +1,138 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Fault is a kind of fault.
+type Fault uint8
+
+// The kinds of faults. A plan has some of them: with all at once, many states are never reached.
+const (
+	FaultKill      Fault = iota // a process ends: what it wrote is still there
+	FaultPower                  // a node loses power: un-synced data is lost, torn or kept
+	FaultMidWrite               // the same, in the middle of whatever the disk is doing some calls from now
+	FaultBlackout               // all nodes lose power at once
+	FaultDiskError              // a write or sync fails
+	FaultDiskSlow               // syncs take long for a while
+	FaultDiskFull               // no room for a while
+	FaultPartition              // two groups of nodes do not hear each other
+	FaultDeaf                   // one node's messages get lost one way
+	FaultIsolate                // a leader is alone for a while
+	FaultPause                  // a process stands still for a while
+	FaultClock                  // a wall clock jumps
+	FaultHandOver               // a leader is told to hand over
+	FaultWipe                   // a node loses its disk, and comes back as a new member
+	FaultMembers                // a member is removed, and another added
+	faultCount
+)
+
+// FaultCount is how many kinds of faults there are.
+const FaultCount = int(faultCount)
+
+func (f Fault) String() string {
+	return [...]string{
+		"kill", "power-cut", "mid-write", "blackout", "disk-error", "disk-slow", "disk-full", "partition", "deaf",
+		"isolate", "pause", "clock", "hand-over", "wipe", "members",
+	}[f]
+}
+
+// plan is what a seed decides before anything happens.
+type plan struct {
+	nodes  int
+	shards int
+	queues int // of each shard
+
+	faulty    time.Duration // how long faults come
+	faultMean time.Duration // between two
+	faults    []Fault       // those that there are
+
+	delayMin, delaySpread time.Duration // of a message
+	lossPermille          int
+	dupPermille           int
+	ordered               bool // messages of a link stay in order
+
+	syncMin, syncSpread time.Duration // of a flush
+	tick                time.Duration
+	turnDelay           time.Duration // between something that happens and the turn for it
+	snapshotBytes       int64
+	fileBytes           int64
+	verifyEntries       uint64
+
+	producers   int
+	thinkMean   time.Duration // of a producer
+	payloadMax  int
+	workers     int
+	concurrency int
+	workMean    time.Duration
+	badWorkers  int // percent of jobs that a worker does not just finish
+}
+
+// newPlan draws the plan of a seed.
+func newPlan(seed uint64) plan {
+	c := newChance(seed, forPlan)
+	p := plan{
+		nodes:  pick(c, []int{1, 3, 3, 3, 3, 5}),
+		shards: pick(c, []int{1, 1, 2}),
+		queues: 1 + c.IntN(3),
+
+		faulty:    c.between(10*time.Second, 90*time.Second),
+		faultMean: c.between(time.Second, 12*time.Second),
+
+		delayMin:     c.between(50*time.Microsecond, 2*time.Millisecond),
+		delaySpread:  pick(c, []time.Duration{100 * time.Microsecond, 2 * time.Millisecond, 2 * time.Millisecond, 30 * time.Millisecond}),
+		lossPermille: pick(c, []int{0, 0, 5, 50}),
+		dupPermille:  pick(c, []int{0, 0, 5, 50}),
+		ordered:      c.percent(50),
+
+		syncMin:       c.between(50*time.Microsecond, 4*time.Millisecond),
+		syncSpread:    c.between(0, 4*time.Millisecond),
+		tick:          100 * time.Millisecond,
+		turnDelay:     pick(c, []time.Duration{0, 0, 50 * time.Microsecond, time.Millisecond}),
+		snapshotBytes: pick(c, []int64{2 << 10, 8 << 10, 32 << 10, 256 << 10}),
+		fileBytes:     pick(c, []int64{16 << 10, 32 << 10, 128 << 10}),
+		verifyEntries: pick(c, []uint64{4, 16, 64}),
+
+		producers:   1 + c.IntN(4),
+		thinkMean:   c.between(100*time.Millisecond, 2*time.Second),
+		payloadMax:  pick(c, []int{40, 40, 400, 3000}),
+		workers:     1 + c.IntN(4),
+		concurrency: 1 + c.IntN(6),
+		workMean:    c.between(5*time.Millisecond, time.Second),
+		badWorkers:  pick(c, []int{0, 10, 30, 60}),
+	}
+	for f := range faultCount {
+		if c.percent(40) && p.possible(f) {
+			p.faults = append(p.faults, f)
+		}
+	}
+	return p
+}
+
+// possible tells whether a fault means anything to a cluster of this size.
+func (p *plan) possible(f Fault) bool {
+	switch f {
+	case FaultPartition, FaultDeaf, FaultIsolate, FaultHandOver, FaultWipe, FaultMembers:
+		return p.nodes > 1
+	default:
+		return true
+	}
+}
+
+func (p *plan) String() string {
+	names := make([]string, len(p.faults))
+	for i, f := range p.faults {
+		names[i] = f.String()
+	}
+	return fmt.Sprintf(
+		"%d nodes, %d shards of %d queues; faults for %v, about every %v: %s; messages %v + %v, %d‰ lost, %d‰ twice; "+
+			"syncs %v + %v; snapshots every %d KiB, files of %d KiB; %d producers every %v, payloads to %d bytes; "+
+			"%d workers of %d jobs of %v, %d %% bad",
+		p.nodes, p.shards, p.queues, p.faulty.Round(time.Second), p.faultMean.Round(time.Millisecond), strings.Join(names, " "),
+		p.delayMin.Round(time.Microsecond), p.delaySpread, p.lossPermille, p.dupPermille,
+		p.syncMin.Round(time.Microsecond), p.syncSpread.Round(time.Microsecond), p.snapshotBytes>>10, p.fileBytes>>10,
+		p.producers, p.thinkMean.Round(time.Millisecond), p.payloadMax, p.workers, p.concurrency,
+		p.workMean.Round(time.Millisecond), p.badWorkers)
+}
