@@ -137,8 +137,11 @@ func unreached(err error) bool {
 	return ok && op.Op == "dial"
 }
 
-// notHTTP2 is how net/http says that the answer was no HTTP/2, but something like HTTP/1.1. It has no type.
-const notHTTP2 = "http2: frame too large"
+// notHTTP2 reports whether the message is one of those by which net/http says that the answer was no HTTP/2, but something
+// like HTTP/1.1: which one depends on who sees the answer first. They have no type.
+func notHTTP2(message string) bool {
+	return strings.Contains(message, "http2: frame too large") || strings.Contains(message, "http2: client conn could not be established")
+}
 
 // asError turns what a call failed with into an Error, whose reason and field are in the ErrorInfo detail.
 func asError(err error) *Error {
@@ -162,7 +165,7 @@ func asError(err error) *Error {
 	if e.Code == CodeUnavailable && unreached(err) {
 		e.Message = "the server cannot be reached: " + e.Message
 	}
-	if e.Code == CodeUnavailable && strings.Contains(e.Message, notHTTP2) {
+	if e.Code == CodeUnavailable && notHTTP2(e.Message) {
 		e.Message = "what answers there does not speak HTTP/2: it is no beaver server, or a proxy that HTTP/2 does not pass"
 	}
 	if !connect.IsWireError(err) && (e.Code == CodeUnknown || e.Code == CodeInvalidArgument) {
