@@ -47,7 +47,7 @@ func main() {
 		fmt.Fprintf(os.Stderr, "no bug is named %q; there are %v\n", *bug, sim.Bugs())
 		os.Exit(2)
 	}
-	debug.SetGCPercent(400)
+	debug.SetGCPercent(800)
 	if !o.run() {
 		os.Exit(1)
 	}

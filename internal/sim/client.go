@@ -73,7 +73,9 @@ func (c *clients) reply(e *event) {
 // comes in time.
 func (c *clients) ask(k *call, wait time.Duration, then func(answer)) {
 	w := c.w
-	k.node = c.leaders[k.shard]
+	if k.node < 0 {
+		k.node = c.leaders[k.shard]
+	}
 	asked := k.node
 	k.then = func(a answer) {
 		if a.outcome == outcomeNotLeader && a.leader >= 0 {
@@ -109,7 +111,7 @@ func (c *clients) insist(k *call, then func(answer)) {
 		}
 		c.w.counts.Retries++
 		c.w.after(c.chance.between(20*time.Millisecond, 300*time.Millisecond), func() {
-			again.taken, again.over = false, false
+			again.taken, again.over, again.node = false, false, -1
 			if again.read != nil {
 				again.read = &read{call: &again}
 			}
@@ -135,6 +137,9 @@ func (p *producer) act() {
 	k := newCall(w, p.shard)
 	if c.chance.percent(25) {
 		k.read = &read{call: k}
+		if c.chance.percent(40) {
+			k.node = c.chance.IntN(w.plan.nodes)
+		}
 		c.insist(k, next)
 		return
 	}
@@ -217,9 +222,17 @@ func (k *worker) beat(life int) {
 	k.fetch()
 }
 
+// room is how many jobs the worker takes at once.
+func (k *worker) room() int {
+	if k.c.w.healing {
+		return 50
+	}
+	return k.c.w.plan.concurrency
+}
+
 func (k *worker) fetch() {
 	w := k.c.w
-	if k.fetching || len(k.jobs) >= w.plan.concurrency {
+	if k.fetching || len(k.jobs) >= k.room() {
 		return
 	}
 	k.fetching = true
@@ -228,7 +241,7 @@ func (k *worker) fetch() {
 	for q := range w.plan.queues {
 		f.queues = append(f.queues, queue.QueueID(q+1))
 	}
-	f.items.Commit(queue.AppendFetch(f.items.Buf(), k.id, f.queues, w.plan.concurrency-len(k.jobs), 0, 0))
+	f.items.Commit(queue.AppendFetch(f.items.Buf(), k.id, f.queues, k.room()-len(k.jobs), 0, 0))
 	life := k.life
 	k.c.ask(f, fetchWait+callWait, func(a answer) {
 		if k.life != life {
@@ -236,9 +249,16 @@ func (k *worker) fetch() {
 		}
 		k.fetching = false
 		for _, l := range a.leases {
+			if holder := w.oracles[k.shard].holders[l.Token]; holder != k.id {
+				w.fail("worker %d was handed job %d.%d, which worker %d holds", k.id, l.Pos.Index(), l.Pos.Ordinal(), holder)
+			}
 			k.jobs[l.Token] = l.Pos
 			k.c.running++
-			w.after(k.chance.about(w.plan.workMean), func() { k.finish(life, l) })
+			work := w.plan.workMean
+			if w.healing {
+				work /= 100 // a backlog of the faulty time is worked off
+			}
+			w.after(k.chance.about(work), func() { k.finish(life, l) })
 		}
 		if a.outcome == outcomeDone {
 			w.after(k.chance.between(0, 20*time.Millisecond), func() {

@@ -76,6 +76,7 @@ func (d *driver) release(c *call) {
 
 // Gather implements replica.Driver.
 func (d *driver) Gather(b *shard.BatchBuilder, now int64) uint64 {
+	d.expire() // before it is granted what nobody waits for
 	d.sequence++
 	f := flight{sequence: d.sequence}
 	left := d.waiting[:0]
@@ -90,7 +91,7 @@ func (d *driver) Gather(b *shard.BatchBuilder, now int64) uint64 {
 			f.calls = append(f.calls, placed{c, b.Add(&c.items)})
 			c.taken = true
 			if d.m.n.w.bug.is(BugAckBeforeCommit) && !c.fetch {
-				c.reply(answer{outcome: outcomeDone, index: 1 << 50})
+				c.reply(answer{outcome: outcomeDone, index: d.m.rep.Last() + 1})
 			}
 		}
 	}
@@ -170,9 +171,9 @@ func (d *driver) Wakeup() int64 {
 // Apply implements shard.StateMachine.
 func (d *driver) Apply(index uint64, h shard.Header, items [][]byte) {
 	w := d.m.n.w
-	stamp, items := w.bug.apply(d, h.Stamp, items)
+	stamp, given := w.bug.apply(d, h.Stamp, items)
 	before := d.machine.Now()
-	d.machine.Apply(index, queue.Millis(stamp), items, &d.out)
+	d.machine.Apply(index, queue.Millis(stamp), given, &d.out)
 	if d.machine.Now() < before {
 		w.fail("%s: the shard's clock ran back at %d", d.m.name, index)
 	}
@@ -206,6 +207,7 @@ func (d *driver) answer(p placed, index uint64) {
 		for _, l := range a.leases {
 			d.checkPayload(l.Pos)
 		}
+		d.m.n.w.bug.mislay(d, a)
 	}
 	p.call.reply(a)
 }
@@ -244,7 +246,10 @@ func (d *driver) Dropped(sequence uint64, unknown bool) {
 }
 
 // Settled implements replica.Driver.
-func (d *driver) Settled() {
+func (d *driver) Settled() { d.expire() }
+
+// expire answers the fetches that have waited long enough.
+func (d *driver) expire() {
 	left := d.waiting[:0]
 	for _, c := range d.waiting {
 		if c.fetch && d.m.n.w.now >= c.until {

@@ -60,6 +60,9 @@ func (w *world) inject(f Fault) {
 		w.blackout()
 	case FaultDiskError:
 		n.disk.FailAt(n.disk.Ops()+1+uint64(c.IntN(30)), syscall.EIO)
+		if c.percent(50) { // what a failed sync lost shows after a power cut
+			w.after(lasts/4, func() { n.crash("loses power after a disk error", vfs.Mixed(c.Uint64())) })
+		}
 	case FaultDiskSlow:
 		n.slowUntil = w.now + lasts
 	case FaultDiskFull:

@@ -1,6 +1,10 @@
 package sim
 
-import "github.com/beaver-raft/beaver/internal/queue"
+import (
+	"fmt"
+
+	"github.com/beaver-raft/beaver/internal/queue"
+)
 
 // quiet reports whether the cluster has healed: all nodes are up and agree, and every job has ended.
 func (w *world) quiet() bool { return w.unrest() == "" }
@@ -26,7 +30,7 @@ func (w *world) unrest() string {
 			t := m.driver.machine.Totals()
 			for _, s := range []queue.State{queue.StateScheduled, queue.StateReady, queue.StateRunning, queue.StateBackoff} {
 				if t.ByState[s] > 0 {
-					return m.name + " has jobs that did not end"
+					return m.name + " has jobs that did not end: " + m.unended(s)
 				}
 			}
 			if m.rep.Applied() != w.nodes[0].members[g.id].rep.Applied() || m.rep.Applied() < w.oracles[g.id].acked {
@@ -35,6 +39,17 @@ func (w *world) unrest() string {
 		}
 		if leader == "" {
 			return "a shard has no leader"
+		}
+	}
+	return ""
+}
+
+// unended describes the first job in a state that it should have left.
+func (m *member) unended(s queue.State) string {
+	for _, q := range m.driver.machine.Queues() {
+		if jobs, _ := m.driver.machine.List(q.Queue, s, queue.Cursor{}, 1); len(jobs) > 0 {
+			j := jobs[0]
+			return fmt.Sprintf("%d.%d in state %d since %d, worker %d, token %d", j.Pos.Index(), j.Pos.Ordinal(), s, j.StartedAt-epochMillis, j.Worker, j.Token)
 		}
 	}
 	return ""

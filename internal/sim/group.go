@@ -52,7 +52,7 @@ func (g *group) operate() {
 	}
 	g.w.after(500*time.Millisecond, g.operate)
 	for _, n := range g.w.nodes {
-		if n.up && n.members[g.id] != nil && n.members[g.id].rep.Leading() && n.index != g.replace {
+		if n.up && n.members[g.id] != nil && n.members[g.id].rep.Leading() {
 			g.step(n.members[g.id], g.w.nodes[g.replace])
 			return
 		}

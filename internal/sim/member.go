@@ -29,6 +29,7 @@ type member struct {
 
 	wakeAt  time.Duration // when a turn is scheduled; 0: none
 	job     replica.SnapshotJob
+	opened  uint64 // how often the replica was opened in this life: a job of the one before is void
 	leading bool
 
 	receiver *transfer.Receiver
@@ -64,10 +65,11 @@ func (m *member) recover() error {
 func (m *member) open() error {
 	w, n := m.n.w, m.n
 	m.driver = newDriver(m)
+	m.opened++
 	config := replica.Config{
 		Shard: m.group.id, Replica: m.id, Log: nodeLog{n.log, n}, Driver: m.driver,
 		FS: n.fs, SnapshotDir: snapshotDir(m.group.id), DiskDir: root,
-		TickInterval: w.plan.tick, SnapshotBytes: w.plan.snapshotBytes, CacheBytes: 64 << 10,
+		TickInterval: w.plan.tick, ElectionTicks: w.plan.electionTicks, SnapshotBytes: w.plan.snapshotBytes, CacheBytes: 64 << 10,
 	}
 	if m.id.Birth() == 0 {
 		config.Founders = m.group.founders
@@ -130,7 +132,7 @@ func (m *member) turn() {
 			}
 			n.w.schedule.add(event{
 				at: n.w.now + n.chance.between(time.Millisecond, 300*time.Millisecond), kind: evStore,
-				node: n.index, life: n.life, shard: int(m.group.id),
+				node: n.index, life: n.life, shard: int(m.group.id), value: m.opened,
 			})
 		}
 		if eff.Flush != replica.FlushNone {
@@ -191,8 +193,11 @@ func describe(m *raftpb.Message) string {
 }
 
 // store stores the frozen snapshot.
-func (m *member) store() {
+func (m *member) store(opened uint64) {
 	n := m.n
+	if opened != m.opened {
+		return
+	}
 	result := m.job.Store()
 	if n.dying || (result.Err != nil && !noSpace(result.Err)) {
 		n.failed(result.Err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"syscall"
 	"time"
 
@@ -169,6 +170,18 @@ func (n *node) crash(how string, leaves vfs.Outcome) {
 	w.after(wait, n.start)
 }
 
+// blink takes a node's power away just after it has voted, and gives it back at once: what it remembers counts then.
+func (n *node) blink() {
+	life := n.life
+	n.w.after(n.chance.between(0, 30*time.Millisecond), func() {
+		if n.up && n.life == life {
+			n.w.trace.printf(n.name, "loses power just after a vote")
+			n.down(vfs.Mixed(n.chance.Uint64()))
+			n.w.after(n.chance.between(time.Millisecond, 30*time.Millisecond), n.start)
+		}
+	})
+}
+
 // down ends the process.
 func (n *node) down(leaves vfs.Outcome) {
 	for _, m := range n.members {
@@ -209,7 +222,7 @@ func (n *node) handle(e *event) {
 	case evRequest:
 		m.request(e.call)
 	case evStore:
-		m.store()
+		m.store(e.value)
 	case evChunk:
 		m.chunk(e)
 	case evChunkAck:
@@ -328,6 +341,10 @@ type nodeLog struct {
 func (l nodeLog) Append(id wal.ShardID, hs *wal.HardState, entries []wal.Entry) (wal.Position, error) {
 	for i := range entries {
 		l.n.appended += int64(len(entries[i].Data)) + 64
+	}
+	if w := l.n.w; hs != nil && hs.Vote != 0 && hs.Vote != l.State(id).HardState.Vote && !w.healing &&
+		slices.Contains(w.plan.faults, FaultPower) && l.n.chance.percent(30) {
+		l.n.blink()
 	}
 	hs, entries = l.n.w.bug.append(l.n, hs, entries)
 	return l.Log.Append(id, hs, entries)

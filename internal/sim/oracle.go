@@ -34,12 +34,13 @@ type oracle struct {
 	token    queue.Token
 	jobs     map[queue.Pos]*jobFact
 	sessions map[sessionKey]queue.Pos
+	holders  map[queue.Token]queue.WorkerID // to whom each lease was granted
 }
 
 func newOracle(w *world, id shard.ID) *oracle {
 	return &oracle{
 		w: w, shard: id, facts: make(map[uint64]fact), jobs: make(map[queue.Pos]*jobFact),
-		sessions: make(map[sessionKey]queue.Pos),
+		sessions: make(map[sessionKey]queue.Pos), holders: make(map[queue.Token]queue.WorkerID),
 	}
 }
 
@@ -144,10 +145,7 @@ func (o *oracle) enqueued(item []byte, r queue.Result, pos queue.Pos) {
 	key := sessionKey{id: queue.SessionID(item[2:18])}
 	key.sequence, _ = binary.Uvarint(item[18:])
 	if key.id == (queue.SessionID{}) {
-		if !o.w.bug.is(BugDropSession) {
-			return
-		}
-		o.w.fail("an enqueue of shard %d lost its session", o.shard)
+		return
 	}
 	_, seen := o.sessions[key]
 	switch {
@@ -173,6 +171,7 @@ func (o *oracle) leased(l queue.Lease, worker queue.WorkerID) {
 		o.w.fail("token %d follows token %d", l.Token, o.token)
 	}
 	j.token, j.worker, o.token = l.Token, worker, l.Token
+	o.holders[l.Token] = worker
 }
 
 // finished checks that only the holder of a lease does something with it.

@@ -56,6 +56,7 @@ type plan struct {
 
 	syncMin, syncSpread time.Duration // of a flush
 	tick                time.Duration
+	electionTicks       int
 	turnDelay           time.Duration // between something that happens and the turn for it
 	snapshotBytes       int64
 	fileBytes           int64
@@ -90,8 +91,9 @@ func newPlan(seed uint64) plan {
 		syncMin:       c.between(50*time.Microsecond, 4*time.Millisecond),
 		syncSpread:    c.between(0, 4*time.Millisecond),
 		tick:          100 * time.Millisecond,
+		electionTicks: pick(c, []int{10, 10, 4}),
 		turnDelay:     pick(c, []time.Duration{0, 0, 50 * time.Microsecond, time.Millisecond}),
-		snapshotBytes: pick(c, []int64{2 << 10, 8 << 10, 32 << 10, 256 << 10}),
+		snapshotBytes: pick(c, []int64{4 << 10, 16 << 10, 64 << 10, 256 << 10}),
 		fileBytes:     pick(c, []int64{16 << 10, 32 << 10, 128 << 10}),
 		verifyEntries: pick(c, []uint64{4, 16, 64}),
 

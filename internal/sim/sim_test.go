@@ -50,3 +50,13 @@ func TestSameSeedSameTrace(t *testing.T) {
 		}
 	}
 }
+
+// TestFormerFailures runs seeds that failed once: replacing a member whose successor leads, a snapshot job that outlives
+// its replica, a fetch that nobody waits for any more.
+func TestFormerFailures(t *testing.T) {
+	for _, seed := range []uint64{4, 42, 59, 82, 92, 393459747075, 393459747148} {
+		if r := sim.Run(sim.Options{Seed: seed}); r.Err != nil {
+			t.Errorf("seed %d: %v\nreplay: go run ./cmd/sim -seed %d", seed, r.Err, seed)
+		}
+	}
+}
