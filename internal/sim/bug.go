@@ -97,7 +97,9 @@ func (b *bugs) retain(r wal.Retention) wal.Retention {
 	if b.is(BugCompactLive) && r.Live != nil && !r.Live.IsEmpty() {
 		r.Live = r.Live.Clone()
 		r.Live.Remove(r.Live.Maximum())
-		r.Live.Remove(r.Live.Minimum())
+		if !r.Live.IsEmpty() {
+			r.Live.Remove(r.Live.Minimum())
+		}
 	}
 	return r
 }
