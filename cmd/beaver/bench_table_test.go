@@ -1,12 +1,9 @@
 package main
 
 import (
-	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 func TestMedianRows(t *testing.T) {
@@ -49,20 +46,3 @@ func TestPrintRows(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
-
-func TestProcessCPU(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("needs /proc")
-	}
-	before, deadline := processCPU(os.Getpid()), time.Now().Add(10*time.Second)
-	for processCPU(os.Getpid()) < before+2*clockTickForTest {
-		if time.Now().After(deadline) {
-			t.Fatal("a busy process seems to use no processor time")
-		}
-	}
-	if got := processCPU(-1); got != 0 {
-		t.Errorf("a process that is not there used %v", got)
-	}
-}
-
-const clockTickForTest = 10 * time.Millisecond

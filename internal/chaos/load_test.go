@@ -126,24 +126,32 @@ func (l *load) fetchAndFinish(ctx context.Context, rng *rand.Rand, tidy bool) {
 	}
 }
 
+// ack completes a job, or learns that its lease is lost.
+func (l *load) ack(job *beaver.LeasedJob) {
+	err := l.client.Ack(context.Background(), job.Lease, "", job.Payload[:8])
+	switch {
+	case err == nil:
+		l.history.acknowledged(int(binary.BigEndian.Uint64(job.Payload)), job.Token, time.Now())
+	case errors.Is(err, beaver.ErrLeaseLost):
+		l.history.stale()
+	}
+}
+
 func (l *load) finish(rng *rand.Rand, job *beaver.LeasedJob, tidy bool) {
 	number, ctx := int(binary.BigEndian.Uint64(job.Payload)), context.Background()
 	choice := rng.IntN(100)
 	switch {
 	case tidy || choice < 80:
-		err := l.client.Ack(ctx, job.Lease, "", job.Payload[:8])
-		switch {
-		case err == nil:
-			l.history.acknowledged(number, job.Token, time.Now())
-		case errors.Is(err, beaver.ErrLeaseLost):
-			l.history.stale()
-		}
+		l.ack(job)
 	case choice < 88:
 		l.history.givingUp(number)
 		_, _ = l.client.Fail(ctx, job.Lease, beaver.Failure{Message: "chaos", RetryAfter: 50 * time.Millisecond}) // may be stale by now
 	case choice < 96:
 		l.history.givingUp(number)
 		_ = l.client.Release(ctx, job.Lease) // may be stale by now
+		if choice%2 == 0 {
+			l.ack(job) // A worker that is confused: whoever gets the job next is the only one who may complete it.
+		}
 	default: // forgotten: the lease runs out
 	}
 }

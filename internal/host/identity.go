@@ -120,7 +120,7 @@ func claim(fsys vfs.FS, dir string, cluster, node uint64) (Identity, error) {
 	case err != nil:
 		return id, err
 	case id.Node != node:
-		return id, &IdentityError{name, fmt.Sprintf("the data belongs to node %d, this is node %d: check --node-id and the data directory", id.Node, node)}
+		return id, &IdentityError{name, fmt.Sprintf("the data belongs to node %d, this is node %d: check the data directory", id.Node, node)}
 	case cluster != 0 && id.Cluster != cluster:
 		return id, &IdentityError{name, fmt.Sprintf("the data belongs to cluster %016x, this node to %016x: check the data directory", id.Cluster, cluster)}
 	}
