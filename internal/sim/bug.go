@@ -197,6 +197,8 @@ func (f lyingFS) Create(name string) (vfs.File, error) {
 	return lyingFile{file, f.bug}, err
 }
 
+func (f lyingFS) CreateUncached(name string) (vfs.File, error) { return f.Create(name) }
+
 func (f lyingFS) OpenReadWrite(name string) (vfs.File, error) {
 	file, err := f.Sim.OpenReadWrite(name)
 	return lyingFile{file, f.bug}, err

@@ -29,6 +29,39 @@ var conformance = []struct {
 			t.Fatalf("ReadAt = %d %v %q", n, err, got)
 		}
 	}},
+	{"an uncached file reads back, however it was written", func(t *testing.T, fsys vfs.FS, dir string) {
+		f, err := fsys.CreateUncached(dir + "/a")
+		must(t, err)
+		defer func() { must(t, f.Close()) }()
+		_, err = fsys.CreateUncached(dir + "/a")
+		wantIs(t, err, fs.ErrExist)
+		aligned := make([]byte, 64<<10) // the runtime aligns what is this large
+		for i := range aligned {
+			aligned[i] = byte(i % 251)
+		}
+		var want []byte
+		for _, n := range []int{32 << 10, 4096, 8192 + 7, 4096, 5} { // whole blocks, a block and a rest, then out of step
+			if got, err := f.WriteAt(aligned[:n], int64(len(want))); got != n || err != nil {
+				t.Fatalf("WriteAt of %d bytes = %d, %v", n, got, err)
+			}
+			want = append(want, aligned[:n]...)
+			got := make([]byte, len(want))
+			if n, err := f.ReadAt(got, 0); n != len(want) || err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("ReadAt of %d bytes = %d, %v, or other bytes", len(want), n, err)
+			}
+		}
+		writeAt(t, f, "again", 4096)
+		copy(want[4096:], "again")
+		wantContent(t, fsys, dir+"/a", string(want))
+		if got, err := f.WriteAt(aligned[1:4097], 8192); got != 4096 || err != nil {
+			t.Fatalf("WriteAt from memory that is not aligned = %d, %v", got, err)
+		}
+		copy(want[8192:], aligned[1:4097])
+		wantContent(t, fsys, dir+"/a", string(want))
+		must(t, f.Truncate(4100))
+		must(t, f.Sync())
+		wantContent(t, fsys, dir+"/a", string(want[:4100]))
+	}},
 	{"missing names", func(t *testing.T, fsys vfs.FS, dir string) {
 		_, err := fsys.Open(dir + "/none")
 		wantIs(t, err, fs.ErrNotExist)

@@ -27,6 +27,8 @@ func (osFS) Create(name string) (File, error) {
 	return openOS(name, os.O_RDWR|os.O_CREATE|os.O_EXCL)
 }
 
+func (osFS) CreateUncached(name string) (File, error) { return createUncachedOS(name) }
+
 func (osFS) Open(name string) (File, error) {
 	return openOS(name, os.O_RDONLY)
 }

@@ -6,3 +6,7 @@ import "os"
 
 // syncDataOS is a full sync where the system has no portable fdatasync; on darwin it reaches the platter (F_FULLFSYNC).
 func syncDataOS(f *os.File) error { return f.Sync() }
+
+// createUncachedOS makes an ordinary file: what other systems offer to get past the cache (F_NOCACHE, NO_BUFFERING) has rules
+// of its own.
+func createUncachedOS(name string) (File, error) { return osFS{}.Create(name) }

@@ -104,6 +104,9 @@ func (s *Sim) Create(name string) (File, error) {
 	return s.open(n, name, true), nil
 }
 
+// CreateUncached implements FS: this disk has no page cache.
+func (s *Sim) CreateUncached(name string) (File, error) { return s.Create(name) }
+
 // Open implements FS.
 func (s *Sim) Open(name string) (File, error) { return s.openExisting(name, false) }
 

@@ -26,11 +26,18 @@ const (
 // ErrLocked is returned by Lock when another process holds the lock.
 var ErrLocked = errors.New("locked by another process")
 
+// UncachedBytes is the alignment, in the file and in memory, of writes that go past the page cache.
+const UncachedBytes = 4096
+
 // FS is a file system. All methods may be called from any goroutine. Errors satisfy errors.Is with
 // io/fs.ErrNotExist, fs.ErrExist and syscall.ENOSPC where those apply.
 type FS interface {
 	// Create makes a new empty file for reading and writing; fs.ErrExist when the name is taken.
 	Create(name string) (File, error)
+	// CreateUncached is Create for a file that is written once and not read soon. Writes that begin at a multiple of
+	// UncachedBytes in the file, from memory so aligned, go past the page cache as far as they are whole multiples of it,
+	// where the system can do that: they cost neither a copy nor the memory that others read from. All other writes work too.
+	CreateUncached(name string) (File, error)
 	// Open opens an existing file for reading.
 	Open(name string) (File, error)
 	// OpenReadWrite opens an existing file for reading and writing.

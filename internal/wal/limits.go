@@ -28,7 +28,7 @@ const (
 
 	scanBytes          = 1 << 20   // one read of the recovery scan, unless one frame is larger
 	copyReadBytes      = 256 << 10 // one read when live entries are copied, unless one frame is larger
-	copyWriteBytes     = 256 << 10 // one write to a segment
+	copyWriteBytes     = 1 << 20   // one write to a segment
 	maintainStepBytes  = 4 << 20   // most bytes one Maintain step copies or zeroes (one frame may exceed it)
 	salvageBytes       = 4 << 10   // one read of a frame that does not read back whole
 	unreadableTriesMax = 3         // tries to read what the disk refuses, before it counts as damaged

@@ -280,7 +280,7 @@ func (l *Log) nextZero() (*zeroJob, error) {
 	default:
 		return nil, nil
 	}
-	f, err := createReplacing(l.fs, job.temp)
+	f, err := createReplacing(l.fs, job.temp, l.fs.Create)
 	if err != nil {
 		return nil, fmt.Errorf("prepare a file: %w", err)
 	}

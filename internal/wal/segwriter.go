@@ -16,7 +16,8 @@ import (
 
 func updateChecksum(crc uint32, b []byte) uint32 { return crc32.Update(crc, castagnoli, b) }
 
-// segmentWriter writes one segment under a temporary name, in writes of copyWriteBytes or one frame.
+// segmentWriter writes one segment under a temporary name, in writes of about copyWriteBytes or one frame, of whole blocks
+// until the end: they go past the page cache, since copied entries are those that nobody is waiting for.
 type segmentWriter struct {
 	fs     vfs.FS
 	temp   string
@@ -44,7 +45,7 @@ func createSegment(fsys vfs.FS, dir, suffix string, shard ShardID, id segmentID)
 	g := &segment{segmentID: id, shard: shard, name: path.Join(dir, id.base())}
 	w := &segmentWriter{fs: fsys, temp: g.name + suffix, g: g}
 	var err error
-	if w.file, err = createReplacing(fsys, w.temp); err != nil {
+	if w.file, err = createReplacing(fsys, w.temp, fsys.CreateUncached); err != nil {
 		return nil, fmt.Errorf("create segment: %w", err)
 	}
 	h := segmentHeader{segmentID: id, shard: shard}
@@ -95,19 +96,24 @@ func (w *segmentWriter) list(index, term uint64, size sizeAndType, crc uint32) (
 	return offset
 }
 
+// flushFull writes the whole blocks of a full buffer, and keeps the rest for the next write.
 func (w *segmentWriter) flushFull() error {
-	if len(w.buf) >= copyWriteBytes {
-		return w.flush()
+	if len(w.buf) < copyWriteBytes {
+		return nil
 	}
-	return nil
+	end := w.at + int64(len(w.buf))
+	return w.write(int(end - end%vfs.UncachedBytes - w.at))
 }
 
-func (w *segmentWriter) flush() error {
-	if _, err := w.file.WriteAt(w.buf, w.at); err != nil {
+func (w *segmentWriter) flush() error { return w.write(len(w.buf)) }
+
+// write writes the first n bytes of the buffer.
+func (w *segmentWriter) write(n int) error {
+	if _, err := w.file.WriteAt(w.buf[:n], w.at); err != nil {
 		return fmt.Errorf("write segment %s: %w", w.temp, err)
 	}
-	w.at += int64(len(w.buf))
-	w.buf = w.buf[:0]
+	w.at += int64(n)
+	w.buf = w.buf[:copy(w.buf, w.buf[n:])]
 	return nil
 }
 
@@ -126,10 +132,8 @@ func (w *segmentWriter) seal() error {
 		binary.LittleEndian.PutUint32(b[28:], e.crc)
 		foot.indexCRC = updateChecksum(foot.indexCRC, b[:])
 		w.buf = append(w.buf, b[:]...)
-		if len(w.buf) >= copyWriteBytes {
-			if err := w.flush(); err != nil {
-				return err
-			}
+		if err := w.flushFull(); err != nil {
+			return err
 		}
 	}
 	w.buf = append(w.buf, foot.encode(footerMagic)...)

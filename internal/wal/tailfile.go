@@ -164,20 +164,20 @@ func parseTailName(name string) (uint64, bool) {
 }
 
 // createReplacing creates a file of our own temporary naming, in place of a leftover.
-func createReplacing(fsys vfs.FS, name string) (vfs.File, error) {
-	f, err := fsys.Create(name)
+func createReplacing(fsys vfs.FS, name string, create func(name string) (vfs.File, error)) (vfs.File, error) {
+	f, err := create(name)
 	if errors.Is(err, fs.ErrExist) {
 		if err = fsys.Remove(name); err != nil {
 			return nil, err
 		}
-		f, err = fsys.Create(name)
+		f, err = create(name)
 	}
 	return f, err
 }
 
 // createZeroed makes a zeroed file of the given size under a temporary name, at once. The caller renames it.
 func (l *Log) createZeroed(name string, size int64) (vfs.File, error) {
-	f, err := createReplacing(l.fs, name)
+	f, err := createReplacing(l.fs, name, l.fs.Create)
 	if err != nil {
 		return nil, fmt.Errorf("create log file: %w", err)
 	}
