@@ -231,6 +231,7 @@ func statusOf(s *beaverv1.GetStatusResponse) *Status {
 			ID: int(sh.GetId()), Role: sh.GetRole(), Term: sh.GetTerm(), AppliedIndex: sh.GetAppliedIndex(),
 			LastIndex: sh.GetLastIndex(), SnapshotIndex: sh.GetSnapshotIndex(), SnapshotBytes: sh.GetSnapshotBytes(),
 			SnapshotAt: timeOf(sh.GetSnapshotAt()), Fingerprint: sh.GetFingerprint(), Jobs: sh.GetJobs(),
+			LeaderNodeID: sh.GetLeaderNodeId(), Problem: sh.GetProblem(),
 		})
 	}
 	return status

@@ -145,6 +145,8 @@ type ShardStatus struct {
 	SnapshotAt    time.Time
 	Fingerprint   string // hexadecimal
 	Jobs          uint64 // not ended
+	LeaderNodeID  uint64 // 0: unknown
+	Problem       string // why the shard does not serve; empty: it does
 }
 
 // LogStatus is the node's log and its disk.

@@ -178,6 +178,8 @@ type shardJSON struct {
 	SnapshotAt    time.Time `json:"snapshotAt,omitzero"`
 	Fingerprint   string    `json:"fingerprint"`
 	Jobs          uint64    `json:"jobs"`
+	LeaderNodeID  uint64    `json:"leaderNodeId"`
+	Problem       string    `json:"problem,omitempty"`
 }
 
 type logJSON struct {

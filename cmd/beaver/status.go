@@ -58,5 +58,15 @@ func (a *app) printStatus(s *beaver.Status) error {
 		rows[i] = row(sh.ID, sh.Role, sh.Jobs, sh.Term, sh.AppliedIndex, sh.SnapshotIndex, byteSize(sh.SnapshotBytes),
 			a.ago(sh.SnapshotAt), sh.Fingerprint)
 	}
-	return a.table("SHARD\tROLE\tJOBS\tTERM\tAPPLIED\tSNAPSHOT\tSIZE\tTAKEN\tFINGERPRINT", rows)
+	if err := a.table("SHARD\tROLE\tJOBS\tTERM\tAPPLIED\tSNAPSHOT\tSIZE\tTAKEN\tFINGERPRINT", rows); err != nil {
+		return err
+	}
+	for _, sh := range s.Shards {
+		if sh.Problem != "" {
+			if err := a.print("shard %d does not serve: %s\n", sh.ID, sh.Problem); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
