@@ -27,6 +27,10 @@ type target struct {
 	dir, name string // dir is slash-separated and relative to the root
 }
 
+// minimizeTime bounds the search for a smaller form of each new input. By default it is a minute, in which a fuzzer of large
+// inputs does nothing else.
+const minimizeTime = "100x"
+
 func main() {
 	root := flag.String("root", "..", "root of the module")
 	length := flag.Duration("time", time.Minute, "how long each fuzzer runs")
@@ -55,7 +59,8 @@ func run(ctx context.Context, root string, length time.Duration, match string) e
 	var failed []string
 	for i, t := range targets {
 		fmt.Printf("==> %d/%d %s in %s, %v\n", i+1, len(targets), t.name, t.dir, length)
-		command := exec.CommandContext(ctx, "go", "test", "-run=^$", "-fuzz=^"+t.name+"$", "-fuzztime="+length.String(), "./"+t.dir)
+		command := exec.CommandContext(ctx, "go", "test", "-run=^$", "-fuzz=^"+t.name+"$", "-fuzztime="+length.String(),
+			"-fuzzminimizetime="+minimizeTime, "./"+t.dir)
 		command.Dir = root
 		command.Stdout, command.Stderr = os.Stdout, os.Stderr
 		if err := command.Run(); err != nil {
