@@ -310,7 +310,9 @@ func walk(t *testing.T, visit func(name string)) {
 			}
 			return nil
 		}
-		visit(name)
+		if name != ".git" { // a file in a linked work tree
+			visit(name)
+		}
 		return nil
 	})
 	if err != nil {
