@@ -207,10 +207,17 @@ func (w *Worker) next() (m *beaverv1.WorkRequest, over, finished bool) {
 		return nil, true, true
 	case w.broken != nil:
 		return nil, true, false
-	case w.outbox.ready(), w.creditsLocked() > 0, w.isQuietLocked() != w.told:
+	case w.newsLocked():
 		return &beaverv1.WorkRequest{}, false, false
 	}
 	return nil, false, false
+}
+
+// newsLocked reports whether there is something to say to the server.
+//
+// REQUIRES: w.mu.
+func (w *Worker) newsLocked() bool {
+	return w.outbox.ready() || w.creditsLocked() > 0 || w.isQuietLocked() != w.told
 }
 
 // hello is the first message of a stream.
@@ -287,8 +294,9 @@ func (w *Worker) receive(stream workStream) {
 		if m.GetWelcome() != nil {
 			w.welcome(m.GetWelcome(), stream.ResponseHeader())
 		}
-		w.take(m)
-		signal(w.wake)
+		if w.take(m) {
+			signal(w.wake)
+		}
 	}
 }
 
@@ -326,8 +334,9 @@ func clockOffset(date string, now time.Time) time.Duration {
 	return 0
 }
 
-// take does what the server says.
-func (w *Worker) take(m *beaverv1.WorkResponse) {
+// take does what the server says, and reports whether run has something to do: most jobs leave nothing to say, and to wake
+// run for that would let it go before their handlers.
+func (w *Worker) take(m *beaverv1.WorkResponse) (news bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.answeredLocked(m)
@@ -355,6 +364,7 @@ func (w *Worker) take(m *beaverv1.WorkResponse) {
 		w.stopLocked(w.jobsCtx)
 	case beaverv1.WorkerState_WORKER_STATE_UNSPECIFIED:
 	}
+	return w.hurry || w.phase == phaseClosing || w.newsLocked()
 }
 
 // answeredLocked counts the outcomes that the server has answered.

@@ -15,7 +15,7 @@
 // Work serves one worker. Goroutines, each waited for before the call returns:
 //
 //	reader   the call's own: credits, outcomes, heartbeats in
-//	fetcher  one Fetch at a time for as many jobs as there are credits
+//	fetcher  one Fetch at a time for as many jobs as there are credits; sends them too when the writer is idle
 //	finisher hands all waiting outcomes to the engine at once
 //	writer   sends whatever is waiting as one message
 //

@@ -40,6 +40,11 @@ type workStream struct {
 	flush    bool               // the writer sends what is left and ends
 	transit  transit            // what the worker may not know of yet
 
+	// Of whoever has put its token into sending: the writer, or the fetcher with jobs.
+	sending chan struct{}
+	message workResponse
+	broken  bool // sending failed
+
 	wakeFetcher, wakeFinisher, wakeWriter, wakeReader chan struct{}
 }
 
@@ -54,6 +59,7 @@ func wake(c chan struct{}) {
 func (h *Handler) work(ctx context.Context, e Engine, conn connect.StreamingHandlerConn) error {
 	s := &workStream{
 		handler: h, engine: e, conn: conn, gone: make(chan struct{}),
+		sending:     make(chan struct{}, 1),
 		wakeFetcher: make(chan struct{}, 1), wakeFinisher: make(chan struct{}, 1),
 		wakeWriter: make(chan struct{}, 1), wakeReader: make(chan struct{}, 1),
 	}

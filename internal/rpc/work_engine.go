@@ -33,6 +33,9 @@ func (s *workStream) fetch(ctx context.Context) {
 		r.Max = min(credits, queue.FetchMax)
 		jobs, err := s.engine.Fetch(wait, &r)
 		s.endFetch(jobs)
+		if len(jobs) > 0 {
+			s.dispatch()
+		}
 		if err == nil {
 			pause = fetchPauseMin
 			continue
@@ -77,9 +80,6 @@ func (s *workStream) endFetch(jobs []engine.FetchedJob) {
 	s.credits = max(0, s.credits-len(jobs))
 	s.out.jobs = append(s.out.jobs, jobs...)
 	s.transit.depart(jobs)
-	if len(jobs) > 0 {
-		wake(s.wakeWriter)
-	}
 }
 
 // finish gives all waiting outcomes to the engine at once, again and again until there will be no more.

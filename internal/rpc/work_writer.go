@@ -8,30 +8,58 @@ import (
 
 // write sends whatever is waiting, until it is told to flush.
 func (s *workStream) write(notices <-chan engine.Notice) {
-	var msg workResponse
 	for {
-		flush := s.swap(&msg)
-		if msg.empty() {
-			if flush {
-				return
-			}
-			select {
-			case <-s.wakeWriter:
-			case n, ok := <-notices:
-				if !ok {
-					notices = nil
-					continue
-				}
-				s.notice(n)
-			}
+		s.sending <- struct{}{}
+		sent, flush := s.sendWaiting()
+		switch {
+		case sent:
 			continue
-		}
-		if unsent, err := s.send(&msg); err != nil {
-			s.locked(func() { s.out.jobs = append(s.out.jobs, unsent...) })
-			s.abort(err)
+		case flush:
 			return
 		}
+		select {
+		case <-s.wakeWriter:
+		case n, ok := <-notices:
+			if !ok {
+				notices = nil
+				continue
+			}
+			s.notice(n)
+		}
 	}
+}
+
+// dispatch sends what is waiting from the goroutine that fetched it, or leaves it to the writer when that is sending: a job
+// reaches its worker a switch of goroutines sooner, and before the answer to whoever enqueued it takes its turn.
+func (s *workStream) dispatch() {
+	select {
+	case s.sending <- struct{}{}:
+		s.sendWaiting()
+	default:
+		wake(s.wakeWriter)
+	}
+}
+
+// sendWaiting sends what is waiting, if anything is, and tells whether the writer is to end when nothing was. After an error
+// nothing more is sent: part of an envelope may be on its way.
+//
+// REQUIRES: the token of s.sending, which it gives back.
+func (s *workStream) sendWaiting() (sent, flush bool) {
+	defer func() { <-s.sending }()
+	if s.broken {
+		return false, true
+	}
+	flush = s.swap(&s.message)
+	if s.message.empty() {
+		return false, flush
+	}
+	if unsent, err := s.send(&s.message); err != nil {
+		s.broken = true
+		s.locked(func() { s.out.jobs = append(s.out.jobs, unsent...) })
+		s.abort(err)
+		return false, true
+	}
+	return true, flush
 }
 
 // swap takes what is waiting to be sent and leaves the emptied msg in its place.
