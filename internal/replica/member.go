@@ -9,6 +9,9 @@ import (
 // Leader is who leads the group, as far as known; else 0.
 func (r *Replica) Leader() shard.ReplicaID { return r.sh.Leader() }
 
+// LeadTerm is the term in which this replica leads as Raft sees it, which may be before Leading; else 0.
+func (r *Replica) LeadTerm() uint64 { return r.sh.LeadTerm() }
+
 // notLeader is the answer to who takes this replica for the leader.
 func (r *Replica) notLeader() error {
 	leader := r.sh.Leader()

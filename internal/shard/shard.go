@@ -165,6 +165,14 @@ func (s *Shard) Leading() (leading bool, term uint64) {
 	return s.leads && s.appliedTerm == s.term, s.term
 }
 
+// LeadTerm is the term in which this replica leads, also when it has not applied all of earlier terms yet; else 0.
+func (s *Shard) LeadTerm() uint64 {
+	if !s.leads {
+		return 0
+	}
+	return s.term
+}
+
 // Leader is the leader as far as known, else 0.
 func (s *Shard) Leader() ReplicaID { return s.leader }
 

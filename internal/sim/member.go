@@ -33,11 +33,14 @@ type member struct {
 	leading bool
 
 	receiver *transfer.Receiver
-	sending  []*sending
+	senders  *transfer.Senders
+	carryAt  time.Duration // when the senders are due; 0: never
 }
 
 func newMember(n *node, g *group, id shard.ReplicaID) *member {
-	return &member{n: n, group: g, id: id, name: fmt.Sprintf("%s/s%d", n.name, g.id)}
+	m := &member{n: n, group: g, id: id, name: fmt.Sprintf("%s/s%d", n.name, g.id)}
+	m.senders = m.newSenders()
+	return m
 }
 
 // receiverConfig says how snapshots come in.
@@ -122,8 +125,14 @@ func (m *member) turn() {
 		for _, msg := range eff.Messages {
 			m.send(msg)
 		}
+		m.senders.Lead(m.rep.LeadTerm())
 		for _, wish := range eff.Snapshots {
 			m.bring(wish)
+		}
+		if len(eff.Snapshots) > 0 {
+			if m.carry(); !n.up {
+				return
+			}
 		}
 		if eff.Snapshot {
 			if m.job, err = m.rep.Freeze(); err != nil {
@@ -214,10 +223,7 @@ func (m *member) store(opened uint64) {
 
 // lost forgets the calls that wait: their connections are gone.
 func (m *member) lost() {
-	for _, s := range m.sending {
-		_ = s.sender.Close() // of a process that is gone
-	}
-	m.sending = nil
+	m.senders.Close()
 	if m.driver != nil {
 		m.driver.abandon()
 	}

@@ -228,7 +228,7 @@ func (n *node) handle(e *event) {
 	case evChunkAck:
 		m.chunkAck(e)
 	case evSend:
-		m.resend(e)
+		m.carryDue()
 	case evReply, evDurable, evMaintain, evOther:
 	}
 }

@@ -10,10 +10,11 @@
 //
 // # What the callers do
 //
-// The leader takes the newest snapshot that its log was told of, and its live set, from wal.Log.Retained, opens the file with
-// snapshot.OpenAt, and makes a Sender. It sends what Next returns until that is nothing, hands what comes back to Acked,
-// and calls Resend when nothing came back for a while. ErrOutdated means that the log has meanwhile forgotten what this
-// snapshot refers to: it makes a new Sender of the newest snapshot, and the follower goes on where it was.
+// The leader keeps Senders, one Sender for each member under way. Of each it takes the newest snapshot that its log was told
+// of, and its live set, from wal.Log.Retained, opens the file with snapshot.OpenAt, and makes the Sender. It sends what Next
+// returns until that is nothing, hands what comes back to Acked, and calls Resend when nothing came back for a while. ErrOutdated
+// means that the log has meanwhile forgotten what this snapshot refers to: then a new Sender of the newest snapshot is made, and
+// the follower goes on where it was.
 //
 // The follower calls Recover after wal.Open and before it restores any shard: it completes an installation that a crash
 // interrupted. It makes one Receiver a shard, hands it every chunk, and sends back every Ack. When an Ack says
@@ -22,7 +23,7 @@
 //  1. stops turning the shard: no Append, no Retain, no snapshot of its own from here on,
 //  2. calls Install, which returns a position of the log,
 //  3. flushes the log to that position,
-//  4. calls Installed and sends the Ack it returns,
+//  4. calls Installed and sends the Ack it returns (Finish does 2 to 4),
 //  5. opens the shard anew from its snapshot, as at a start, and calls Retain with the live set of what it restored.
 //
 // A crash anywhere is a start with Recover. Errors other than a full disk may be failed syncs: the process must end.

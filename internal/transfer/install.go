@@ -146,6 +146,20 @@ func (r *Receiver) Installed() (Ack, error) {
 	return a, r.drop()
 }
 
+// Finish installs what Accept called ready: Install, a flush of the log up to the position, and Installed. It returns what to
+// tell the sender. ErrNotNeeded: nothing was installed, and the shard goes on as it was. Errors are those of Install.
+func (r *Receiver) Finish(flush func(wal.Position) error) (snapshot.Meta, Ack, error) {
+	m, position, err := r.Install()
+	if err != nil {
+		return m, Ack{}, err
+	}
+	if err := flush(position); err != nil {
+		return m, Ack{}, err
+	}
+	a, err := r.Installed()
+	return m, a, err
+}
+
 // end makes durable that nothing is to be installed any more.
 func end(cfg ReceiverConfig) error {
 	if err := cfg.FS.Remove(cfg.Dir + "/" + installName); err != nil {

@@ -1,6 +1,10 @@
 package transfer
 
-import "github.com/beaver-raft/beaver/internal/wal"
+import (
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/wal"
+)
 
 const (
 	// ChunkBytesDefault is a good size for Sender.Next.
@@ -13,6 +17,13 @@ const (
 	WindowBytesDefault = 4 << 20
 	// TextBytesMax bounds the reason in an acknowledgement.
 	TextBytesMax = 200
+
+	// ResendAfter is how long Senders wait for an acknowledgement until they begin again behind what is acknowledged.
+	ResendAfter = 500 * time.Millisecond
+	// ResendsMax is how often they do until they give up: the leader's group then wishes again.
+	ResendsMax = 20
+	// RefusedPause is how long a chunk waits that the network had no room for.
+	RefusedPause = 20 * time.Millisecond
 
 	// hotBytesMax bounds the snapshot file of an offer.
 	hotBytesMax = 64 << 30

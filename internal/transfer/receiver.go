@@ -22,13 +22,30 @@ type State struct {
 	Live        *roaring64.Bitmap
 }
 
+// FollowerLog is what a Receiver needs of the follower's log. *wal.Log is one; what its methods promise is said there.
+type FollowerLog interface {
+	State(shard wal.ShardID) wal.ShardState
+	Term(shard wal.ShardID, index uint64) (uint64, error)
+	Held(shard wal.ShardID) uint64
+	Missing(shard wal.ShardID, set *roaring64.Bitmap, upTo uint64) (count, first uint64)
+	NextReceived(shard wal.ShardID) uint64
+	Full() bool
+	Install(wal.Installation) (wal.Position, error)
+	Flush() (wal.Position, error)
+}
+
+var (
+	_ FollowerLog = (*wal.Log)(nil)
+	_ LeaderLog   = (*wal.Log)(nil)
+)
+
 // ReceiverConfig describes a follower's side.
 type ReceiverConfig struct {
 	FS          vfs.FS
 	Shard       wal.ShardID
 	Dir         string // where the shard's stage is; created when missing. See Dir
 	SnapshotDir string // the shard's snapshots
-	Log         *wal.Log
+	Log         FollowerLog
 
 	// SegmentBytes and SyncBytes are those of wal.IntakeOptions; 0 is their default.
 	SegmentBytes, SyncBytes int64
