@@ -13,21 +13,26 @@ import (
 	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 )
 
-// benchBacklog fills a queue, looks at the server's memory and snapshot, kills it, times its way back to the first fetch, and
-// measures the rates on the full queue.
+// benchBacklog measures the rates on an empty queue, fills one, looks at the server's memory and snapshot, kills it, times its
+// way back to the first fetch, and measures the rates on the full queue.
 func benchBacklog(ctx context.Context, b *benchRun) ([]benchRow, error) {
+	rows, err := b.backlogRates(ctx, "empty")
+	if err != nil {
+		return rows, err
+	}
+	empty := rows
 	fill, err := b.fill(ctx, "backlog", b.backlog)
 	if err != nil {
-		return nil, err
+		return rows, err
 	}
 	client, err := b.sdk()
 	if err != nil {
-		return nil, err
+		return rows, err
 	}
-	rows := []benchRow{fill}
+	rows = append(rows, fill)
 	status, err := client.Status(ctx)
 	if err != nil {
-		return nil, errors.Join(err, client.Close(ctx))
+		return rows, errors.Join(err, client.Close(ctx))
 	}
 	var snapshot int64
 	for _, s := range status.Shards {
@@ -40,12 +45,21 @@ func benchBacklog(ctx context.Context, b *benchRun) ([]benchRow, error) {
 	if err := errors.Join(err, client.Close(ctx)); err != nil {
 		return rows, err
 	}
-	enqueue, err := b.enqueueRate(ctx, "backlog-enqueue", "backlog")
-	if err != nil {
-		return rows, err
+	full, err := b.backlogRates(ctx, "backlog")
+	for i := range full {
+		full[i].Note += fmt.Sprintf("; %.0f %% of %s", 100*full[i].JobsPerSec/empty[i].JobsPerSec, empty[i].Name)
 	}
-	cycle, err := b.cycleRate(ctx, "backlog-cycle", "backlog")
-	return append(append(rows, enqueue...), cycle...), err
+	return append(rows, full...), err
+}
+
+// backlogRates measures the rate of whole cycles and then that of enqueues, which leaves a backlog behind.
+func (b *benchRun) backlogRates(ctx context.Context, queue string) ([]benchRow, error) {
+	cycle, err := b.cycleRate(ctx, queue+"-cycle", queue)
+	if err != nil {
+		return cycle, err
+	}
+	enqueue, err := b.enqueueRate(ctx, queue+"-enqueue", queue)
+	return append(cycle, enqueue...), err
 }
 
 // fill stores n jobs in batches.
