@@ -48,13 +48,12 @@ func (img *Image) Now() Millis { return img.now }
 // Live is the set of entry indexes that the state refers to: those of all jobs it knows, and of the results, errors and
 // progress it keeps of them.
 func (img *Image) Live() *roaring64.Bitmap {
-	live := roaring64.New()
-	span := indexSpan{live: live}
+	live := liveSet{set: roaring64.New()}
 	img.queues.Scan(func(_ QueueID, q *queueState) bool {
 		for _, s := range q.ready {
 			if s != nil {
 				s.runs(0, func(r run) bool {
-					span.add(r.start.Index(), (r.end() - 1).Index())
+					live.add(r.start.Index(), (r.end() - 1).Index())
 					return true
 				})
 			}
@@ -62,13 +61,13 @@ func (img *Image) Live() *roaring64.Bitmap {
 		return true
 	})
 	img.records.Scan(func(p Pos, _ record) bool {
-		span.add(p.Index(), p.Index())
+		live.add(p.Index(), p.Index())
 		return true
 	})
 	img.records.Scan(func(_ Pos, r record) bool {
 		for _, p := range [2]Pos{r.resultPos, r.progressPos} {
 			if p != 0 {
-				span.add(p.Index(), p.Index())
+				live.add(p.Index(), p.Index())
 			}
 		}
 		return true
@@ -76,35 +75,13 @@ func (img *Image) Live() *roaring64.Bitmap {
 	img.errors.Scan(func(_ Pos, l errorList) bool {
 		for _, p := range l.pos[:l.count] {
 			if p != 0 {
-				span.add(p.Index(), p.Index())
+				live.add(p.Index(), p.Index())
 			}
 		}
 		return true
 	})
-	span.flush()
-	return live
-}
-
-// An indexSpan gathers indexes that follow each other into one range.
-type indexSpan struct {
-	live     *roaring64.Bitmap
-	from, to uint64 // [from, to); empty: none
-}
-
-func (s *indexSpan) add(first, last uint64) {
-	if s.to > s.from && first >= s.from && first <= s.to {
-		s.to = max(s.to, last+1)
-		return
-	}
-	s.flush()
-	s.from, s.to = first, last+1
-}
-
-func (s *indexSpan) flush() {
-	if s.to > s.from {
-		s.live.AddRange(s.from, s.to)
-	}
-	s.from, s.to = 0, 0
+	live.flush()
+	return live.set
 }
 
 // An image is a header and sections, each with its length. Numbers as in items; z marks a zigzag varint. A section of
