@@ -53,7 +53,7 @@ func (h *Host) StaleRead(ctx context.Context, id shard.ID, fn func()) error {
 }
 
 func (h *Host) read(ctx context.Context, id shard.ID, call *readCall) error {
-	l := h.loop(id)
+	l := h.byID[id]
 	if l == nil {
 		return ErrNoShard
 	}
@@ -91,26 +91,18 @@ func (l *loop) submit(call *readCall) error {
 
 // Payload implements Payloads.
 func (h *Host) Payload(id shard.ID, index uint64, ordinal int) (shard.Header, []byte, error) {
-	l := h.loop(id)
+	l := h.byID[id]
 	if l == nil {
 		return shard.Header{}, nil, ErrNoShard
 	}
-	rep := l.shared.Load()
-	if rep == nil {
-		return shard.Header{}, nil, ErrNoShard
-	}
-	return rep.Payload(index, ordinal)
+	return l.rep.Payload(index, ordinal)
 }
 
 // Batch implements Payloads.
 func (h *Host) Batch(id shard.ID, index uint64, items int) (shard.Batch, bool) {
-	l := h.loop(id)
+	l := h.byID[id]
 	if l == nil {
 		return shard.Batch{}, false
 	}
-	rep := l.shared.Load()
-	if rep == nil {
-		return shard.Batch{}, false
-	}
-	return rep.Batch(index, items)
+	return l.rep.Batch(index, items)
 }

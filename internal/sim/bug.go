@@ -38,6 +38,7 @@ const (
 	BugReuseIdentity          // a node that lost its disk comes back as who it was
 	BugCorruptMessage         // a message's entry is changed on its way
 	BugIgnoreSyncError        // a failed sync is taken for a good one
+	BugReuseToken             // a job that is leased again is handed out under the token of its first lease
 	bugCount
 )
 
@@ -46,7 +47,7 @@ func (b Bug) String() string {
 		"none", "ack-before-durable", "ack-before-commit", "skip-sync", "skip-snapshot-sync", "skip-dir-sync", "forget-vote",
 		"forget-term", "compact-live", "lose-entry-data", "stale-read", "ignore-fencing", "drop-session", "local-clock",
 		"reorder-items", "skip-item", "wrong-hands", "stale-image", "no-timers", "workers-live-forever", "reuse-identity",
-		"corrupt-message", "ignore-sync-error",
+		"corrupt-message", "ignore-sync-error", "reuse-token",
 	}[b]
 }
 
@@ -63,9 +64,12 @@ func Bugs() []Bug {
 type bugs struct {
 	bug    Bug
 	chance chance
+	tokens map[label]queue.Token // of first leases
 }
 
-func newBugs(o Options) bugs { return bugs{o.Bug, newChance(o.Seed, forBugs)} }
+func newBugs(o Options) bugs {
+	return bugs{o.Bug, newChance(o.Seed, forBugs), make(map[label]queue.Token)}
+}
 
 func (b *bugs) is(bug Bug) bool { return b.bug == bug }
 
@@ -177,6 +181,42 @@ func (b *bugs) mislay(d *driver, a answer) {
 			return
 		}
 	}
+}
+
+// reuse gives a job that is leased again the token of its first lease.
+func (b *bugs) reuse(d *driver, a answer) {
+	if !b.is(BugReuseToken) {
+		return
+	}
+	for i := range a.leases {
+		l := &a.leases[i]
+		if first, ok := b.tokens[l.label]; ok {
+			l.Token = first
+		} else {
+			b.tokens[l.label] = l.Token
+		}
+	}
+}
+
+// guess answers a call before it is known what will come of it.
+func guess(c *call, index uint64, first int) answer {
+	a := answer{outcome: outcomeDone, index: index}
+	for i := range c.items.Len() {
+		a.results = append(a.results, queue.Result{Pos: queue.MakePos(index, first+i)})
+	}
+	for _, w := range c.asked {
+		switch r := &a.results[w.item]; w.op.kind {
+		case opAck:
+			r.State = queue.StateCompleted
+		case opCancel:
+			r.State = queue.StateCancelled
+		case opDiscard:
+			r.State = queue.StateDiscarded
+		default:
+			r.State = queue.StateReady
+		}
+	}
+	return a
 }
 
 // lyingFS is a disk with a bug in front.

@@ -24,6 +24,7 @@ const (
 	forNodes
 	forElections
 	forBugs
+	forOperators
 )
 
 func newChance(seed, purpose uint64) chance {
@@ -51,6 +52,21 @@ func (c chance) about(mean time.Duration) time.Duration {
 
 // pick draws one element.
 func pick[T any](c chance, from []T) T { return from[c.IntN(len(from))] }
+
+// weighted draws an index, each as often as its weight says. One at least is not 0.
+func (c chance) weighted(weights []int) int {
+	sum := 0
+	for _, w := range weights {
+		sum += w
+	}
+	at := c.IntN(sum)
+	for i, w := range weights {
+		if at -= w; at < 0 {
+			return i
+		}
+	}
+	return 0
+}
 
 // Read implements io.Reader for crypto/rand.Reader.
 func (c chance) Read(p []byte) (int, error) {

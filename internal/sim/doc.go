@@ -17,8 +17,10 @@
 //   - oracle.go: every replica applies the same entry with the same results and the same fingerprint at each index; what
 //     was applied once is never replaced; a job has at most one lease, its token grows, and only the holder of the lease
 //     ends an attempt; a job that ended never runs again; one sequence number of a session is one command.
-//   - history.go: what clients were told is what the log holds, and in the order of real time: no operation takes
+//   - call.go: what clients were told is what the log holds, and in the order of real time: no operation takes
 //     effect before it was asked for, and no read misses what was acknowledged before it.
+//   - history.go, model.go: porcupine finds an order of what clients did to each job that real time and a model of a job
+//     allow. It sees only what a client sees, so it needs no trust in the machine, the log or the oracle.
 //   - final.go: liveness, agreement, queue.Machine.CheckInvariants, and that every live payload can be read.
 //
 // The simulator replaces crypto/rand.Reader while it runs, since the Raft library draws its election timeouts from there:

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"encoding/binary"
 	"io"
 	"slices"
 	"time"
@@ -30,6 +31,7 @@ type driver struct {
 	machine  *queue.Machine
 	out      queue.Results
 	leads    bool
+	tookOver bool // and has proposed nothing yet
 	sequence uint64
 	waiting  []*call // neither in an entry nor answered
 	flights  []flight
@@ -79,6 +81,7 @@ func (d *driver) Gather(b *shard.BatchBuilder, now int64) uint64 {
 	d.expire() // before it is granted what nobody waits for
 	d.sequence++
 	f := flight{sequence: d.sequence}
+	d.hold(b, now)
 	left := d.waiting[:0]
 	for _, late := range []bool{false, true} { // fetches behind what they may fetch
 		for _, c := range d.waiting {
@@ -91,7 +94,7 @@ func (d *driver) Gather(b *shard.BatchBuilder, now int64) uint64 {
 			f.calls = append(f.calls, placed{c, b.Add(&c.items)})
 			c.taken = true
 			if d.m.n.w.bug.is(BugAckBeforeCommit) && !c.fetch {
-				c.reply(answer{outcome: outcomeDone, index: d.m.rep.Last() + 1})
+				c.reply(guess(c, d.m.rep.Last()+1, f.calls[len(f.calls)-1].first))
 			}
 		}
 	}
@@ -108,30 +111,45 @@ func (d *driver) Gather(b *shard.BatchBuilder, now int64) uint64 {
 	return d.sequence
 }
 
+// hold begins the first entry of a lead with a hold when deadlines are over or near: nobody could end or extend a lease
+// while the shard had no leader.
+func (d *driver) hold(b *shard.BatchBuilder, now int64) {
+	if !d.tookOver {
+		return
+	}
+	d.tookOver = false
+	const ttl = int64(workerTTL / time.Millisecond)
+	if next, ok := d.machine.NextTimer(); ok && int64(next) <= now+ttl && d.machine.Totals().Leases > 0 {
+		d.add(b, func(dst []byte) []byte { return queue.AppendHold(dst, ttl) })
+	}
+}
+
+// add adds an item of the leader's own, if there is room.
+func (d *driver) add(b *shard.BatchBuilder, item func(dst []byte) []byte) {
+	d.items.Reset()
+	d.items.Add(item)
+	if b.Fits(&d.items) {
+		b.Add(&d.items)
+	}
+}
+
 func (d *driver) ready(c *call) bool {
 	return slices.ContainsFunc(c.queues, func(q queue.QueueID) bool { return d.machine.ReadyCount(q) > 0 })
 }
 
 // own adds the leader's own items: ticks, lost workers, fingerprints.
 func (d *driver) own(b *shard.BatchBuilder, now int64) {
-	add := func(item func(dst []byte) []byte) {
-		d.items.Reset()
-		d.items.Add(item)
-		if b.Fits(&d.items) {
-			b.Add(&d.items)
-		}
-	}
 	for _, w := range d.silent() {
 		delete(d.heard, w)
-		add(func(dst []byte) []byte { return queue.AppendWorkerLost(dst, w) })
+		d.add(b, func(dst []byte) []byte { return queue.AppendWorkerLost(dst, w) })
 	}
 	if applied := d.machine.Applied(); applied >= d.verified+d.m.n.w.plan.verifyEntries && b.Items() > 0 {
 		d.verified = applied
 		sum := d.machine.Fingerprint()
-		add(func(dst []byte) []byte { return queue.AppendVerify(dst, applied, sum) })
+		d.add(b, func(dst []byte) []byte { return queue.AppendVerify(dst, applied, sum) })
 	}
 	if at, ok := d.machine.NextTimer(); ok && int64(at) <= now && b.Items() == 0 && !d.m.n.w.bug.is(BugNoTimers) {
-		add(queue.AppendTick)
+		d.add(b, queue.AppendTick)
 	}
 }
 
@@ -198,34 +216,51 @@ func (d *driver) answer(p placed, index uint64) {
 	a.results = slices.Clone(results)
 	if p.call.fetch {
 		r := results[0]
-		a.leases = slices.Clone(d.out.Leases[r.Lo:r.Hi])
-		if len(a.leases) == 0 && r.Code == queue.CodeOK && d.leads && d.m.n.w.now < p.call.until {
+		if r.Lo == r.Hi && r.Code == queue.CodeOK && d.leads && d.m.n.w.now < p.call.until {
 			p.call.taken = false
 			d.waiting = append(d.waiting, p.call)
 			return
 		}
-		for _, l := range a.leases {
-			d.checkPayload(l.Pos)
+		for _, l := range d.out.Leases[r.Lo:r.Hi] {
+			if w := d.m.n.w; !w.healing && d.m.n.chance.permille(w.plan.damagePermille) {
+				d.damaged(l)
+				continue
+			}
+			a.leases = append(a.leases, granted{l, d.checkPayload(l.Pos)})
 		}
 		d.m.n.w.bug.mislay(d, a)
+		d.m.n.w.bug.reuse(d, a)
 	}
 	p.call.reply(a)
 }
 
-// checkPayload reads a payload as a dispatch does.
-func (d *driver) checkPayload(p queue.Pos) {
+// damaged sends a job to the dead as one whose payload cannot be read, as the engine does. Here only chance says so.
+func (d *driver) damaged(l queue.Lease) {
+	c := newCall(d.m.n.w, int(d.m.group.id))
+	c.items.Commit(queue.AppendDamaged(c.items.Buf(), l.Pos, l.Token))
+	d.waiting = append(d.waiting, c)
+}
+
+// checkPayload reads a payload as a dispatch does, and returns whose it is.
+func (d *driver) checkPayload(p queue.Pos) label {
 	w := d.m.n.w
 	if d.m.rep == nil {
-		return
+		return noLabel
 	}
 	_, item, err := d.m.rep.Payload(p.Index(), p.Ordinal())
-	want := w.oracles[d.m.group.id].jobs[p]
 	if d.m.n.dying {
-		return
+		return noLabel
 	}
-	if err != nil || want == nil || hashBytes(0, item) != want.payload {
-		w.fail("%s: the payload of job %d.%d is lost: %v", d.m.name, p.Index(), p.Ordinal(), err)
+	if !w.opts.HistoryOnly {
+		if want := w.oracles[d.m.group.id].jobs[p]; err != nil || want == nil || hashBytes(0, item) != want.payload {
+			w.fail("%s: the payload of job %d.%d is lost: %v", d.m.name, p.Index(), p.Ordinal(), err)
+		}
 	}
+	spec, err := queue.DecodeSpec(item)
+	if err != nil || len(spec.Payload) < 8 {
+		return noLabel
+	}
+	return label(binary.LittleEndian.Uint64(spec.Payload))
 }
 
 // Dropped implements replica.Driver.
@@ -266,7 +301,7 @@ func (d *driver) Stamp() int64 { return int64(d.machine.Now()) }
 
 // Leadership implements replica.Driver.
 func (d *driver) Leadership(leading bool, _ uint64) {
-	d.leads = leading
+	d.leads, d.tookOver = leading, leading
 	clear(d.heard)
 	if !leading {
 		for _, c := range d.waiting {

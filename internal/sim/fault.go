@@ -121,6 +121,9 @@ func (w *world) blackout() {
 func (w *world) heal() {
 	w.trace.printf("heal", "the faults stop")
 	w.healing = true
+	for _, o := range w.clients.operators {
+		o.heal()
+	}
 	w.net.heal()
 	w.net.calm = true
 	latest := int64(0)

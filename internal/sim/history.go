@@ -1,107 +1,187 @@
 package sim
 
 import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/anishathalye/porcupine"
+
 	"github.com/beaver-raft/beaver/internal/queue"
-	"github.com/beaver-raft/beaver/internal/shard"
 )
 
-type outcome uint8
+// label names a job in the clients' history: its producer puts it into the payload, so that a job whose enqueue was never
+// answered is known when somebody is handed it.
+type label uint64
+
+// noLabel is of a payload that could not be read.
+const noLabel = label(math.MaxUint64)
+
+// opKind is what a client asked of one job.
+type opKind uint8
 
 const (
-	outcomeDone outcome = iota
-	outcomeNotLeader
-	outcomeUnavailable // certainly nothing happened
-	outcomeUnknown
+	opEnqueue opKind = iota
+	opLease
+	opAck
+	opFail
+	opRelease
+	opExtend
+	opProgress
+	opCancel
+	opRetry
+	opDiscard
+	opGet
 )
 
-// answer is what a node says to a call.
-type answer struct {
-	outcome outcome
-	leader  int    // of outcomeNotLeader: index of the node, or -1
-	index   uint64 // of the entry, or at which was read
-	results []queue.Result
-	leases  []queue.Lease
+func (k opKind) String() string {
+	return [...]string{"enqueue", "lease", "ack", "fail", "release", "extend", "progress", "cancel", "retry", "discard", "get"}[k]
 }
 
-// call is one request of a client, on its way to a node and back.
-type call struct {
-	w      *world
-	shard  int
-	node   int
-	items  shard.Items
-	taken  bool // it is in an entry
-	over   bool
-	then   func(a answer) // at the client; nil: nobody waits
-	answer answer
-	floor  uint64 // the highest index that anybody was told when it was made: it must see that
+// forever is when a call returns that was never answered: it may have taken effect at any time, or not at all.
+const forever = time.Duration(math.MaxInt64)
 
-	worker queue.WorkerID
-	beat   bool
-	held   []queue.Token
-	fetch  bool
-	queues []queue.QueueID
-	until  time.Duration
-	read   *read
+// operation is what one client asked of one job, and what it was told.
+type operation struct {
+	kind      opKind
+	call, ret time.Duration
+	unknown   bool // no answer came
+	expires   bool // of an enqueue: the job has a time to expire
+	stale     bool // of a get: any past state will do
+
+	code    queue.Code
+	state   queue.State
+	pos     queue.Pos
+	token   queue.Token // of the lease that is used, or granted, or seen
+	attempt uint32
+	found   bool // of a get
+	wished  bool // of a get: it is to be cancelled
 }
 
-// read is a linearizable read.
-type read struct {
-	call *call
-	at   *member
-}
-
-// Finish implements replica.Read.
-func (r *read) Finish(err error) {
-	if err != nil {
-		r.at.refuse(r.call)
-		return
+func (o *operation) String() string {
+	returned := "never"
+	if o.ret != forever {
+		returned = fmt.Sprintf("%.6f", o.ret.Seconds())
 	}
-	r.serve(r.at)
-}
-
-// Abandoned implements replica.Read.
-func (r *read) Abandoned() bool { return r.call.over }
-
-func (r *read) serve(m *member) {
-	r.call.reply(answer{outcome: outcomeDone, index: m.driver.machine.Applied()})
-}
-
-func newCall(w *world, id int) *call {
-	return &call{w: w, shard: id, node: -1, floor: w.oracles[id].acked}
-}
-
-// reply sends the answer back. The first answer counts.
-func (c *call) reply(a answer) {
-	if c.over || c.then == nil {
-		return
+	text := fmt.Sprintf("%12.6f … %-12s %-8s token %d", o.call.Seconds(), returned, o.kind, o.token)
+	if o.unknown {
+		return text + ": not answered"
 	}
-	c.over = true
-	c.answer = a
-	c.w.net.send(c.node, c.w.net.outside, event{kind: evReply, call: c})
+	text += fmt.Sprintf(": code %d state %d attempt %d job %d.%d", o.code, o.state, o.attempt, o.pos.Index(), o.pos.Ordinal())
+	if o.kind == opGet && !o.found {
+		text += ", not there"
+	}
+	if o.stale {
+		text += ", may be old"
+	}
+	return text
 }
 
-// lost does nothing: a client whose answer does not come goes by its own clock.
-func (c *call) lost() { c.over = true }
+// asked is one item of a call that the history follows.
+type asked struct {
+	label label
+	item  int // in the call
+	op    operation
+}
 
-// check holds an answer against what others were told before, and records it.
-func (c *call) check() {
-	a, o := &c.answer, c.w.oracles[c.shard]
-	if a.outcome != outcomeDone || a.index == 0 {
-		return
+// history is what clients asked and were told, job by job. A job's label is its place in jobs.
+type history struct {
+	jobs [][]operation
+	undecided,
+	steps uint64
+}
+
+// newLabel names a job that is about to be enqueued.
+func (h *history) newLabel() label {
+	h.jobs = append(h.jobs, nil)
+	return label(len(h.jobs) - 1)
+}
+
+func (h *history) add(l label, o operation) {
+	if uint64(l) < uint64(len(h.jobs)) {
+		h.jobs[l] = append(h.jobs[l], o)
 	}
-	if a.index > o.high {
-		c.w.fail("a client was answered from entry %d of shard %d, and only %d were ever applied", a.index, c.shard, o.high)
-	}
-	switch {
-	case c.read != nil:
-		c.w.counts.Reads++
-		if a.index < c.floor {
-			c.w.fail("a read of shard %d saw entry %d; entry %d was acknowledged before it was asked for", c.shard, a.index, c.floor)
+}
+
+// answered records what became of a call that was asked at a moment. What certainly did not happen is no operation.
+func (h *history) answered(k *call, at, now time.Duration, a *answer) {
+	for i := range k.asked {
+		w := &k.asked[i]
+		o := w.op
+		o.call, o.ret = at, now
+		switch {
+		case a.outcome == outcomeUnknown && o.kind != opGet:
+			o.unknown, o.ret = true, forever
+		case a.outcome != outcomeDone:
+			continue
+		case o.kind == opGet:
+			o.seen(a.jobs)
+			if o.stale {
+				o.call = 0
+			}
+		default:
+			r := a.results[w.item]
+			o.code, o.state = r.Code, r.State
 		}
-	case a.index <= c.floor:
-		c.w.fail("an operation on shard %d took effect at entry %d, before entry %d, which was acknowledged before it was asked for", c.shard, a.index, c.floor)
+		h.add(w.label, o)
 	}
-	o.acked = max(o.acked, a.index)
+}
+
+// seen takes what a read said of the job.
+func (o *operation) seen(jobs []queue.JobInfo) {
+	at := slices.IndexFunc(jobs, func(j queue.JobInfo) bool { return j.Pos == o.pos })
+	if at < 0 {
+		return
+	}
+	j := &jobs[at]
+	o.found, o.state, o.token, o.attempt, o.wished = true, j.State, j.Token, j.Attempt, j.CancelRequested
+}
+
+// stepsMax bounds what a job's history may cost to check. One that is dearer counts as undecided, and is counted.
+const stepsMax = 200_000
+
+// check has porcupine look for an order of each job's operations that the model allows and real time does not forbid. It
+// returns what is wrong with the first job that has none.
+func (h *history) check() error {
+	m := porcupine.Model{
+		Init:  func() any { return modelState{phases: phaseAbsent} },
+		Equal: func(a, b any) bool { return a.(modelState) == b.(modelState) },
+		Hash:  func(s any) uint64 { return s.(modelState).hash() },
+	}
+	for l, ops := range h.jobs {
+		steps := 0
+		m.Step = func(s, in, _ any) (bool, any) {
+			if steps++; steps > stepsMax {
+				return false, s
+			}
+			next := s.(modelState).step(in.(*operation))
+			return next.phases != 0, next
+		}
+		var list []porcupine.Operation
+		for i := range ops {
+			o := &ops[i]
+			list = append(list, porcupine.Operation{Input: o, Call: int64(o.call), Return: int64(o.ret)})
+		}
+		good := porcupine.CheckOperations(m, list)
+		h.steps += uint64(steps)
+		switch {
+		case good:
+		case steps > stepsMax:
+			h.undecided++
+		default:
+			return historyError(label(l), ops)
+		}
+	}
+	return nil
+}
+
+func historyError(l label, ops []operation) error {
+	var b strings.Builder
+	_, _ = fmt.Fprintf(&b, "history: no order of what clients did to job %d explains what they were told:", l)
+	for i := range ops {
+		_, _ = fmt.Fprintf(&b, "\n  %s", ops[i].String())
+	}
+	return &violation{b.String()}
 }

@@ -233,7 +233,7 @@ func (m *member) lost() {
 func (m *member) request(c *call) {
 	switch {
 	case c.read != nil:
-		if m.n.w.bug.is(BugStaleRead) && m.leading {
+		if c.read.stale || m.n.w.bug.is(BugStaleRead) && m.leading {
 			c.read.serve(m)
 			return
 		}

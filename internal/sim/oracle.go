@@ -15,6 +15,7 @@ type jobFact struct {
 	payload uint64
 	token   queue.Token // of the live lease; 0: none
 	worker  queue.WorkerID
+	until   queue.Millis // of an anonymous lease
 	ended   bool
 }
 
@@ -29,8 +30,10 @@ type oracle struct {
 	shard    shard.ID
 	facts    map[uint64]fact
 	high     uint64
-	acked    uint64 // the highest index of what a client was told
-	clock    int64  // the greatest stamp
+	acked    uint64                   // the highest index of what a client was told
+	clock    int64                    // the greatest stamp
+	hold     queue.Millis             // no deadline passes before
+	loose    map[queue.Token]*jobFact // whose leases nobody is told of when they run out: those without a worker
 	token    queue.Token
 	jobs     map[queue.Pos]*jobFact
 	sessions map[sessionKey]queue.Pos
@@ -41,6 +44,7 @@ func newOracle(w *world, id shard.ID) *oracle {
 	return &oracle{
 		w: w, shard: id, facts: make(map[uint64]fact), jobs: make(map[queue.Pos]*jobFact),
 		sessions: make(map[sessionKey]queue.Pos), holders: make(map[queue.Token]queue.WorkerID),
+		loose: make(map[queue.Token]*jobFact),
 	}
 }
 
@@ -54,14 +58,23 @@ const (
 	typeRelease  = 7
 	typeExtend   = 8
 	typeProgress = 9
+	typeCancel   = 10
+	typeRetry    = 11
+	typeDiscard  = 12
+	typeDamaged  = 13
 	typeLost     = 14
 	typeGone     = 15
 	typeVerify   = 17
+	typeHold     = 18
 )
 
 // applied is told of every entry that any replica applies.
 func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte) {
 	w := o.w
+	if w.opts.HistoryOnly {
+		o.high = max(o.high, index)
+		return
+	}
 	f := fact{entry: mix64(mix64(uint64(h.Stamp), h.Proposer), h.Sequence), fingerprint: d.machine.Fingerprint()}
 	for i, item := range items {
 		f.entry = hashBytes(f.entry, item)
@@ -105,8 +118,29 @@ func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte
 	}
 }
 
+// runOut takes the leases whose deadline has passed from nobody in particular.
+func (o *oracle) runOut(now queue.Millis, items [][]byte) {
+	if len(items) > 0 && items[0][0] == typeHold {
+		millis, _ := binary.Uvarint(items[0][2:])
+		o.hold = max(o.hold, now+queue.Millis(millis))
+	}
+	for token, j := range o.loose {
+		switch {
+		case j.token != token:
+			delete(o.loose, token)
+		case j.until > now:
+		case now < o.hold:
+			j.until = o.hold
+		default:
+			j.token = 0
+			delete(o.loose, token)
+		}
+	}
+}
+
 // follow follows the jobs through one entry.
 func (o *oracle) follow(d *driver, index uint64, items [][]byte) {
+	o.runOut(d.machine.Now(), items)
 	for _, e := range d.out.Events {
 		if j := o.jobs[e.Pos]; e.Kind == queue.EventLeaseLost && j != nil && j.token == e.Token {
 			j.token = 0
@@ -127,8 +161,10 @@ func (o *oracle) follow(d *driver, index uint64, items [][]byte) {
 			for _, l := range d.out.Leases[r.Lo:r.Hi] {
 				o.leased(l, queue.WorkerID(worker))
 			}
-		case typeAck, typeFail, typeRelease, typeExtend, typeProgress:
+		case typeAck, typeFail, typeRelease, typeExtend, typeProgress, typeDamaged:
 			o.finished(item, r)
+		case typeCancel, typeRetry, typeDiscard:
+			o.operated(item, r)
 		case typeLost, typeGone:
 			worker, _ := binary.Uvarint(item[2:])
 			for _, j := range o.jobs {
@@ -172,6 +208,9 @@ func (o *oracle) leased(l queue.Lease, worker queue.WorkerID) {
 	}
 	j.token, j.worker, o.token = l.Token, worker, l.Token
 	o.holders[l.Token] = worker
+	if j.until = l.Deadline; worker == 0 {
+		o.loose[l.Token] = j
+	}
 }
 
 // finished checks that only the holder of a lease does something with it.
@@ -183,9 +222,30 @@ func (o *oracle) finished(item []byte, r queue.Result) {
 	if r.Code == queue.CodeOK != holds {
 		o.w.fail("job %d.%d: item %d under token %d gets code %d, held is %v", pos.Index(), pos.Ordinal(), item[0], token, r.Code, j)
 	}
+	if holds && item[0] == typeExtend {
+		j.until = r.At
+	}
 	if !holds || item[0] == typeExtend || item[0] == typeProgress {
 		return
 	}
 	j.token, j.worker = 0, 0
-	j.ended = item[0] == typeAck
+	j.ended = ended(r.State)
+	if j.ended != (item[0] == typeAck) && r.State != queue.StateCancelled && r.State != queue.StateExpired {
+		o.w.fail("job %d.%d: item %d leaves it in state %d", pos.Index(), pos.Ordinal(), item[0], r.State)
+	}
 }
+
+// operated checks that nothing changes a job that has ended, and that a lease is not taken away.
+func (o *oracle) operated(item []byte, r queue.Result) {
+	pos := queue.Pos(binary.LittleEndian.Uint64(item[2:]))
+	j := o.jobs[pos]
+	if r.Code != queue.CodeOK {
+		return
+	}
+	if j == nil || j.ended || j.token != 0 {
+		o.w.fail("job %d.%d: item %d is taken, known is %v", pos.Index(), pos.Ordinal(), item[0], j)
+	}
+	j.ended = ended(r.State)
+}
+
+func ended(s queue.State) bool { return s >= queue.StateCompleted }

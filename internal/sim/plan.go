@@ -69,6 +69,13 @@ type plan struct {
 	concurrency int
 	workMean    time.Duration
 	badWorkers  int // percent of jobs that a worker does not just finish
+	ways        []int
+	anonymous   int // percent of workers that do not register
+	giveUp      int // percent of enqueues without a session, or given up when no answer comes
+	operateMean time.Duration
+	// damagePermille is how often a node takes a payload for damaged that it is to hand out.
+	damagePermille int
+	acts           []int
 }
 
 // newPlan draws the plan of a seed.
@@ -110,7 +117,23 @@ func newPlan(seed uint64) plan {
 			p.faults = append(p.faults, f)
 		}
 	}
+	p.anonymous = pick(c, []int{0, 0, 20, 100})
+	p.giveUp = pick(c, []int{0, 0, 10})
+	p.damagePermille = pick(c, []int{0, 0, 3, 30})
+	p.operateMean = c.between(200*time.Millisecond, 5*time.Second)
+	p.ways = weights(c, int(wayCount))
+	p.acts = weights(c, int(actCount))
 	return p
+}
+
+// weights draws how often each of some things is done: some much, some not at all.
+func weights(c chance, n int) []int {
+	w := make([]int, n)
+	for i := range w {
+		w[i] = pick(c, []int{0, 1, 1, 4})
+	}
+	w[c.IntN(n)]++
+	return w
 }
 
 // possible tells whether a fault means anything to a cluster of this size.
@@ -131,10 +154,10 @@ func (p *plan) String() string {
 	return fmt.Sprintf(
 		"%d nodes, %d shards of %d queues; faults for %v, about every %v: %s; messages %v + %v, %d‰ lost, %d‰ twice; "+
 			"syncs %v + %v; snapshots every %d KiB, files of %d KiB; %d producers every %v, payloads to %d bytes; "+
-			"%d workers of %d jobs of %v, %d %% bad",
+			"%d workers of %d jobs of %v, %d %% bad in ways %v, %d %% anonymous; operators every %v do %v",
 		p.nodes, p.shards, p.queues, p.faulty.Round(time.Second), p.faultMean.Round(time.Millisecond), strings.Join(names, " "),
 		p.delayMin.Round(time.Microsecond), p.delaySpread, p.lossPermille, p.dupPermille,
 		p.syncMin.Round(time.Microsecond), p.syncSpread.Round(time.Microsecond), p.snapshotBytes>>10, p.fileBytes>>10,
 		p.producers, p.thinkMean.Round(time.Millisecond), p.payloadMax, p.workers, p.concurrency,
-		p.workMean.Round(time.Millisecond), p.badWorkers)
+		p.workMean.Round(time.Millisecond), p.badWorkers, p.ways, p.anonymous, p.operateMean.Round(time.Millisecond), p.acts)
 }

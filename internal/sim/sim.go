@@ -25,6 +25,8 @@ type Options struct {
 	Seed  uint64
 	Trace io.Writer // takes a readable trace; nil: none
 	Bug   Bug       // a deliberate one, which the run should find; 0: none
+	// HistoryOnly checks nothing but what clients were told: whether that is enough is tested too.
+	HistoryOnly bool
 }
 
 // Result is what a run was.
@@ -42,6 +44,7 @@ type Result struct {
 type Counts struct {
 	Events, Messages, Entries, Jobs, Operations, Retries, Reads, Starts, Snapshots, Elections uint64
 	Transfers, TransferBytes, FullBytes                                                       uint64
+	HistorySteps, Undecided                                                                   uint64
 }
 
 // violation is what a check throws: the run ends with it. Checks sit deep in callbacks of the step machines, which must not
@@ -139,6 +142,10 @@ func (w *world) run() {
 	w.blackout()
 	w.until(w.now+healMax, w.quiet)
 	w.checkEnd()
+	if err := w.clients.history.check(); err != nil {
+		panic(err)
+	}
+	w.counts.HistorySteps, w.counts.Undecided = w.clients.history.steps, w.clients.history.undecided
 }
 
 // until handles events up to a moment, or until done says so; it looks every healLook.
