@@ -78,7 +78,8 @@ var layers = map[string]layer{
 	},
 	"internal/host": {
 		own: []string{
-			"internal/replica", "internal/shard", "internal/wal", "internal/vfs", "internal/snapshot", "internal/invariant",
+			"internal/replica", "internal/transfer", "internal/shard", "internal/wal", "internal/vfs", "internal/snapshot",
+			"internal/invariant",
 		},
 		outside: []string{etcdRaftModule},
 	},

@@ -63,7 +63,7 @@ func (h *Host) flush(self *loop) bool {
 	}
 	h.flushMicros.add(micros(time.Since(started)))
 	h.durable.Store(uint64(position))
-	for _, l := range h.loops {
+	for _, l := range h.table.Load().loops {
 		if awaits := l.awaits.Load(); l != self && awaits != 0 && awaits <= uint64(position) {
 			l.poke()
 		}
@@ -92,7 +92,6 @@ func (h *Host) kickMaintainer() {
 // maintain is the maintainer: it takes the log's background work in steps, and asks for the snapshots without which
 // sealed files cannot go.
 func (h *Host) maintain() {
-	h.retainRestored()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	unreadable := time.NewTicker(unreadableRetry)
@@ -114,7 +113,7 @@ func (h *Host) maintain() {
 		}
 		timer.Reset(pause)
 		for _, id := range h.log.NeedsSnapshot() {
-			if l := h.byID[id]; l != nil && !l.wanted.Swap(true) {
+			if l := h.loop(id); l != nil && !l.wanted.Swap(true) {
 				l.poke()
 			}
 		}

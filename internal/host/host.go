@@ -1,10 +1,12 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"sync"
@@ -15,25 +17,21 @@ import (
 	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/transfer"
 	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
 // nodeLog is what the host needs of *wal.Log.
 type nodeLog interface {
-	shard.Log
+	replica.Log
+	transfer.LeaderLog
+	transfer.FollowerLog
 	Shards() []wal.ShardID
-	Append(shard wal.ShardID, hs *wal.HardState, entries []wal.Entry) (wal.Position, error)
-	Flush() (wal.Position, error)
-	Read(shard wal.ShardID, index uint64) (wal.Entry, error)
-	ReadPart(shard wal.ShardID, index uint64, buf []byte, off int64) (int, error)
-	InstallSnapshot(shard wal.ShardID, index, term uint64) error
-	Retain(shard wal.ShardID, r wal.Retention)
 	NeedsSnapshot() []wal.ShardID
 	Maintain() (more bool, err error)
-	ReleaseReserve() bool
 	RetryUnreadable()
-	Full() bool
+	Forget(shard wal.ShardID) (wal.Position, error)
 	Stats() wal.Stats
 	Close() error
 }
@@ -44,13 +42,13 @@ var _ nodeLog = (*wal.Log)(nil)
 type Host struct {
 	opts     Options
 	identity Identity
+	records  []Record // as Open found them
 	log      nodeLog
 	unlock   func() error
 	recovery wal.Recovery
 	opened   time.Duration // how long Open took
 
-	loops   []*loop
-	byID    map[shard.ID]*loop
+	table   atomic.Pointer[table]
 	started time.Time // the origin of replica.Instant.Mono
 
 	closing atomic.Bool   // gather no more; finish what is in flight
@@ -73,7 +71,28 @@ type Host struct {
 
 	sinceMaintain atomic.Int64 // bytes appended since the maintainer was kicked
 	maintainKick  chan struct{}
-	snapshots     chan snapshotJob
+	snapshots     chan *snapshotJob
+}
+
+// table is the loops of a host. A table is never changed: another takes its place.
+type table struct {
+	loops []*loop // by shard
+	byID  map[shard.ID]*loop
+}
+
+// loop returns the loop of a shard, or nil.
+func (h *Host) loop(id shard.ID) *loop { return h.table.Load().byID[id] }
+
+// list adds a loop to the table. REQUIRES: during Open, or h.closeMu.
+func (h *Host) list(l *loop) {
+	old := h.table.Load()
+	t := &table{loops: append(slices.Clone(old.loops), l), byID: maps.Clone(old.byID)}
+	if t.byID == nil {
+		t.byID = make(map[shard.ID]*loop)
+	}
+	slices.SortFunc(t.loops, func(a, b *loop) int { return cmp.Compare(a.id, b.id) })
+	t.byID[l.id] = l
+	h.table.Store(t)
 }
 
 // LogDir is where the log of a data directory lies.
@@ -85,7 +104,8 @@ func SnapshotDir(dir string, id shard.ID) string {
 }
 
 // Open locks the data directory, opens the log, restores every shard from its newest good snapshot, replays the log
-// behind it and starts serving. When it returns, every shard leads and has applied all of its log. On an error nothing
+// behind it and starts serving. When it returns, every shard whose group is this node alone leads and has applied all of its log;
+// the others follow when their groups do. On an error nothing
 // runs and nothing is locked. Errors: vfs.ErrLocked when another process has the directory, *IdentityError,
 // *wal.CorruptError, *shard.StateError, *shard.EntryError, ctx's.
 func Open(ctx context.Context, opts Options) (*Host, error) {
@@ -102,14 +122,14 @@ func openWith(ctx context.Context, opts Options, openLog logOpener) (*Host, erro
 	}
 	h := &Host{
 		opts:         opts,
-		byID:         make(map[shard.ID]*loop, len(opts.Shards)),
 		started:      started,
 		aborted:      make(chan struct{}),
 		stop:         make(chan struct{}),
 		flushKick:    make(chan struct{}, 1),
 		maintainKick: make(chan struct{}, 1),
-		snapshots:    make(chan snapshotJob, len(opts.Shards)),
+		snapshots:    make(chan *snapshotJob, ShardsMax),
 	}
+	h.table.Store(&table{})
 	if err := h.openFiles(openLog); err != nil {
 		return nil, errors.Join(err, h.release())
 	}
@@ -149,9 +169,16 @@ func (h *Host) openFiles(openLog logOpener) error {
 	if h.identity, err = claim(o.FS, o.Dir, o.Cluster, o.Node); err != nil {
 		return err
 	}
+	// A process that was killed may have left names that are seen and not durable.
+	if err := syncNames(o.FS, path.Join(o.Dir, recordDirName)); err != nil {
+		return err
+	}
 	o.WAL.FS, o.WAL.Dir = o.FS, LogDir(o.Dir)
 	// The log is durable before the first snapshot is written: with a snapshot and no log, the log was lost.
-	if o.WAL.Existing, err = h.hasSnapshots(); err != nil {
+	if h.records, err = ReadRecords(o.FS, o.Dir); err != nil {
+		return err
+	}
+	if o.WAL.Existing, err = h.hasData(); err != nil {
 		return err
 	}
 	h.log, h.recovery, err = openLog(o.WAL)
@@ -159,18 +186,18 @@ func (h *Host) openFiles(openLog logOpener) error {
 		h.log = nil
 		return fmt.Errorf("open log: %w", err)
 	}
-	for _, id := range h.log.Shards() {
-		if !slices.Contains(o.Shards, id) {
-			return fmt.Errorf("the log has data of shard %d, which this node is not configured for: start it with all its shards", id)
-		}
-	}
 	return nil
 }
 
-// hasSnapshots reports whether any shard has a snapshot.
-func (h *Host) hasSnapshots() (bool, error) {
-	for _, id := range h.opts.Shards {
-		found, err := snapshot.Exists(h.opts.FS, SnapshotDir(h.opts.Dir, id))
+// hasData reports whether any shard has, or had, data.
+func (h *Host) hasData() (bool, error) {
+	for _, r := range h.records {
+		if r.State >= Member {
+			return true, nil
+		}
+	}
+	for _, r := range h.opts.Replicas {
+		found, err := snapshot.Exists(h.opts.FS, SnapshotDir(h.opts.Dir, r.Shard))
 		if found || err != nil {
 			return found, err
 		}
@@ -183,14 +210,17 @@ func (h *Host) start() {
 	h.others.Go(h.writeLog)
 	h.others.Go(h.maintain)
 	h.others.Go(h.storeSnapshots)
-	for _, l := range h.loops {
+	for _, l := range h.table.Load().loops {
 		h.running.Go(l.run)
 	}
 }
 
-// awaitLead waits until every shard leads.
+// awaitLead waits until every shard leads whose group is this node alone. The others wait for their groups.
 func (h *Host) awaitLead(ctx context.Context) error {
-	for _, l := range h.loops {
+	for _, l := range h.table.Load().loops {
+		if !l.alone {
+			continue
+		}
 		select {
 		case <-l.led:
 		case <-h.aborted:
@@ -219,7 +249,7 @@ func (h *Host) Close(ctx context.Context) error {
 	h.closeMu.Lock()
 	defer h.closeMu.Unlock()
 	h.closing.Store(true)
-	for _, l := range h.loops {
+	for _, l := range h.table.Load().loops {
 		l.poke()
 	}
 	finished := make(chan struct{})
@@ -263,7 +293,7 @@ func (h *Host) release() (err error) {
 
 // Wake says that a shard's driver has new commands. It never blocks.
 func (h *Host) Wake(id shard.ID) {
-	if l := h.byID[id]; l != nil {
+	if l := h.loop(id); l != nil {
 		l.poke()
 	}
 }
@@ -279,7 +309,7 @@ func (h *Host) Stats() Stats {
 	s := Stats{
 		Node:            h.opts.Node,
 		Cluster:         h.identity.Cluster,
-		Shards:          make([]ShardStats, 0, len(h.loops)),
+		Shards:          make([]ShardStats, 0, len(h.table.Load().loops)),
 		Log:             h.log.Stats(),
 		Recovery:        h.recovery,
 		RecoverySeconds: h.opened.Seconds(),
@@ -287,7 +317,7 @@ func (h *Host) Stats() Stats {
 		BatchBytes:      h.batchBytes.read(),
 		BatchItems:      h.batchItems.read(),
 	}
-	for _, l := range h.loops {
+	for _, l := range h.table.Load().loops {
 		s.Shards = append(s.Shards, l.stats())
 	}
 	return s

@@ -26,7 +26,7 @@ import (
 // their arrangement changes.
 const (
 	identityName    = "IDENTITY"
-	identityTemp    = "IDENTITY.tmp"
+	tempSuffix      = ".tmp"
 	identityMagic   = "BEAVERND"
 	identityBytes   = 48
 	formatVersion   = 1
@@ -144,23 +144,5 @@ func newIdentity(fsys vfs.FS, dir string, cluster, node uint64) (Identity, error
 		cluster = binary.LittleEndian.Uint64(b[:]) | 1
 	}
 	id := Identity{Format: formatVersion, Cluster: cluster, Node: node}
-	temp := path.Join(dir, identityTemp)
-	if err := fsys.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return id, err
-	}
-	f, err := fsys.Create(temp)
-	if err != nil {
-		return id, err
-	}
-	_, err = f.WriteAt(encodeIdentity(id), 0)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return id, fmt.Errorf("write %s: %w", temp, err)
-	}
-	if err := fsys.Rename(temp, name); err != nil {
-		return id, err
-	}
-	return id, fsys.SyncDir(dir)
+	return id, writeSmall(fsys, dir, identityName, encodeIdentity(id))
 }

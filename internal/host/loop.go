@@ -4,21 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/transfer"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
 // loop is the goroutine of one replica and what others hand to it. All fields that say nothing else belong to the loop.
 type loop struct {
-	h      *Host
-	id     shard.ID
-	driver Driver
-	rep    *replica.Replica
+	h        *Host
+	id       shard.ID
+	replica  shard.ReplicaID // never changes
+	founders []shard.ReplicaID
+	record   Record
+	driver   Driver
+	rep      *replica.Replica
+	alone    bool                            // it was its whole group when it was opened
+	shared   atomic.Pointer[replica.Replica] // rep, for others
 
 	signal chan struct{} // one element: something happened
 	led    chan struct{} // closed when it leads for the first time
@@ -38,27 +46,42 @@ type loop struct {
 	pause    float64     // seconds for which the newest snapshot stopped the machine
 }
 
-func newLoop(h *Host, id shard.ID) *loop {
+func newLoop(h *Host, record Record, founders []shard.ReplicaID) *loop {
 	return &loop{
-		h: h, id: id, driver: h.opts.NewDriver(id, h),
+		h: h, id: record.Shard, replica: record.Replica, record: record, founders: founders, driver: h.opts.NewDriver(record.Shard, h),
 		signal: make(chan struct{}, 1), led: make(chan struct{}),
 	}
 }
 
-// restore restores the replica.
-func (l *loop) restore() (err error) {
-	h, id := l.h, l.id
-	own := shard.NewReplicaID(shard.NodeID(h.opts.Node), 0)
-	l.rep, err = replica.Open(replica.Config{
-		Shard:   id,
-		Replica: own,
+// receiverConfig says how snapshots come in.
+func (l *loop) receiverConfig() transfer.ReceiverConfig {
+	h := l.h
+	return transfer.ReceiverConfig{
+		FS: h.opts.FS, Shard: l.id, Dir: transfer.Dir(h.opts.Dir, l.id), SnapshotDir: SnapshotDir(h.opts.Dir, l.id), Log: h.log,
+		Verify: l.verify,
+	}
+}
+
+// completeInstallation completes what a crash interrupted. REQUIRES: nothing else uses the log yet.
+func (l *loop) completeInstallation() error {
+	if _, _, err := transfer.Recover(l.receiverConfig()); err != nil {
+		return fmt.Errorf("shard %d: %w", l.id, err)
+	}
+	return nil
+}
+
+// restore restores the replica, and records that it has a state before it speaks.
+func (l *loop) restore() error {
+	h := l.h
+	config := replica.Config{
+		Shard:   l.id,
+		Replica: l.replica,
 		Log:     roomyLog{h.log, l},
 		Driver:  l.driver,
 
 		FS:          h.opts.FS,
-		SnapshotDir: SnapshotDir(h.opts.Dir, id),
+		SnapshotDir: SnapshotDir(h.opts.Dir, l.id),
 		DiskDir:     h.opts.Dir,
-		Founders:    []shard.ReplicaID{own},
 
 		TickInterval:     h.opts.TickInterval,
 		SnapshotBytes:    h.opts.SnapshotBytes,
@@ -66,8 +89,29 @@ func (l *loop) restore() (err error) {
 		UncommittedBytes: h.opts.UncommittedBytes,
 
 		Logger: h.opts.Logger,
-	})
-	return err
+	}
+	if l.record.State == Founding {
+		config.Founders = l.founders
+	}
+	rep, err := replica.Open(config)
+	if err != nil {
+		return err
+	}
+	if rep.Blank() == (l.record.State == Member) {
+		if rep.Blank() {
+			return &ReplicaError{l.id, fmt.Sprintf("%s was a member and its data is gone: let the node join anew, under a new id", l.replica)}
+		}
+		record := l.record
+		record.State = Member
+		if err := h.writeRecord(record); err != nil {
+			return err
+		}
+		l.record = record
+	}
+	h.log.Retain(l.id, rep.Retention())
+	l.rep = rep
+	l.shared.Store(rep)
+	return nil
 }
 
 // replay applies what is known as committed. What the log holds behind it follows once the shard leads.
@@ -97,6 +141,7 @@ func (l *loop) replay(ctx context.Context, started time.Time, progress *sync.Mut
 	}
 	report(true)
 	l.recovery = time.Since(started).Seconds()
+	l.alone = l.rep.Alone()
 	l.report()
 	return nil
 }
@@ -264,7 +309,7 @@ func (l *loop) freeze() error {
 		return err
 	}
 	l.pause = time.Since(started).Seconds()
-	l.h.snapshots <- snapshotJob{l, job} // Never blocks: each shard has one job at most.
+	l.h.snapshots <- &snapshotJob{l, job} // Never blocks: each shard has one job at most.
 	return nil
 }
 
@@ -317,4 +362,13 @@ func (r roomyLog) Append(id wal.ShardID, hs *wal.HardState, entries []wal.Entry)
 			return 0, ErrStopped
 		}
 	}
+}
+
+// verify restores a hot state where nobody serves from, and says what it is.
+func (l *loop) verify(_ snapshot.Meta, content io.Reader) (transfer.State, error) {
+	m := l.h.opts.NewMachine(l.id)
+	if err := m.Restore(content); err != nil {
+		return transfer.State{}, err
+	}
+	return transfer.State{Fingerprint: m.Fingerprint(), Live: m.Snapshot().Live()}, nil
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
+
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
@@ -155,6 +157,15 @@ func (l *memLog) NeedsSnapshot() []wal.ShardID {
 	defer l.mu.Unlock()
 	return slices.Clone(l.needs)
 }
+
+// What a node alone never asks for.
+func (l *memLog) Held(wal.ShardID) uint64                                         { return 0 }
+func (l *memLog) Retained(wal.ShardID) (uint64, *roaring64.Bitmap)                { return 0, nil }
+func (l *memLog) LiveBytes(wal.ShardID, *roaring64.Bitmap) (uint64, uint64)       { return 0, 0 }
+func (l *memLog) NextReceived(wal.ShardID) uint64                                 { return 1 }
+func (l *memLog) Missing(wal.ShardID, *roaring64.Bitmap, uint64) (uint64, uint64) { return 0, 0 }
+func (l *memLog) Install(wal.Installation) (wal.Position, error)                  { return 0, wal.ErrClosed }
+func (l *memLog) Forget(wal.ShardID) (wal.Position, error)                        { return 0, wal.ErrClosed }
 
 func (l *memLog) Maintain() (bool, error) { return false, nil }
 func (l *memLog) ReleaseReserve() bool    { return false }

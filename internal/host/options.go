@@ -1,9 +1,11 @@
 package host
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/replica"
@@ -65,9 +67,13 @@ type Options struct {
 	FS  vfs.FS // the operating system's when nil
 	Dir string // the node's data directory, created when missing
 
-	Node    uint64     // this node's id, 1 to shard.NodeMax
-	Cluster uint64     // refuse a directory of another cluster; 0 takes the directory's own, or a random one when it is new
-	Shards  []shard.ID // the shards of this node, each listed once
+	Node    uint64 // this node's id, 1 to shard.NodeMax
+	Cluster uint64 // refuse a directory of another cluster; 0 takes the directory's own, or a random one when it is new
+	// Shards are shards whose groups this node founds alone: each as a Replica that has no other founder.
+	Shards []shard.ID
+	// Replicas are the other replicas of this node. Every shard is listed once, here or in Shards, and every replica that the
+	// data directory has and that is not retired is listed; see ReadRecords.
+	Replicas []Replica
 
 	Clock  Clock        // SystemClock when nil
 	Logger *slog.Logger // discards when nil
@@ -77,6 +83,9 @@ type Options struct {
 	Fatal func(error)
 	// NewDriver makes the driver of one shard. It is called once per shard by Open. Never nil.
 	NewDriver func(id shard.ID, log Payloads) Driver
+	// NewMachine makes a machine of a shard's kind from which nobody serves: what a snapshot of another node holds is looked at
+	// in it. Any goroutine calls it. Never nil when there is a Transport.
+	NewMachine func(id shard.ID) shard.StateMachine
 
 	TickInterval  time.Duration
 	SnapshotBytes int64
@@ -111,15 +120,20 @@ func (o Options) withDefaults() (Options, error) {
 		return o, errors.New("host: Fatal is missing")
 	case o.NewDriver == nil:
 		return o, errors.New("host: NewDriver is missing")
-	case len(o.Shards) == 0 || len(o.Shards) > ShardsMax:
-		return o, fmt.Errorf("host: %d shards, 1 to %d are possible", len(o.Shards), ShardsMax)
 	}
-	seen := make(map[shard.ID]bool, len(o.Shards))
+	replicas := slices.Clone(o.Replicas)
 	for _, id := range o.Shards {
-		if seen[id] {
-			return o, fmt.Errorf("host: shard %d is listed twice", id)
+		replicas = append(replicas, own(o.Node, id))
+	}
+	slices.SortFunc(replicas, func(a, b Replica) int { return cmp.Compare(a.Shard, b.Shard) })
+	o.Replicas = replicas
+	if n := len(replicas); n == 0 || n > ShardsMax {
+		return o, fmt.Errorf("host: %d shards, 1 to %d are possible", n, ShardsMax)
+	}
+	for i := range replicas {
+		if i > 0 && replicas[i].Shard == replicas[i-1].Shard {
+			return o, fmt.Errorf("host: shard %d is listed twice", replicas[i].Shard)
 		}
-		seen[id] = true
 	}
 	if o.FS == nil {
 		o.FS = vfs.OS()

@@ -53,7 +53,7 @@ func (h *Host) StaleRead(ctx context.Context, id shard.ID, fn func()) error {
 }
 
 func (h *Host) read(ctx context.Context, id shard.ID, call *readCall) error {
-	l := h.byID[id]
+	l := h.loop(id)
 	if l == nil {
 		return ErrNoShard
 	}
@@ -91,18 +91,26 @@ func (l *loop) submit(call *readCall) error {
 
 // Payload implements Payloads.
 func (h *Host) Payload(id shard.ID, index uint64, ordinal int) (shard.Header, []byte, error) {
-	l := h.byID[id]
+	l := h.loop(id)
 	if l == nil {
 		return shard.Header{}, nil, ErrNoShard
 	}
-	return l.rep.Payload(index, ordinal)
+	rep := l.shared.Load()
+	if rep == nil {
+		return shard.Header{}, nil, ErrNoShard
+	}
+	return rep.Payload(index, ordinal)
 }
 
 // Batch implements Payloads.
 func (h *Host) Batch(id shard.ID, index uint64, items int) (shard.Batch, bool) {
-	l := h.byID[id]
+	l := h.loop(id)
 	if l == nil {
 		return shard.Batch{}, false
 	}
-	return l.rep.Batch(index, items)
+	rep := l.shared.Load()
+	if rep == nil {
+		return shard.Batch{}, false
+	}
+	return rep.Batch(index, items)
 }

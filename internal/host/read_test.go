@@ -15,7 +15,7 @@ func TestWaitingReadsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := mustOpen(t, vfs.NewSim(1, vfs.SimOptions{}), newMemLog(), nil)
 		synctest.Wait()
-		l := n.byID[0]
+		l := n.loop(0)
 		ctx, giveUp := context.WithCancel(t.Context())
 		hold, held := make(chan struct{}), make(chan struct{})
 		go func() { _ = n.StaleRead(t.Context(), 0, func() { close(held); <-hold }) }() // nothing is taken out meanwhile

@@ -21,13 +21,18 @@ func (h *Host) recover(ctx context.Context) error {
 		group    sync.WaitGroup
 		progress sync.Mutex
 	)
-	for _, id := range h.opts.Shards {
-		l := newLoop(h, id)
-		h.loops = append(h.loops, l)
-		h.byID[id] = l
+	loops, err := h.settle(h.records)
+	if err != nil {
+		return err
 	}
-	errs := make([]error, len(h.loops))
-	for i, l := range h.loops {
+	for _, l := range loops {
+		h.list(l)
+		if err := l.completeInstallation(); err != nil {
+			return err
+		}
+	}
+	errs := make([]error, len(loops))
+	for i, l := range loops {
 		group.Go(func() {
 			started := time.Now()
 			if errs[i] = l.restore(); errs[i] == nil {

@@ -38,11 +38,3 @@ func (h *Host) storeSnapshots() {
 		}
 	}
 }
-
-// retainRestored tells the log what the snapshots refer to that the shards were restored from: until it knows, it can
-// drop nothing.
-func (h *Host) retainRestored() {
-	for _, l := range h.loops {
-		h.log.Retain(l.id, l.rep.Retention())
-	}
-}

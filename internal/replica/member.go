@@ -12,6 +12,15 @@ func (r *Replica) Leader() shard.ReplicaID { return r.sh.Leader() }
 // LeadTerm is the term in which this replica leads as Raft sees it, which may be before Leading; else 0.
 func (r *Replica) LeadTerm() uint64 { return r.sh.LeadTerm() }
 
+// Alone reports whether this replica is its whole group.
+func (r *Replica) Alone() bool { return r.sh.Alone() }
+
+// Blank reports whether the replica has no state yet: it waits to be brought its first snapshot.
+func (r *Replica) Blank() bool {
+	applied, _, _ := r.sh.Applied()
+	return applied == 0
+}
+
 // notLeader is the answer to who takes this replica for the leader.
 func (r *Replica) notLeader() error {
 	leader := r.sh.Leader()

@@ -60,6 +60,8 @@ func Open(cfg Config) (*Replica, error) {
 	r.count.SnapshotIndex = snap.Index
 	r.stamp = cfg.Driver.Stamp()
 	if snap.Index == 0 {
+		// Nothing is live. The log wants to know: it may have files with entries of an earlier replica of the shard.
+		r.restored = wal.Retention{Live: cfg.Driver.Snapshot().Live()}
 		return r, nil
 	}
 	// Which snapshot before this one is good is not known: nothing more is given up until there are two new ones.
@@ -92,7 +94,7 @@ func (r *Replica) Replay() (more bool, err error) {
 }
 
 // Retention tells what the restored snapshot refers to: until the log knows, it can drop nothing. The owner gives it to
-// the log's Retain before the first snapshot is stored. It is zero for a replica that waits for a snapshot.
+// the log's Retain before the first snapshot is stored. A replica that waits for a snapshot refers to nothing.
 func (r *Replica) Retention() wal.Retention { return r.restored }
 
 // restore gives the driver the state of the newest good snapshot, or makes the genesis of a new shard.

@@ -89,10 +89,10 @@ func (s *Shard) Tick() (err error) {
 }
 
 // NeedsTicks is false when time means nothing to the replica: it leads and nobody else votes or listens.
-func (s *Shard) NeedsTicks() bool { return !(s.leads && s.alone()) }
+func (s *Shard) NeedsTicks() bool { return !(s.leads && s.Alone()) }
 
-// alone reports whether this replica is the whole group.
-func (s *Shard) alone() bool {
+// Alone reports whether this replica is the whole group.
+func (s *Shard) Alone() bool {
 	c := s.conf
 	return len(c.GetVoters()) == 1 && c.GetVoters()[0] == uint64(s.cfg.Replica) &&
 		len(c.GetVotersOutgoing())+len(c.GetLearners())+len(c.GetLearnersNext()) == 0
@@ -118,7 +118,7 @@ func (s *Shard) Campaign() (err error) {
 
 // CampaignAlone makes the replica stand for election if nobody else could and it does not lead yet.
 func (s *Shard) CampaignAlone() error {
-	if s.leads || !s.alone() {
+	if s.leads || !s.Alone() {
 		return s.err
 	}
 	return s.Campaign()

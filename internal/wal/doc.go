@@ -18,6 +18,7 @@
 //     that sealed a file, each Retain, and every few seconds.
 //   - It refuses new jobs while Full reports true, and calls ReleaseReserve when a snapshot finds no room.
 //   - It calls RetryUnreadable every minute or so, from the goroutine of Maintain.
+//   - It calls Forget when a shard's replica is gone from this node for good, and again after each Open.
 //   - It sets Options.Existing when it knows that there was a log.
 //
 // The package starts no goroutine, reads no clock and writes no log line: it returns facts.

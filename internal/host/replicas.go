@@ -1,0 +1,184 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+
+	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/transfer"
+)
+
+// Replica is a replica that a node is to run.
+type Replica struct {
+	Shard shard.ID
+	// ID is its id in the group, on this node. 0 is what the record says. A new id takes the place of one that is retired.
+	ID shard.ReplicaID
+	// Founders is the permission to found the group together with others, who are all its first voters, when the record says
+	// that this was not done yet; it is ignored otherwise. Who gives it must be certain that no founder has founded the group
+	// before and then lost its data directory. A replica without it, and without a record, waits for the group that made it a
+	// member to bring it a snapshot.
+	Founders []shard.ReplicaID
+}
+
+// own is the replica of a shard whose group is this node alone.
+func own(node uint64, id shard.ID) Replica {
+	r := shard.NewReplicaID(shard.NodeID(node), 0)
+	return Replica{Shard: id, ID: r, Founders: []shard.ReplicaID{r}}
+}
+
+// admission is what is known of a shard before its replica is admitted.
+type admission struct {
+	record *Record
+	data   bool // there is a snapshot or something in the log
+}
+
+// admit decides whether a replica may run, and returns the record that must be durable before it does.
+func (h *Host) admit(r Replica, found admission) (Record, error) {
+	refuse := func(format string, args ...any) (Record, error) {
+		return Record{}, &ReplicaError{r.Shard, fmt.Sprintf(format, args...)}
+	}
+	old := found.record
+	if r.ID == 0 && old != nil {
+		r.ID = old.Replica
+	}
+	switch {
+	case uint64(r.ID.Node()) != h.opts.Node:
+		return refuse("%s is not an id of this node, which is %d", r.ID, h.opts.Node)
+	case old == nil && found.data:
+		// A directory of before there were records: then every group was its founder alone.
+		if r.ID.Birth() != 0 || !slices.Equal(r.Founders, []shard.ReplicaID{r.ID}) {
+			return refuse("the data directory has data of it and no record: let the node join anew with an empty data directory")
+		}
+		return Record{r.Shard, r.ID, Member}, nil
+	case old != nil && old.State == Retired && r.ID.Birth() <= old.Replica.Birth():
+		return refuse("%s was retired on this node, and no id is used twice: make the node a member again, under a new id", old.Replica)
+	case old == nil, old.State == Retired:
+		return newcomer(r)
+	case old.Replica != r.ID:
+		return refuse("this node has %s of the shard: remove that before %s takes its place", old.Replica, r.ID)
+	case old.State == Founding && len(r.Founders) == 0 && !found.data:
+		return refuse("%s was about to found its group: it needs the other founders' names to go on", r.ID)
+	case old.State == Member && !found.data:
+		return refuse("%s was a member and its data is gone: let the node join anew, under a new id", r.ID)
+	}
+	return *old, nil
+}
+
+// newcomer is the record of a replica that this directory never had.
+func newcomer(r Replica) (Record, error) {
+	switch {
+	case len(r.Founders) > 0 && !slices.Contains(r.Founders, r.ID):
+		return Record{}, &ReplicaError{r.Shard, fmt.Sprintf("%s is not one of the founders %v", r.ID, r.Founders)}
+	case len(r.Founders) > 0:
+		return Record{r.Shard, r.ID, Founding}, nil
+	case r.ID.Birth() == 0:
+		return Record{}, &ReplicaError{r.Shard, fmt.Sprintf(
+			"%s is the id of a founder, and the data directory has nothing of it: the group has to make this node a member under a new id", r.ID)}
+	}
+	return Record{r.Shard, r.ID, Joining}, nil
+}
+
+// settle writes the records of all replicas before any of them runs, and forgets what is left of those that are retired.
+func (h *Host) settle(records []Record) (loops []*loop, err error) {
+	for _, id := range h.log.Shards() {
+		known := slices.ContainsFunc(records, func(r Record) bool { return r.Shard == id })
+		if !known && !h.listed(id) {
+			return nil, fmt.Errorf("the log has data of shard %d, which this node is not configured for: start it with all its shards", id)
+		}
+	}
+	for i := range records {
+		switch r := &records[i]; {
+		case r.State == Retired:
+			if err := h.forget(r.Shard); err != nil {
+				return nil, err
+			}
+		case !h.listed(r.Shard):
+			return nil, fmt.Errorf("the data directory has replica %s of shard %d, which this node is not configured for: start it with all its shards, or retire it",
+				r.Replica, r.Shard)
+		}
+	}
+	for _, r := range h.opts.Replicas {
+		var old *Record
+		if i := slices.IndexFunc(records, func(o Record) bool { return o.Shard == r.Shard }); i >= 0 {
+			old = &records[i]
+		}
+		l, err := h.enter(r, old)
+		if err != nil {
+			return nil, err
+		}
+		loops = append(loops, l)
+	}
+	return loops, nil
+}
+
+func (h *Host) listed(id shard.ID) bool {
+	return slices.ContainsFunc(h.opts.Replicas, func(r Replica) bool { return r.Shard == id })
+}
+
+// enter admits a replica, makes its record durable, and only then makes its loop.
+func (h *Host) enter(r Replica, old *Record) (*loop, error) {
+	data, err := snapshot.Exists(h.opts.FS, SnapshotDir(h.opts.Dir, r.Shard))
+	if err != nil {
+		return nil, err
+	}
+	if state := h.log.State(r.Shard); state.Last > 0 {
+		data = true
+	}
+	record, err := h.admit(r, admission{old, data})
+	if err != nil {
+		return nil, err
+	}
+	if old == nil || *old != record {
+		if err := h.writeRecord(record); err != nil {
+			return nil, err
+		}
+	}
+	return newLoop(h, record, r.Founders), nil
+}
+
+// forget removes what a retired replica left: in the log, and of snapshots. It can be done again.
+func (h *Host) forget(id shard.ID) error {
+	if _, err := h.log.Forget(id); err != nil {
+		return err
+	}
+	h.flushMu.Lock()
+	_, err := h.log.Flush()
+	h.flushMu.Unlock()
+	if err != nil {
+		return fmt.Errorf("forget shard %d: %w", id, err)
+	}
+	for _, dir := range []string{SnapshotDir(h.opts.Dir, id), transfer.Dir(h.opts.Dir, id)} {
+		if err := h.removeDir(dir); err != nil {
+			return fmt.Errorf("forget shard %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// removeDir removes a directory of files.
+func (h *Host) removeDir(dir string) error {
+	names, err := h.opts.FS.List(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := h.opts.FS.Remove(path.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	// The files are gone for good before the directory is.
+	if err := h.opts.FS.SyncDir(dir); err != nil {
+		return err
+	}
+	if err := h.opts.FS.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return h.opts.FS.SyncDir(path.Dir(dir))
+}
