@@ -106,6 +106,9 @@ func (g *group) ready(m *member, out *strings.Builder) error {
 		index, _, _ := m.shard.Applied()
 		fmt.Fprintf(out, "%d applied to %d: %s\n", m.id, index, strings.Join(m.machine.text[before:], " "))
 	}
+	for _, w := range eff.Snapshots {
+		fmt.Fprintf(out, "%d wishes snapshot %d for %d\n", m.id, w.Index, w.To)
+	}
 	for _, r := range eff.Reads {
 		fmt.Fprintf(out, "%d read %d at index %d\n", m.id, r.ID, r.Index)
 	}
@@ -207,8 +210,8 @@ func describeMessage(m *raftpb.Message) string {
 //	read id=1
 //	ready id=1                 carry out one Ready; what it appends is not durable yet
 //	sync id=1                  make it durable and say so
-//	deliver [from=1] [to=2]    hand out messages of the bag
-//	drop [from=1] [to=2]       lose them
+//	deliver [from=1] [to=2] [term=2]   hand out messages of the bag
+//	drop [from=1] [to=2] [term=2]      lose them
 //	stabilize                  all of that until nothing moves
 //	crash id=1                 lose what is not durable, and stop
 //	restart id=1
@@ -311,11 +314,12 @@ func (g *group) create(t *testing.T, d *datadriven.TestData) error {
 
 // route delivers or drops.
 func (g *group) route(t *testing.T, d *datadriven.TestData) error {
-	var from, to uint64
+	var from, to, term uint64
 	d.MaybeScanArgs(t, "from", &from)
+	d.MaybeScanArgs(t, "term", &term)
 	d.MaybeScanArgs(t, "to", &to)
 	match := func(m *raftpb.Message) bool {
-		return (from == 0 || m.GetFrom() == from) && (to == 0 || m.GetTo() == to)
+		return (from == 0 || m.GetFrom() == from) && (to == 0 || m.GetTo() == to) && (term == 0 || m.GetTerm() == term)
 	}
 	if d.Cmd == "drop" {
 		g.bag = slices.DeleteFunc(g.bag, match)

@@ -42,6 +42,12 @@ func (s *Shard) Step(m *raftpb.Message) (err error) {
 		if !m.GetReject() && m.GetIndex() > s.store.last {
 			return nil // It acknowledges what it was never sent.
 		}
+		if !m.GetReject() && m.GetIndex() == 0 && m.GetTerm() <= s.node.BasicStatus().GetTerm() {
+			// A follower answers so what a leader of an earlier term sent it: to tell that one of its own term. The leader of
+			// this term would take it for an acknowledgement of nothing, begin from the first entry, find that forgotten, and
+			// bring a snapshot to a follower that needs none.
+			return nil
+		}
 	case raftpb.MsgProp:
 		if !isNudge(m) {
 			return nil

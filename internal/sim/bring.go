@@ -22,9 +22,25 @@ func (m *member) bring(wish shard.SnapshotWish) {
 	if wish.Term != m.rep.LeadTerm() {
 		return // The lead was lost in the same turn.
 	}
+	m.needed(wish)
 	w.counts.Transfers++
 	w.trace.printf(m.name, "brings a snapshot to %v", wish.To)
 	m.senders.Begin(w.now, uint64(wish.To))
+}
+
+// needed counts the snapshots that a member could do without, as it could be brought up from the leader's log. There are a few:
+// an acknowledgement is still on its way, or a newer snapshot was brought than Raft knows of. Many would be a mistake.
+func (m *member) needed(wish shard.SnapshotWish) {
+	w := m.n.w
+	to := w.nodes[wish.To.Node()-1]
+	if !to.up || to.members[m.group.id] == nil || to.members[m.group.id].id != wish.To {
+		return
+	}
+	f := to.members[m.group.id]
+	if begins := m.n.log.State(m.group.id).First; f.rep.Applied() > 0 && f.rep.Applied()+1 >= begins {
+		w.counts.Needless++
+		w.trace.printf(m.name, "could do without: %s has applied %d, and the log begins at %d", f.name, f.rep.Applied(), begins)
+	}
 }
 
 // carry sends what may be sent now, and ends the transfers that are over.

@@ -196,7 +196,7 @@ func describe(m *raftpb.Message) string {
 		text += fmt.Sprintf(" entries %d-%d", m.GetEntries()[0].GetIndex(), m.GetEntries()[len(m.GetEntries())-1].GetIndex())
 	}
 	if m.GetReject() {
-		text += " rejects"
+		text += fmt.Sprintf(" rejects, try %d", m.GetRejectHint())
 	}
 	return text
 }

@@ -44,7 +44,7 @@ type Result struct {
 type Counts struct {
 	Events, Messages, Entries, Jobs, Operations, Retries, Reads, Starts, Snapshots, Elections uint64
 	Transfers, TransferBytes, FullBytes                                                       uint64
-	HistorySteps, Undecided                                                                   uint64
+	HistorySteps, Undecided, Needless                                                         uint64
 }
 
 // violation is what a check throws: the run ends with it. Checks sit deep in callbacks of the step machines, which must not
