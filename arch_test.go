@@ -83,6 +83,8 @@ var layers = map[string]layer{
 		},
 		outside: []string{etcdRaftModule},
 	},
+	// transport carries Raft's messages and opaque bytes; host and engine declare what they need of it.
+	"internal/transport": {own: []string{"internal/invariant"}, outside: []string{etcdRaftModule}},
 	// cluster holds the catalog machine: it is replicated like a queue, and names queues as the queue machine does.
 	"internal/cluster": {
 		own:     []string{"internal/host", "internal/shard", "internal/queue", "internal/invariant"},

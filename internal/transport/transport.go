@@ -1,0 +1,262 @@
+package transport
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// Transport is a node's end of the connections to its peers. All methods may be called by several goroutines at once.
+type Transport struct {
+	config      Config
+	handler     Handler
+	credentials atomic.Pointer[credentials] // nil without security
+	epoch       time.Time                   // of the stamps in pings
+	budget      *budget
+	ctx         context.Context // ends with Close
+	cancel      context.CancelCauseFunc
+	wait        sync.WaitGroup // for all goroutines
+	refused     atomic.Uint64
+	refusedAt   atomic.Int64 // since epoch, when a refusal was logged last
+
+	mu       sync.RWMutex
+	closed   bool
+	peers    map[uint64]*peer
+	shaking  map[net.Conn]struct{} // accepted, and not through the handshake
+	inbounds map[inboundKey]*inbound
+}
+
+// peer is another node, and what goes there.
+type peer struct {
+	node   uint64
+	ctx    context.Context // ends when the peer is removed or the transport closed
+	cancel context.CancelCauseFunc
+	slots  slots
+
+	outbox   *outbox
+	chunks   *chunks
+	caller   *caller
+	lanes    [purposeEnd]*lane
+	counters [purposeEnd]counters
+
+	mu        sync.Mutex
+	at        string        // its address
+	roundTrip time.Duration // smoothed
+}
+
+// New starts a transport that has no peers yet. It fails when the configuration cannot be, or when the security is none and
+// the listener can be reached from other machines.
+func New(config Config, handler Handler) (*Transport, error) {
+	checkLimits()
+	config, err := config.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	c, err := config.Security.credentials(config.Cluster, config.Node)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil && !local(config.Listener.Addr()) {
+		return nil, securityError("the listener %s can be reached from other machines: %w", config.Listener.Addr(), errNotLocal)
+	}
+	t := &Transport{
+		config: config, handler: handler, epoch: time.Now(),
+		budget: &budget{rate: config.TransferRate, at: time.Now()},
+		peers:  map[uint64]*peer{}, shaking: map[net.Conn]struct{}{}, inbounds: map[inboundKey]*inbound{},
+	}
+	t.credentials.Store(c)
+	t.ctx, t.cancel = context.WithCancelCause(context.Background())
+	t.wait.Go(t.accept)
+	return t, nil
+}
+
+// Reload takes new credentials, for the connections that are made from now on. Whether there is security cannot be changed.
+func (t *Transport) Reload(security Security) error {
+	c, err := security.credentials(t.config.Cluster, t.config.Node)
+	if err != nil {
+		return err
+	}
+	if (c == nil) != (t.credentials.Load() == nil) {
+		return securityError("it cannot be switched on or off while the node runs")
+	}
+	t.credentials.Store(c)
+	return nil
+}
+
+// Close cuts all connections and waits for all goroutines, those that serve calls included. Calls of this node end with an error.
+func (t *Transport) Close() error {
+	t.mu.Lock()
+	already := t.closed
+	t.closed = true
+	t.cancel(ErrClosed)
+	var err error
+	if !already {
+		err = t.config.Listener.Close()
+	}
+	for raw := range t.shaking {
+		_ = raw.Close()
+	}
+	for _, in := range t.inbounds {
+		in.link.cut()
+	}
+	for _, p := range t.peers {
+		p.cut(ErrClosed)
+	}
+	t.mu.Unlock()
+	t.wait.Wait()
+	return err
+}
+
+// SetPeer makes a node known as a peer, or tells its new address. It is dialled when there is something to send.
+func (t *Transport) SetPeer(node uint64, address string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[node]
+	switch {
+	case t.closed:
+		return ErrClosed
+	case node == 0 || node == t.config.Node:
+		return fmt.Errorf("transport: node %d cannot be a peer of node %d", node, t.config.Node)
+	case p == nil && len(t.peers) >= PeersMax:
+		return fmt.Errorf("transport: %d peers are known; no more are possible", PeersMax)
+	case p == nil:
+		t.peers[node] = t.newPeer(node, address)
+	case p.move(address):
+		p.cut(errMoved)
+	}
+	return nil
+}
+
+// RemovePeer cuts all connections of a peer and refuses it from now on. A method of the handler that is being called for the peer may still
+// be going on.
+func (t *Transport) RemovePeer(node uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[node]
+	if p == nil {
+		return
+	}
+	delete(t.peers, node)
+	p.cancel(errRemoved)
+	p.cut(errRemoved)
+	for purpose := range purposeEnd {
+		if in := t.inbounds[inboundKey{node, purpose}]; in != nil {
+			in.link.cut() // it stays in the table until it has ended, so that a new one waits for it
+		}
+	}
+}
+
+// newPeer starts a peer's goroutines. REQUIRES: t.mu.
+func (t *Transport) newPeer(node uint64, address string) *peer {
+	p := &peer{node: node, at: address}
+	p.ctx, p.cancel = context.WithCancelCause(t.ctx)
+	wakes := [purposeEnd]chan struct{}{}
+	for purpose := forMessages; purpose < purposeEnd; purpose++ {
+		wakes[purpose] = make(chan struct{}, 1)
+	}
+	p.outbox = &outbox{bytesMax: t.config.QueueBytes, counters: &p.counters[forMessages], wake: wakes[forMessages]}
+	p.chunks = &chunks{budget: t.budget, counters: &p.counters[forTransfers], wake: wakes[forTransfers]}
+	p.caller = &caller{node: node, counters: &p.counters[forCalls], wake: wakes[forCalls], sent: map[uint64]*call{}}
+	sources := [purposeEnd]source{forMessages: p.outbox, forTransfers: p.chunks, forCalls: p.caller}
+	for purpose := forMessages; purpose < purposeEnd; purpose++ {
+		l := &lane{
+			t: t, p: p, purpose: purpose, source: sources[purpose], counters: &p.counters[purpose],
+			wake: wakes[purpose], hurry: make(chan struct{}, 1),
+		}
+		p.lanes[purpose] = l
+		t.wait.Go(l.run)
+	}
+	return p
+}
+
+func (t *Transport) peer(node uint64) *peer {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.peers[node]
+}
+
+// Send sends messages of one shard to a node, as soon as the connection takes them; messages for other shards go along. It never
+// blocks. It is false when not all could be taken: there is no connection and none to be had at once, too much waits, or a message is
+// none that travels, such as a snapshot. What was taken may get lost too.
+//
+// The slice is the caller's again when Send returns. The messages and all they point to are kept until they are written, and must
+// not be changed any more.
+func (t *Transport) Send(to uint64, shard uint16, messages []*raftpb.Message) bool {
+	p := t.peer(to)
+	return p != nil && p.outbox.push(shard, messages)
+}
+
+// SendTransfer sends a chunk or an acknowledgement of a snapshot's transfer. It never blocks, and is false when the chunk was not
+// taken. data must not be changed any more.
+func (t *Transport) SendTransfer(to uint64, shard uint16, kind uint8, data []byte) bool {
+	p := t.peer(to)
+	return p != nil && p.chunks.push(chunk{shard, kind, data})
+}
+
+// Call asks a node and waits for its answer. The handler there sees ctx end. Errors say whether it can have seen the call at all: see
+// ErrUnreachable and ErrUnknownOutcome. body must not be changed until the call ends, nor after an error.
+func (t *Transport) Call(ctx context.Context, to uint64, kind uint8, body []byte) ([]byte, error) {
+	p := t.peer(to)
+	switch {
+	case t.ctx.Err() != nil:
+		return nil, fmt.Errorf("call node %d: %w", to, ErrClosed)
+	case p == nil:
+		return nil, fmt.Errorf("call node %d: %w: %w", to, ErrUnreachable, errNotPeer)
+	}
+	answer, err := p.caller.do(ctx, kind, body)
+	if err != nil {
+		return nil, fmt.Errorf("call node %d: %w", to, err)
+	}
+	return answer, nil
+}
+
+func (p *peer) address() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.at
+}
+
+// move reports whether the address is another one.
+func (p *peer) move(address string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	moved := p.at != address
+	p.at = address
+	return moved
+}
+
+// cut ends the connections that were made to the peer.
+func (p *peer) cut(cause error) {
+	for _, l := range p.lanes {
+		if l != nil {
+			l.cut(cause)
+		}
+	}
+}
+
+// heard ends the pauses after failures: the peer has just made a connection, so it is there.
+func (p *peer) heard() {
+	for _, l := range p.lanes {
+		if l != nil {
+			signal(l.hurry)
+		}
+	}
+}
+
+// measured takes the time that a ping took.
+func (p *peer) measured(d time.Duration) {
+	if d <= 0 || d > time.Minute {
+		return // the stamp was not ours
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.roundTrip == 0 {
+		p.roundTrip = d
+	}
+	p.roundTrip += (d - p.roundTrip) / 8
+}
