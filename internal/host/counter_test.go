@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
@@ -16,8 +17,8 @@ import (
 	"github.com/beaver-raft/beaver/internal/shard"
 )
 
-// counters is a toy machine: an item "key" adds one to a counter and its result is the new value. The payload of a key's
-// newest addition stays live.
+// counters is a toy machine: an item "key" or "key|payload" adds one to a counter and its result is the new value. The payload
+// of a key's newest addition stays live.
 type counters struct {
 	values  map[string]uint64
 	newest  map[string]uint64 // entry index
@@ -31,7 +32,7 @@ func newCounters() *counters {
 }
 
 func (c *counters) apply(index uint64, item []byte) uint64 {
-	key := string(item)
+	key, _, _ := strings.Cut(string(item), "|")
 	c.values[key]++
 	c.newest[key] = index
 	c.applied = index
@@ -104,6 +105,7 @@ type addition struct {
 type driver struct {
 	*counters
 	id        shard.ID
+	node      uint64
 	wakeupAt  int64 // set on the shard's goroutine
 	onApplied func()
 	events    []string // leadership changes
@@ -118,7 +120,7 @@ type driver struct {
 }
 
 func newDriver(id shard.ID) *driver {
-	return &driver{counters: newCounters(), id: id, batches: map[uint64][]*addition{}, seq: uint64(id) << 32}
+	return &driver{counters: newCounters(), id: id, node: 1, batches: map[uint64][]*addition{}, seq: uint64(id) << 32}
 }
 
 // push queues an addition; the host must be woken.
@@ -161,6 +163,9 @@ func (d *driver) Apply(index uint64, h shard.Header, items [][]byte) {
 	}
 	if d.onApplied != nil {
 		d.onApplied()
+	}
+	if h.Proposer != d.node {
+		return
 	}
 	for _, a := range d.batches[h.Sequence] {
 		a.value, a.index = results[a.first], index

@@ -71,6 +71,16 @@ func (h *Host) flush(self *loop) bool {
 	return true
 }
 
+// flushAll makes everything appended before it durable.
+func (h *Host) flushAll() error {
+	h.flushMu.Lock()
+	defer h.flushMu.Unlock()
+	if !h.flush(nil) {
+		return ErrStopped
+	}
+	return nil
+}
+
 // isDurable reports whether a position is durable.
 func (h *Host) isDurable(p wal.Position) bool { return uint64(p) <= h.durable.Load() }
 

@@ -95,6 +95,15 @@ func (h *Host) list(l *loop) {
 	h.table.Store(t)
 }
 
+// unlist takes a loop out of the table. REQUIRES: h.closeMu.
+func (h *Host) unlist(l *loop) {
+	old := h.table.Load()
+	t := &table{byID: maps.Clone(old.byID)}
+	t.loops = slices.DeleteFunc(slices.Clone(old.loops), func(o *loop) bool { return o == l })
+	delete(t.byID, l.id)
+	h.table.Store(t)
+}
+
 // LogDir is where the log of a data directory lies.
 func LogDir(dir string) string { return path.Join(dir, logDirName) }
 
@@ -115,6 +124,7 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 type logOpener func(wal.Options) (nodeLog, wal.Recovery, error)
 
 func openWith(ctx context.Context, opts Options, openLog logOpener) (*Host, error) {
+	checkLimits()
 	started := time.Now()
 	opts, err := opts.withDefaults()
 	if err != nil {
@@ -319,6 +329,12 @@ func (h *Host) Stats() Stats {
 	}
 	for _, l := range h.table.Load().loops {
 		s.Shards = append(s.Shards, l.stats())
+		l.mu.Lock()
+		s.MessagesDropped += l.mail.dropped
+		l.mu.Unlock()
+		if l.carrier != nil {
+			l.carrier.stats(&s)
+		}
 	}
 	return s
 }

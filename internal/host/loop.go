@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/snapshot"
@@ -33,24 +35,42 @@ type loop struct {
 	awaits atomic.Uint64 // the position that the oldest waiting append needs; 0 is none
 	wanted atomic.Bool   // the maintainer wants a snapshot
 
+	carrier     *carrier      // nil when there is no network
+	installFrom atomic.Uint64 // the node that sent a snapshot that is all here; 0: there is none
+	leave       atomic.Bool   // stop for good
+	gone        chan struct{} // closed when the loop is
+
 	unserved atomic.Int64 // reads taken out of the inbox that wait for their index
 
 	mu       sync.Mutex
 	inbox    []*readCall             // guarded by mu
+	mail     mail                    // guarded by mu
+	ended    []transfer.Ended        // guarded by mu
+	begun    []*operation            // guarded by mu
 	stored   *replica.SnapshotResult // guarded by mu: what the snapshotter finished
 	quitted  bool                    // guarded by mu: the loop is gone
 	reported ShardStats              // guarded by mu
+	// operations that came and are not over; guarded by mu.
+	operations int
 
 	calls    []*readCall // taken out of the inbox
-	recovery float64     // seconds
-	pause    float64     // seconds for which the newest snapshot stopped the machine
+	got      mail        // taken out of mail
+	sending  []*raftpb.Message
+	pending  []*operation
+	leadTerm uint64  // as told to the carrier
+	recovery float64 // seconds
+	pause    float64 // seconds for which the newest snapshot stopped the machine
 }
 
 func newLoop(h *Host, record Record, founders []shard.ReplicaID) *loop {
-	return &loop{
+	l := &loop{
 		h: h, id: record.Shard, replica: record.Replica, record: record, founders: founders, driver: h.opts.NewDriver(record.Shard, h),
-		signal: make(chan struct{}, 1), led: make(chan struct{}),
+		signal: make(chan struct{}, 1), led: make(chan struct{}), gone: make(chan struct{}),
 	}
+	if h.opts.Transport != nil {
+		l.carrier = newCarrier(l)
+	}
+	return l
 }
 
 // receiverConfig says how snapshots come in.
@@ -109,6 +129,11 @@ func (l *loop) restore() error {
 		l.record = record
 	}
 	h.log.Retain(l.id, rep.Retention())
+	if l.carrier != nil {
+		if l.carrier.receiver, err = transfer.NewReceiver(l.receiverConfig()); err != nil {
+			return err
+		}
+	}
 	l.rep = rep
 	l.shared.Store(rep)
 	return nil
@@ -158,9 +183,12 @@ func (l *loop) poke() {
 func (l *loop) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	if l.carrier != nil {
+		go l.carrier.run() // quit waits for it
+	}
 	err := l.rep.Campaign()
 	for err == nil {
-		if err = l.turn(); err != nil || l.rep.Finished(l.h.now()) {
+		if err = l.turn(); err != nil || l.rep.Finished(l.h.now()) || l.leave.Load() && !l.rep.Storing() {
 			break
 		}
 		if pause, ok := l.rep.Pause(l.h.now()); ok {
@@ -192,14 +220,21 @@ func isStopped(c <-chan struct{}) bool {
 
 // quit answers everybody who still waits.
 func (l *loop) quit() {
+	defer close(l.gone)
+	if l.carrier != nil {
+		l.carrier.stop()
+	}
 	l.rep.Stop(ErrStopped)
 	l.mu.Lock()
 	l.quitted = true
-	calls := l.inbox
-	l.inbox = nil
+	calls, ops := l.inbox, append(l.pending, l.begun...)
+	l.inbox, l.begun, l.pending, l.mail = nil, nil, nil, mail{dropped: l.mail.dropped}
 	l.mu.Unlock()
 	for _, c := range calls {
 		c.Finish(ErrStopped)
+	}
+	for _, op := range ops {
+		op.done <- ErrStopped
 	}
 	l.unserved.Store(0)
 	l.report()
@@ -212,10 +247,15 @@ func (l *loop) turn() error {
 			return ErrStopped
 		}
 		now := l.h.now()
-		l.receive(now)
+		if err := l.receive(now); err != nil {
+			return err
+		}
 		eff, err := l.rep.Turn(now)
 		if err != nil {
 			return err
+		}
+		if len(l.pending) > 0 {
+			l.look()
 		}
 		l.unserved.Store(int64(l.rep.ReadsWaiting()))
 		again, err := l.carryOut(&eff)
@@ -231,8 +271,8 @@ func (l *loop) turn() error {
 	}
 }
 
-// receive tells the replica what happened outside: acknowledgements of the log writer, reads, snapshots.
-func (l *loop) receive(now replica.Instant) {
+// receive tells the replica what happened outside: acknowledgements of the log writer, messages, reads, snapshots.
+func (l *loop) receive(now replica.Instant) error {
 	l.rep.Durable(wal.Position(l.h.durable.Load()))
 	if l.wanted.Load() && l.wanted.Swap(false) {
 		l.rep.WantSnapshot()
@@ -241,8 +281,9 @@ func (l *loop) receive(now replica.Instant) {
 		l.rep.BeginClose()
 	}
 	l.mu.Lock()
-	stored := l.stored
-	l.stored = nil
+	stored, ended, begun := l.stored, l.ended, l.begun
+	l.stored, l.ended, l.begun = nil, nil, nil
+	l.got, l.mail = l.mail, mail{messages: l.got.messages[:0], dropped: l.mail.dropped}
 	l.calls, l.inbox = l.inbox, l.calls[:0]
 	for _, c := range l.calls {
 		if !c.stale {
@@ -261,6 +302,23 @@ func (l *loop) receive(now replica.Instant) {
 	if stored != nil {
 		l.rep.SnapshotStored(now, *stored)
 	}
+	if err := l.unpack(&l.got); err != nil {
+		return err
+	}
+	for _, e := range ended {
+		if err := l.rep.SnapshotSent(shard.ReplicaID(e.To), e.OK); err != nil {
+			return err
+		}
+		if e.Err != nil {
+			l.rep.WantSnapshot() // The one that could not be read is of no more use.
+		}
+	}
+	l.begin(begun)
+	if from := l.installFrom.Load(); from != 0 && !l.rep.Storing() {
+		l.installFrom.Store(0)
+		return l.install(from)
+	}
+	return nil
 }
 
 // carryOut does what a turn asks for. It reports whether something happened that is worth another.
@@ -272,6 +330,15 @@ func (l *loop) carryOut(eff *replica.Effects) (again bool, err error) {
 	if eff.Snapshot {
 		if err := l.freeze(); err != nil {
 			return false, err
+		}
+	}
+	if len(eff.Messages) > 0 {
+		l.send(eff.Messages)
+	}
+	if l.carrier != nil {
+		if term := l.rep.LeadTerm(); term != l.leadTerm || len(eff.Snapshots) > 0 {
+			l.leadTerm = term
+			l.carrier.lead(term, eff.Snapshots)
 		}
 	}
 	awaits := l.rep.Awaits()

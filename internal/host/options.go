@@ -14,16 +14,6 @@ import (
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
-// The defaults and limits of a host.
-const (
-	// SnapshotsKept is how many snapshots of a shard are kept.
-	SnapshotsKept = replica.SnapshotsKept
-	// ShardsMax bounds the shards of one node.
-	ShardsMax = 1024
-	// ReadsWaitingMax bounds the reads that wait for one shard.
-	ReadsWaitingMax = replica.ReadsWaitingMax
-)
-
 var (
 	// ErrNotLeader: this replica does not lead the shard, or lost the lead while the call waited.
 	ErrNotLeader = replica.ErrNotLeader
@@ -78,6 +68,9 @@ type Options struct {
 	Clock  Clock        // SystemClock when nil
 	Logger *slog.Logger // discards when nil
 
+	// Transport reaches the other nodes; nil when every group is this node alone.
+	Transport Transport
+
 	// Fatal is told of an error after which nothing more may be answered: a failed write or sync of the log, damage in
 	// what was committed. It is called once, from any goroutine, and should end the process. Never nil.
 	Fatal func(error)
@@ -120,6 +113,8 @@ func (o Options) withDefaults() (Options, error) {
 		return o, errors.New("host: Fatal is missing")
 	case o.NewDriver == nil:
 		return o, errors.New("host: NewDriver is missing")
+	case o.NewMachine == nil && o.Transport != nil:
+		return o, errors.New("host: NewMachine is missing")
 	}
 	replicas := slices.Clone(o.Replicas)
 	for _, id := range o.Shards {

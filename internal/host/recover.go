@@ -26,7 +26,6 @@ func (h *Host) recover(ctx context.Context) error {
 		return err
 	}
 	for _, l := range loops {
-		h.list(l)
 		if err := l.completeInstallation(); err != nil {
 			return err
 		}
@@ -41,5 +40,11 @@ func (h *Host) recover(ctx context.Context) error {
 		})
 	}
 	group.Wait()
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for _, l := range loops {
+		h.list(l)
+	}
+	return nil
 }

@@ -1,11 +1,14 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/snapshot"
@@ -93,7 +96,8 @@ func (h *Host) settle(records []Record) (loops []*loop, err error) {
 	for i := range records {
 		switch r := &records[i]; {
 		case r.State == Retired:
-			if err := h.forget(r.Shard); err != nil {
+			flush := func() error { _, err := h.log.Flush(); return err }
+			if err := h.forget(r.Shard, flush); err != nil {
 				return nil, err
 			}
 		case !h.listed(r.Shard):
@@ -141,14 +145,11 @@ func (h *Host) enter(r Replica, old *Record) (*loop, error) {
 }
 
 // forget removes what a retired replica left: in the log, and of snapshots. It can be done again.
-func (h *Host) forget(id shard.ID) error {
+func (h *Host) forget(id shard.ID, flush func() error) error {
 	if _, err := h.log.Forget(id); err != nil {
 		return err
 	}
-	h.flushMu.Lock()
-	_, err := h.log.Flush()
-	h.flushMu.Unlock()
-	if err != nil {
+	if err := flush(); err != nil {
 		return fmt.Errorf("forget shard %d: %w", id, err)
 	}
 	for _, dir := range []string{SnapshotDir(h.opts.Dir, id), transfer.Dir(h.opts.Dir, id)} {
@@ -181,4 +182,84 @@ func (h *Host) removeDir(dir string) error {
 		return err
 	}
 	return h.opts.FS.SyncDir(path.Dir(dir))
+}
+
+// AddReplica begins to run a replica of a shard that this node runs none of: one that joins its group, or, with Founders, one
+// that founds it. It may be repeated when it failed. Errors: *ReplicaError, ErrStopped, those of Open.
+func (h *Host) AddReplica(ctx context.Context, r Replica) error {
+	h.closeMu.Lock()
+	defer h.closeMu.Unlock()
+	switch t := h.table.Load(); {
+	case h.closing.Load() || h.failed.Load():
+		return ErrStopped
+	case t.byID[r.Shard] != nil:
+		return &ReplicaError{r.Shard, fmt.Sprintf("this node runs %s already", t.byID[r.Shard].replica)}
+	case len(t.loops) >= ShardsMax:
+		return &ReplicaError{r.Shard, fmt.Sprintf("this node runs %d replicas already, which is the limit", len(t.loops))}
+	}
+	old, err := h.recordOf(r.Shard)
+	if err != nil {
+		return err
+	}
+	if old != nil && old.State == Retired {
+		// Also when this was cut short: what another replica left must be gone before this one begins.
+		if err := h.forget(r.Shard, h.flushAll); err != nil {
+			return err
+		}
+	}
+	l, err := h.enter(r, old)
+	if err != nil {
+		return err
+	}
+	if err := l.restore(); err != nil {
+		return err
+	}
+	if err := l.replay(ctx, time.Now(), new(sync.Mutex)); err != nil {
+		return err
+	}
+	h.list(l)
+	h.running.Go(l.run)
+	return nil
+}
+
+// RemoveReplica stops a replica for good. When it returns, the record says that it is retired, and what the log and the snapshots
+// had of it is gone; if it is cut short by a crash after the first of these, the next Open completes it. Whether the group
+// still counts on the replica is the caller's business. It may be repeated when it failed. Errors: ErrNoShard, ErrStopped, ctx's,
+// those of the file system.
+func (h *Host) RemoveReplica(ctx context.Context, id shard.ID) error {
+	h.closeMu.Lock()
+	defer h.closeMu.Unlock()
+	l := h.loop(id)
+	if l == nil {
+		return fmt.Errorf("shard %d: %w", id, ErrNoShard)
+	}
+	l.leave.Store(true)
+	l.poke()
+	select {
+	case <-l.gone:
+	case <-h.aborted:
+		return ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if h.closing.Load() || h.failed.Load() {
+		return ErrStopped
+	}
+	if err := h.writeRecord(Record{id, l.replica, Retired}); err != nil {
+		return err
+	}
+	h.unlist(l)
+	return h.forget(id, h.flushAll)
+}
+
+// recordOf reads the record of a shard; nil when there is none.
+func (h *Host) recordOf(id shard.ID) (*Record, error) {
+	records, err := ReadRecords(h.opts.FS, h.opts.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if i := slices.IndexFunc(records, func(r Record) bool { return r.Shard == id }); i >= 0 {
+		return &records[i], nil
+	}
+	return nil, nil
 }

@@ -54,6 +54,11 @@ type Stats struct {
 	FlushMicros Histogram // write and sync of one group commit
 	BatchBytes  Histogram // sealed batches
 	BatchItems  Histogram
+
+	Transfers       []TransferStats // snapshots on their way to other members
+	Incoming        []IncomingStats // snapshots being taken in
+	MessagesDropped uint64          // of other nodes, for want of room or because they were not what they said
+	ChunksDropped   uint64          // of snapshots, for want of room
 }
 
 // micros is a duration as a histogram counts it.

@@ -308,6 +308,7 @@ func (g *group) bring(from *member, w shard.SnapshotWish) error {
 //	hold|release node=1         flushes of the log wait, or go on
 //	cut|heal node=1             all messages from and to it are lost
 //	clock node=1 ms=-500        set the wall clock off
+//	pause node=1                how long the owner may wait when nothing happens
 //	read node=1 name=x          a linearizable read
 //	transfer node=1 to=2        hand the lead over
 //	change node=1 add=(4) promote=(4@7) demote=(3) remove=(3)
@@ -383,6 +384,9 @@ func (g *group) run(t *testing.T, d *datadriven.TestData) error {
 		g.cut[m.node] = d.Cmd == "cut"
 	case "clock":
 		m.skew = ms
+	case "pause":
+		pause, timed := m.rep.Pause(m.instant())
+		m.driver.say("may wait %v, timed %v", pause, timed)
 	case "read":
 		m.rep.Read(&wait{name: name, m: m})
 	case "snapshot":

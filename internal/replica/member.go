@@ -57,6 +57,9 @@ func (r *Replica) Transfer(to shard.ReplicaID) error {
 	return nil
 }
 
+// Transferring reports whether the lead is being handed over.
+func (r *Replica) Transferring() bool { return r.sh.Transferring() }
+
 // Unreachable says that messages to a member were lost.
 func (r *Replica) Unreachable(to shard.ReplicaID) { r.sh.Unreachable(to) }
 

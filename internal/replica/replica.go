@@ -178,6 +178,9 @@ func (r *Replica) turn() error {
 		return nil
 	}
 	r.wishFlush()
+	if !r.ticking && r.sh.NeedsTicks() {
+		return r.tick() // The group has just got company: from now on time means something.
+	}
 	return nil
 }
 

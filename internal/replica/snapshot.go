@@ -49,6 +49,9 @@ type SnapshotResult struct {
 	size  int64
 }
 
+// Storing reports whether a job is out.
+func (r *Replica) Storing() bool { return r.snap.running }
+
 // WantSnapshot says that the log cannot let go of a file before this replica has taken a snapshot.
 func (r *Replica) WantSnapshot() { r.snap.wanted = true }
 

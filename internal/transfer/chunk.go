@@ -68,6 +68,9 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
+// KindOf is the kind of a chunk that a Sender made, or of an acknowledgement.
+func KindOf(b []byte) Kind { return Kind(b[5]) }
+
 // ErrMalformed marks all errors about a chunk that was not sent like this: it was damaged on its way. It changes nothing.
 var ErrMalformed = errors.New("malformed chunk")
 

@@ -148,6 +148,18 @@ func (r *Receiver) open(s stage) (err error) {
 // Stats returns what was taken in so far.
 func (r *Receiver) Stats() ReceiverStats { return r.stats }
 
+// Incoming describes a snapshot that is being taken in.
+type Incoming struct {
+	Index              uint64 // of the snapshot
+	Through            uint64 // all entries that it refers to are here up to this one
+	HotBytes, HotTotal uint64
+}
+
+// Incoming tells of the snapshot that is being taken in, if there is one.
+func (r *Receiver) Incoming() (in Incoming, ok bool) {
+	return Incoming{r.bound.index, r.through, r.hot, r.offer.hotBytes}, r.bound.transfer != 0
+}
+
 // Ready reports whether a snapshot waits for Install.
 func (r *Receiver) Ready() bool { return r.phase == phaseReady }
 
