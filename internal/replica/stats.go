@@ -12,6 +12,7 @@ type Stats struct {
 	Replica     shard.ReplicaID
 	Leader      uint64 // node id; 0 when unknown
 	Leading     bool   // this node leads and may propose
+	Role        shard.Role
 
 	Batches, BatchItems, BatchBytes uint64 // applied since Open
 	Dropped                         uint64 // batches told to the driver as dropped
@@ -35,6 +36,7 @@ func (r *Replica) Stats() Stats {
 	s.Applied, s.Last, s.BatchBytes = applied, r.sh.Last(), bytes
 	s.Fingerprint = r.cfg.Driver.Fingerprint()
 	s.Leading, s.Term = r.sh.Leading()
+	s.Role = r.sh.Role()
 	s.Replica, s.Leader = r.cfg.Replica, uint64(r.sh.Leader().Node())
 	return *s
 }

@@ -244,6 +244,41 @@ func (s *Shard) caughtUp(r ReplicaID) (ok bool) {
 // Members is who belongs to the group as of the last index applied.
 func (s *Shard) Members() Members { return membersOf(s.conf) }
 
+// Role is what a replica is in its group.
+type Role uint8
+
+// Roles of a replica.
+const (
+	RoleBlank    Role = iota // waits for its first snapshot
+	RoleOutside              // no member any more, or not yet, as far as known here
+	RoleLearner              // follows, and does not vote
+	RoleFollower             // votes
+	RoleLeader
+)
+
+func (r Role) String() string {
+	if names := [...]string{"blank", "outside", "learner", "follower", "leader"}; int(r) < len(names) {
+		return names[r]
+	}
+	return fmt.Sprintf("role %d", uint8(r))
+}
+
+// Role is what this replica is, as of the last index applied.
+func (s *Shard) Role() Role {
+	id := uint64(s.cfg.Replica)
+	switch {
+	case s.leads:
+		return RoleLeader
+	case s.applied == 0:
+		return RoleBlank
+	case slices.Contains(s.conf.GetVoters(), id), slices.Contains(s.conf.GetVotersOutgoing(), id):
+		return RoleFollower
+	case slices.Contains(s.conf.GetLearners(), id):
+		return RoleLearner
+	}
+	return RoleOutside
+}
+
 // Peer is what a leader knows of another member.
 type Peer struct {
 	Replica ReplicaID
