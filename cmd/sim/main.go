@@ -4,6 +4,10 @@
 //	go run ./cmd/sim -seconds 60         new seeds for so long
 //	go run ./cmd/sim -seeds 1000         so many
 //	go run ./cmd/sim -bug forget-vote    with a deliberate bug in it
+//	go run ./cmd/sim -nodes 3 -faults pause,partition
+//
+// Many seeds are run by one process a core, since what a simulation replaces in its process allows one at a time. They
+// report to the first one, which tells on standard error how far they are, and at the end prints one table.
 package main
 
 import (
@@ -11,10 +15,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"runtime/debug"
-	"sync"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/sim"
@@ -25,12 +30,15 @@ type options struct {
 	seconds           int
 	step              uint64
 	quiet             bool
-	bug               sim.Bug
+	run               sim.Options // of each seed
+	given             []string    // flags that say so
 }
 
 func main() {
 	var o options
 	bug := flag.String("bug", "", "put a deliberate bug in")
+	faults := flag.String("faults", "", "these kinds of faults, with commas, instead of those that the seed says")
+	flag.IntVar(&o.run.Nodes, "nodes", 0, "so many nodes, instead of as many as the seed says")
 	flag.Uint64Var(&o.seed, "seed", 0, "run this seed and print its trace")
 	flag.Uint64Var(&o.from, "from", 0, "the first of many seeds; drawn from the clock by default")
 	flag.Uint64Var(&o.seeds, "seeds", 0, "how many seeds; 0 is as many as -seconds allow")
@@ -38,26 +46,61 @@ func main() {
 	flag.Uint64Var(&o.step, "step", 0, "how far the seeds of one process are apart; set by the process that starts the others")
 	flag.BoolVar(&o.quiet, "quiet", false, "no trace of -seed")
 	flag.Parse()
-	for _, b := range sim.Bugs() {
-		if b.String() == *bug {
-			o.bug = b
+	var ok bool
+	if o.run.Bug, ok = named(*bug, append(sim.Bugs(), sim.BugNone)); !ok && *bug != "" {
+		refuse("no bug is named %q; there are %v", *bug, sim.Bugs())
+	}
+	for name := range strings.SplitSeq(*faults, ",") {
+		fault, ok := named(name, sim.Faults())
+		if !ok && name != "" {
+			refuse("no fault is named %q; there are %v", name, sim.Faults())
+		}
+		if ok {
+			o.run.Faults = append(o.run.Faults, fault)
 		}
 	}
-	if *bug != "" && o.bug == sim.BugNone {
-		fmt.Fprintf(os.Stderr, "no bug is named %q; there are %v\n", *bug, sim.Bugs())
-		os.Exit(2)
+	if n := o.run.Nodes; n < 0 || n > nodesMax {
+		refuse("-nodes is %d; at most %d are simulated", n, nodesMax)
 	}
+	flag.Visit(func(f *flag.Flag) {
+		if slices.Contains([]string{"bug", "faults", "nodes"}, f.Name) {
+			o.given = append(o.given, fmt.Sprintf("-%s=%s", f.Name, f.Value))
+		}
+	})
 	debug.SetGCPercent(800)
-	if !o.run() {
+	if !o.start() {
 		os.Exit(1)
 	}
 }
 
-func (o options) run() bool {
+// nodesMax is the largest cluster that -nodes takes.
+const nodesMax = 9
+
+// named finds what has a name.
+func named[T fmt.Stringer](name string, all []T) (found T, ok bool) {
+	for _, v := range all {
+		if v.String() == name {
+			return v, true
+		}
+	}
+	return found, false
+}
+
+// refuse ends the program: it was called wrongly.
+func refuse(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
+	os.Exit(2)
+}
+
+// start runs what the flags ask for, and reports whether nothing failed.
+func (o options) start() bool {
 	switch {
 	case o.seed != 0:
 		return o.one()
 	case o.step == 0:
+		if o.from == 0 {
+			o.from = 1 + uint64(time.Now().UnixNano())%1_000_000_000_000
+		}
 		return o.processes(uint64(runtime.GOMAXPROCS(0)))
 	default:
 		return o.many()
@@ -66,7 +109,8 @@ func (o options) run() bool {
 
 // one runs a seed and prints what happens.
 func (o options) one() bool {
-	run := sim.Options{Seed: o.seed, Bug: o.bug}
+	run := o.run
+	run.Seed = o.seed
 	out := bufio.NewWriterSize(os.Stdout, 1<<20)
 	if !o.quiet {
 		run.Trace = out
@@ -80,73 +124,7 @@ func (o options) one() bool {
 	return r.Err == nil
 }
 
-// processes runs one process a core: what a simulation replaces in its process allows one at a time.
-func (o options) processes(n uint64) bool {
-	if o.from == 0 {
-		o.from = uint64(time.Now().UnixNano()) % 1_000_000_000_000
-	}
-	self, err := os.Executable()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return false
-	}
-	var (
-		group sync.WaitGroup
-		oks   = make([]bool, n)
-	)
-	for i := range n {
-		group.Go(func() {
-			command := exec.Command(self, os.Args[1:]...)
-			share := o.seeds / n
-			if i < o.seeds%n {
-				share++
-			}
-			command.Args = append(command.Args, fmt.Sprint("-from=", o.from+i), fmt.Sprint("-step=", n), fmt.Sprint("-seeds=", share))
-			command.Stdout, command.Stderr = os.Stdout, os.Stderr
-			oks[i] = o.seeds > 0 && share == 0 || command.Run() == nil
-		})
-	}
-	group.Wait()
-	for _, ok := range oks {
-		if !ok {
-			return false
-		}
-	}
-	return true
-}
-
-// many runs seeds until the time is over or one fails.
-func (o options) many() bool {
-	var (
-		begun     = time.Now()
-		simulated time.Duration
-		faults    [sim.FaultCount]uint64
-		total     sim.Counts
-		count     uint64
-	)
-	for seed := o.from; ; seed += o.step {
-		if o.seeds > 0 && count == o.seeds || o.seeds == 0 && time.Since(begun) > time.Duration(o.seconds)*time.Second {
-			break
-		}
-		r := sim.Run(sim.Options{Seed: seed, Bug: o.bug})
-		count++
-		simulated += r.Simulated
-		for f, n := range r.Faults {
-			faults[f] += n
-		}
-		total.Jobs += r.Counts.Jobs
-		total.Entries += r.Counts.Entries
-		total.Transfers += r.Counts.Transfers
-		if r.Err != nil {
-			fmt.Printf("FAILED: seed %d after %d good ones: %v\nreplay: go run ./cmd/sim -seed %d\n", seed, count-1, r.Err, seed)
-			return false
-		}
-	}
-	fmt.Printf("%d seeds, %.1f hours simulated, %.0f s a second, %d jobs, %d entries, %d snapshots sent;",
-		count, simulated.Hours(), simulated.Seconds()/time.Since(begun).Seconds(), total.Jobs, total.Entries, total.Transfers)
-	for f, n := range faults {
-		fmt.Printf(" %d %v", n, sim.Fault(f))
-	}
-	fmt.Println()
-	return true
+// replay is the command that runs a seed again.
+func (o options) replay(seed uint64) string {
+	return strings.Join(append([]string{"go run ./cmd/sim -seed", strconv.FormatUint(seed, 10)}, o.given...), " ")
 }

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -37,6 +38,15 @@ func (f Fault) String() string {
 		"kill", "power-cut", "mid-write", "blackout", "disk-error", "disk-slow", "disk-full", "partition", "deaf",
 		"isolate", "pause", "clock", "hand-over", "wipe", "members",
 	}[f]
+}
+
+// Faults returns all kinds of faults.
+func Faults() []Fault {
+	var all []Fault
+	for f := range faultCount {
+		all = append(all, f)
+	}
+	return all
 }
 
 // plan is what a seed decides before anything happens.
@@ -78,9 +88,9 @@ type plan struct {
 	acts           []int
 }
 
-// newPlan draws the plan of a seed.
-func newPlan(seed uint64) plan {
-	c := newChance(seed, forPlan)
+// newPlan draws the plan of a seed, but for what the options decide.
+func newPlan(o *Options) plan {
+	c := newChance(o.Seed, forPlan)
 	p := plan{
 		nodes:  pick(c, []int{1, 3, 3, 3, 3, 5}),
 		shards: pick(c, []int{1, 1, 2}),
@@ -112,8 +122,11 @@ func newPlan(seed uint64) plan {
 		workMean:    c.between(5*time.Millisecond, time.Second),
 		badWorkers:  pick(c, []int{0, 10, 30, 60}),
 	}
+	if o.Nodes > 0 {
+		p.nodes = o.Nodes
+	}
 	for f := range faultCount {
-		if c.percent(40) && p.possible(f) {
+		if drawn := c.percent(40); (drawn && o.Faults == nil || slices.Contains(o.Faults, f)) && p.possible(f) {
 			p.faults = append(p.faults, f)
 		}
 	}

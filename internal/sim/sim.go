@@ -25,6 +25,9 @@ type Options struct {
 	Seed  uint64
 	Trace io.Writer // takes a readable trace; nil: none
 	Bug   Bug       // a deliberate one, which the run should find; 0: none
+	// Nodes and Faults are those of the plan, instead of what the seed says; 0 and nil leave it that.
+	Nodes  int
+	Faults []Fault
 	// HistoryOnly checks nothing but what clients were told: whether that is enough is tested too.
 	HistoryOnly bool
 }
@@ -38,13 +41,6 @@ type Result struct {
 	Faults    [FaultCount]uint64
 	Counts    Counts
 	Err       error // nil, or the first thing that was wrong
-}
-
-// Counts is how much happened in a run.
-type Counts struct {
-	Events, Messages, Entries, Jobs, Operations, Retries, Reads, Starts, Snapshots, Elections uint64
-	Transfers, TransferBytes, FullBytes                                                       uint64
-	HistorySteps, Undecided, Needless                                                         uint64
 }
 
 // violation is what a check throws: the run ends with it. Checks sit deep in callbacks of the step machines, which must not
@@ -101,7 +97,7 @@ func Run(o Options) (res Result) {
 }
 
 func newWorld(o Options) *world {
-	w := &world{opts: o, plan: newPlan(o.Seed), faulting: newChance(o.Seed, forFaults), joined: make(map[joinKey]bool)}
+	w := &world{opts: o, plan: newPlan(&o), faulting: newChance(o.Seed, forFaults), joined: make(map[joinKey]bool)}
 	w.trace = trace{to: o.Trace, hash: o.Seed, now: &w.now}
 	w.bug = newBugs(o)
 	if w.bug.is(BugReuseIdentity) { // needs a disk to be lost
@@ -145,7 +141,7 @@ func (w *world) run() {
 	if err := w.clients.history.check(); err != nil {
 		panic(err)
 	}
-	w.counts.HistorySteps, w.counts.Undecided = w.clients.history.steps, w.clients.history.undecided
+	w.counts.Steps, w.counts.Undecided = w.clients.history.steps, w.clients.history.undecided
 }
 
 // until handles events up to a moment, or until done says so; it looks every healLook.

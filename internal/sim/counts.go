@@ -1,0 +1,69 @@
+package sim
+
+// Counts is how much happened in a run.
+type Counts struct {
+	Events        uint64 // of the schedule
+	Messages      uint64 // of Raft
+	Entries       uint64 // committed
+	Jobs          uint64 // stored
+	Operations    uint64 // calls of clients
+	Retries       uint64 // calls that were repeats
+	Reads         uint64
+	Starts        uint64 // of nodes
+	Snapshots     uint64 // stored
+	Elections     uint64
+	Transfers     uint64 // snapshots that were brought to other members
+	Needless      uint64 // of these, to members that could have been brought up from the log
+	TransferBytes uint64
+	FullBytes     uint64 // what the same transfers would have had with all live jobs
+	Steps         uint64 // of the model, to judge the history
+	Undecided     uint64 // jobs whose history was too dear to judge
+}
+
+// Count is one of the Counts with its name.
+type Count struct {
+	Name  string
+	Value uint64
+}
+
+// Rows returns the counts for a table.
+func (c *Counts) Rows() []Count {
+	return []Count{
+		{"events", c.Events},
+		{"messages between members", c.Messages},
+		{"entries committed", c.Entries},
+		{"jobs", c.Jobs},
+		{"operations", c.Operations},
+		{"retries", c.Retries},
+		{"reads", c.Reads},
+		{"starts of nodes", c.Starts},
+		{"elections won", c.Elections},
+		{"snapshots stored", c.Snapshots},
+		{"snapshots sent", c.Transfers},
+		{"snapshots sent needlessly", c.Needless},
+		{"bytes of snapshots sent", c.TransferBytes},
+		{"bytes if sent in full", c.FullBytes},
+		{"steps of the job model", c.Steps},
+		{"jobs left undecided", c.Undecided},
+	}
+}
+
+// Add adds the counts of another run.
+func (c *Counts) Add(o *Counts) {
+	c.Events += o.Events
+	c.Messages += o.Messages
+	c.Entries += o.Entries
+	c.Jobs += o.Jobs
+	c.Operations += o.Operations
+	c.Retries += o.Retries
+	c.Reads += o.Reads
+	c.Starts += o.Starts
+	c.Snapshots += o.Snapshots
+	c.Elections += o.Elections
+	c.Transfers += o.Transfers
+	c.Needless += o.Needless
+	c.TransferBytes += o.TransferBytes
+	c.FullBytes += o.FullBytes
+	c.Steps += o.Steps
+	c.Undecided += o.Undecided
+}
