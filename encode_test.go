@@ -131,7 +131,7 @@ func FuzzAnswer(f *testing.F) {
 		}
 		e.inFlight = append(e.inFlight, batches...)
 		for range 2 {
-			_ = e.complete(answer)
+			_, _ = e.complete(answer)
 		}
 		for _, b := range batches {
 			select {

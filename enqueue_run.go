@@ -240,20 +240,24 @@ func (e *enqueuer) popLocked() *batch {
 func (e *enqueuer) receive(stream enqueueStream) {
 	for {
 		answer, err := stream.Receive()
+		more := true
 		if err == nil {
-			err = e.complete(answer)
+			more, err = e.complete(answer)
 		}
 		if err != nil {
 			e.breakWith(err)
 			e.signal()
 			return
 		}
-		e.signal()
+		if more {
+			e.signal()
+		}
 	}
 }
 
-// complete gives the batches that the message answers their answers.
-func (e *enqueuer) complete(answer *beaverv1.EnqueueStreamResponse) error {
+// complete gives the batches that the message answers their answers, and reports whether run has something to do: to wake it
+// for nothing would let it go before the callers.
+func (e *enqueuer) complete(answer *beaverv1.EnqueueStreamResponse) (more bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.answered = true
@@ -263,7 +267,7 @@ func (e *enqueuer) complete(answer *beaverv1.EnqueueStreamResponse) error {
 		b := e.inFlight[0]
 		size := b.count() * jobIDWireBytes
 		if len(ids) < size {
-			return fmt.Errorf("the answer through message %d has too few ids", answer.GetThrough())
+			return false, fmt.Errorf("the answer through message %d has too few ids", answer.GetThrough())
 		}
 		b.ids, ids = ids[:size:size], ids[size:]
 		for len(errs) > 0 && int(errs[0].GetIndex()) < first+b.count() {
@@ -274,7 +278,7 @@ func (e *enqueuer) complete(answer *beaverv1.EnqueueStreamResponse) error {
 		e.inFlight = slices.Delete(e.inFlight, 0, 1)
 		e.doneLocked(b)
 	}
-	return nil
+	return len(e.waiting) > 0 || e.closed, nil
 }
 
 // doneLocked wakes the callers of b, whose answer is set, and keeps its buffer for another.

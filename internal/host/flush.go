@@ -15,6 +15,8 @@ const (
 	// maintainInterval is how long it waits at most: an idle log has work too, when a disk that was full has room again, or
 	// a snapshot let files go.
 	maintainInterval = 5 * time.Second
+	// leisurePause lies between two steps of work that nothing waits for: a thirtieth of the disk's time, or so.
+	leisurePause = 20 * time.Millisecond
 	// maintainRetry is how long the maintainer waits when the disk is full, or short of something else.
 	maintainRetry = time.Second
 	// unreadableRetry lies between two tries to read what the disk refused to.
@@ -155,9 +157,24 @@ func (h *Host) maintainAll() (pause time.Duration, ok bool) {
 			}
 			return 0, false
 		}
-		if isStopped(h.aborted) || isStopped(h.stop) {
+		if isStopped(h.aborted) || isStopped(h.stop) || more && h.log.Leisure() && !h.rest() {
 			return 0, false
 		}
 	}
 	return maintainInterval, true
+}
+
+// rest lets a moment pass, unless the maintainer is wanted. It returns false when the maintainer must stop.
+func (h *Host) rest() bool {
+	timer := time.NewTimer(leisurePause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-h.maintainKick:
+	case <-h.aborted:
+		return false
+	case <-h.stop:
+		return false
+	}
+	return true
 }

@@ -30,6 +30,7 @@ type nodeLog interface {
 	Shards() []wal.ShardID
 	NeedsSnapshot() []wal.ShardID
 	Maintain() (more bool, err error)
+	Leisure() bool
 	RetryUnreadable()
 	Forget(shard wal.ShardID) (wal.Position, error)
 	Stats() wal.Stats

@@ -168,6 +168,7 @@ func (l *memLog) Install(wal.Installation) (wal.Position, error)                
 func (l *memLog) Forget(wal.ShardID) (wal.Position, error)                        { return 0, wal.ErrClosed }
 
 func (l *memLog) Maintain() (bool, error) { return false, nil }
+func (l *memLog) Leisure() bool           { return false }
 func (l *memLog) ReleaseReserve() bool    { return false }
 func (l *memLog) RetryUnreadable()        {}
 

@@ -30,6 +30,8 @@ const (
 	copyReadBytes      = 256 << 10 // one read when live entries are copied, unless one frame is larger
 	copyWriteBytes     = 1 << 20   // one write to a segment
 	maintainStepBytes  = 4 << 20   // most bytes one Maintain step copies or zeroes (one frame may exceed it)
+	leisureStepBytes   = 256 << 10 // what it zeroes instead while there is no hurry: no flush waits long for that
+	hurryFraction      = 4         // the next file is in a hurry once this part of the current one is written
 	salvageBytes       = 4 << 10   // one read of a frame that does not read back whole
 	unreadableTriesMax = 3         // tries to read what the disk refuses, before it counts as damaged
 	segmentTargetBytes = 64 << 20  // compaction merges neighbours up to about this size

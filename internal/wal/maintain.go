@@ -288,21 +288,38 @@ func (l *Log) nextZero() (*zeroJob, error) {
 	return job, nil
 }
 
-// stepReserve goes on with the reserve. It is large, and there is no hurry: one step each time that Maintain is called with
-// nothing else to do, unless a spare waits for it.
+// stepReserve goes on with the reserve. It is large, and there is no hurry: under load, one step each time that Maintain is
+// called with nothing else to do, unless a spare waits for it.
 func (l *Log) stepReserve() (more bool, err error) {
 	l.mu.RLock()
 	hurry := len(l.spares) == 0
 	l.mu.RUnlock()
 	job := l.keeper.zero
 	err = l.stepZero()
-	return hurry || job.size-job.done <= maintainStepBytes, err
+	return hurry || job.size-job.done <= maintainStepBytes || l.leisurely(), err
+}
+
+// Leisure reports whether the work that Maintain does next is to write zeros into a file that nothing waits for yet. It
+// shares the disk with the log's flushes: a caller that lets some time pass between such steps keeps those fast.
+// REQUIRES: Maintain's goroutine.
+func (l *Log) Leisure() bool { return l.keeper.zero != nil && l.leisurely() }
+
+// leisurely says that the current file will hold for a while.
+func (l *Log) leisurely() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	n := len(l.files)
+	return n > 0 && l.files[n-1].used < l.files[n-1].size/hurryFraction
 }
 
 func (l *Log) stepZero() error {
 	job := l.keeper.zero
 	if job.done < job.size {
-		next := min(job.size, job.done+maintainStepBytes)
+		step := int64(maintainStepBytes)
+		if l.leisurely() {
+			step = leisureStepBytes
+		}
+		next := min(job.size, job.done+step)
 		if err := job.file.Preallocate(next); err != nil {
 			_ = l.fs.Remove(job.temp) // make room at once; Open removes it too
 			return fmt.Errorf("prepare %s: %w", job.name, err)

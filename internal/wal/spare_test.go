@@ -2,10 +2,23 @@ package wal
 
 import "testing"
 
-// A short run zeroes little: spares grow to full size, and the reserve is made a piece at a time while nothing else is to
-// be done.
+// A short run zeroes little: spares grow to full size, in small pieces while the log has room, and under load the reserve is
+// made a piece at a time while nothing else is to be done.
 func TestSparesGrowAndReserveIsPaced(t *testing.T) {
 	l, sim := openSim(t, Options{FileBytes: 32 << 20})
+	pieces := 0
+	for len(l.spares) == 0 {
+		if more, err := l.Maintain(); err != nil || !more {
+			t.Fatalf("after %d pieces there is no spare and nothing more to do: %v", pieces, err)
+		}
+		if l.Leisure() {
+			pieces++
+		}
+	}
+	if want := 16 << 20 / leisureStepBytes; pieces < want || pieces > want+2 {
+		t.Errorf("the spare was made in %d pieces that could wait; want %d", pieces, want)
+	}
+	appendFlushed(t, l, 1, 1, 1, 1, 1<<20) // more than a quarter of the file: there is no leisure any more
 	checkSpares(t, l, 4<<20, 16<<20)
 	if _, err := sim.Stat(l.reserveName()); err == nil {
 		t.Error("the reserve was made at once")
