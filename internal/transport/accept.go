@@ -110,7 +110,10 @@ func (t *Transport) greeted(raw net.Conn) (link, hello, error) {
 		knows := func(node uint64) bool { return t.peer(node) != nil }
 		return h.judge(t.config.Cluster, t.config.Node, knows, func(node uint64) bool { return t.names(state, node) })
 	})
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	switch {
+	case errors.Is(err, io.EOF):
+		err = errNoHello
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		err = ErrNoPeer
 	}
 	return k, h, err
@@ -254,10 +257,19 @@ func (t *Transport) secure(ctx context.Context, raw net.Conn, server bool) (link
 		secured = tls.Client(timed, c.client)
 	}
 	if err := secured.HandshakeContext(ctx); err != nil {
-		return link{}, nil, err
+		return link{}, nil, explained(err)
 	}
 	state := secured.ConnectionState()
 	return secureLink(raw, secured, silence), &state, nil
+}
+
+// explained says what an alert of the other side's TLS is about.
+func explained(err error) error {
+	var alert *net.OpError
+	if errors.As(err, &alert) && alert.Op == "remote error" {
+		return securityError("%w (%w)", errDistrusts, err)
+	}
+	return err
 }
 
 // names reports whether the other side's certificate names a node. Without TLS there is nothing that could say otherwise.

@@ -220,9 +220,9 @@ func (c *caller) fail(cause error) {
 	}
 	clear(c.sent)
 	c.queue, c.bytes, c.cancels = fifo[*call]{}, 0, nil
-	c.closed = errPausing
-	if errors.Is(cause, ErrClosed) || errors.Is(cause, errRemoved) {
-		c.closed = cause
+	c.closed = cause
+	if !errors.Is(cause, ErrClosed) && !errors.Is(cause, errRemoved) {
+		c.closed = fmt.Errorf("%w: %w", errPausing, cause)
 	}
 }
 

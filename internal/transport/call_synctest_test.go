@@ -13,6 +13,12 @@ import (
 	"time"
 )
 
+// stuck serves a call until nobody waits for it any more.
+func stuck(ctx context.Context, _ uint64, _ uint8, _ []byte) ([]byte, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 // TestCallOutcomes: each end that a call can come to, and what is known of it then.
 func TestCallOutcomes(t *testing.T) {
 	type world struct {
@@ -22,10 +28,6 @@ func TestCallOutcomes(t *testing.T) {
 	}
 	answered := func(_ context.Context, from uint64, kind uint8, body []byte) ([]byte, error) {
 		return fmt.Appendf(nil, "%d %d %s", from, kind, body), nil
-	}
-	stuck := func(ctx context.Context, _ uint64, _ uint8, _ []byte) ([]byte, error) {
-		<-ctx.Done()
-		return nil, ctx.Err()
 	}
 	large := make([]byte, CallBytesMax+1)
 	for _, c := range []struct {

@@ -24,7 +24,7 @@ type Config struct {
 	// Dial makes a connection to a peer's address; nil is TCP. It returns soon after ctx ends.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 
-	// PingInterval is how often each connection asks for a sign of life.
+	// PingInterval is how often each connection asks for a sign of life. It and SilenceMax are the same on all nodes.
 	PingInterval time.Duration
 	// SilenceMax is how long a connection may bring nothing, or take nothing, before it is cut. A peer must be able to take in
 	// the largest entry in this time. At least four times PingInterval.

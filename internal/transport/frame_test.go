@@ -45,7 +45,7 @@ func TestFramesOfAllSizes(t *testing.T) {
 	for round := range 3 {
 		b := written(t, func(w *frameWriter) {
 			for range round + 1 {
-				if !o.push(uint16(round), messages) {
+				if dropped, _ := o.push(uint16(round), messages); dropped > 0 {
 					t.Fatal("the messages were not taken")
 				}
 				for _, any := o.fill(w); any; _, any = o.fill(w) {

@@ -209,7 +209,7 @@ func greet(rw io.ReadWriter, h hello) (welcome, error) {
 	}
 	b := make([]byte, welcomeBytes)
 	if _, err := io.ReadFull(rw, b); err != nil {
-		return welcome{}, err
+		return welcome{}, explained(err) // with TLS 1.3 it is now that the other side refuses a certificate
 	}
 	w, err := decodeWelcome(b)
 	if err != nil {

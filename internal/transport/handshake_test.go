@@ -87,6 +87,10 @@ func TestWrongHandshakes(t *testing.T) {
 			dialled: func(c *Config) { c.Security = Secret(testSecret()); c.Cluster++ },
 			want:    ErrSecurity, wantText: "another secret, cluster", wantRemote: "bad certificate",
 		},
+		{
+			name: "another node with the secret", to: 3, dialler: func(c *Config) { c.Security = Secret(testSecret()) },
+			dialled: func(c *Config) { c.Security = Secret(testSecret()) }, want: ErrOtherNode, wantRemote: ErrOtherNode.Error(),
+		},
 		{name: "security at the dialler only", dialler: func(c *Config) { c.Security = other }, wantText: "handshake with", wantRemote: ErrNoPeer.Error()},
 		{
 			name: "security at the dialled only", dialled: func(c *Config) { c.Security = other }, wantText: "handshake with",
@@ -141,6 +145,20 @@ func TestCertificateOfAnotherNode(t *testing.T) {
 	}
 	if text := logs.await("refused a connection"); !strings.Contains(text, ErrOtherCertificate.Error()) {
 		t.Errorf("the dialled says %q", text)
+	}
+}
+
+// TestDialledUnderAnotherName: and it is not taken for another one either.
+func TestDialledUnderAnotherName(t *testing.T) {
+	p, h1, h2 := newPipes(), newRecord(), newRecord()
+	secure := func(c *Config) { c.Security = Secret(testSecret()) }
+	one, two := p.node(t, 1, h1, secure), p.node(t, 2, h2, secure)
+	two.config.Node = 3 // it keeps its certificate
+	setPeer(t, two, 1, "node-1")
+	setPeer(t, one, 3, "node-2")
+	one.Send(3, 1, []*raftpb.Message{heartbeat(1)})
+	if err := h1.failure(); !errors.Is(err, ErrOtherCertificate) {
+		t.Errorf("the dialler says %v", err)
 	}
 }
 

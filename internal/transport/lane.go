@@ -67,7 +67,7 @@ func (l *lane) run() {
 			return
 		}
 		l.report(err)
-		if lasted > l.t.config.BackoffMax {
+		if lasted > l.t.config.BackoffMax || errors.Is(err, errMoved) {
 			pause = l.t.config.BackoffMin
 		}
 		l.rest(pause)
@@ -147,8 +147,11 @@ func (l *lane) dial() (link, error) {
 		if cause := l.release(); cause != nil {
 			return link{}, cause
 		}
-		if timedOut || err == nil {
+		switch {
+		case timedOut:
 			err = context.DeadlineExceeded
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+			err = errNoWelcome
 		}
 		return link{}, &HandshakeError{Address: address, Dialled: true, Version: w.version, Cluster: w.cluster, Node: w.node, Cause: err}
 	}
@@ -160,16 +163,13 @@ func (l *lane) shake(ctx context.Context, raw net.Conn) (link, welcome, error) {
 	if err != nil {
 		return link{}, welcome{}, err
 	}
-	if !l.t.names(state, l.p.node) {
-		return link{}, welcome{}, ErrOtherCertificate
-	}
 	h := hello{protocolVersion, l.purpose, l.t.config.Cluster, l.t.config.Node, l.p.node}
 	w, err := greet(struct {
 		io.Reader
 		io.Writer
 	}{k, k.conn}, h)
-	if errors.Is(err, io.EOF) {
-		err = errNoWelcome
+	if err == nil && !l.t.names(state, l.p.node) {
+		err = ErrOtherCertificate // it says that it is the one, and cannot prove it
 	}
 	return k, w, err
 }

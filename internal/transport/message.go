@@ -330,6 +330,8 @@ func (d *batchDecoder) fill(r io.Reader) error {
 			return err
 		}
 	}
-	clear(d.wants)
+	if clear(d.wants); cap(d.wants) > wantsKeep {
+		d.wants = nil
+	}
 	return nil
 }

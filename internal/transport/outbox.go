@@ -26,13 +26,15 @@ type outbox struct {
 	taken []envelope // of the lane's goroutine: what fill puts into a frame
 }
 
-// push takes messages to be sent. It is not ok when any of them was dropped.
-func (o *outbox) push(shard uint16, messages []*raftpb.Message) bool {
-	dropped := 0
+// push takes messages to be sent. It returns how many were dropped, and the last of those that never could be sent.
+func (o *outbox) push(shard uint16, messages []*raftpb.Message) (dropped int, unfit *raftpb.Message) {
 	o.mu.Lock()
 	before := o.queue.len()
 	for _, m := range messages {
 		e, ok := seal(shard, m)
+		if !ok {
+			unfit = m
+		}
 		if !ok || o.closed || o.queue.len() >= queueMessagesMax || e.data > 0 && o.bytes+e.data > o.bytesMax {
 			dropped++
 			continue
@@ -48,7 +50,7 @@ func (o *outbox) push(shard uint16, messages []*raftpb.Message) bool {
 	if dropped > 0 {
 		o.counters.dropped.Add(uint64(dropped))
 	}
-	return dropped == 0
+	return dropped, unfit
 }
 
 func (o *outbox) fill(w *frameWriter) (time.Duration, bool) {

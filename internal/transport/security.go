@@ -32,11 +32,20 @@ import (
 //
 // The second is for an authority that serves one cluster only, and for certificates that are made before the cluster has an id.
 type Security struct {
+	mode           securityMode
 	secret         []byte
 	authority      string // files
 	certificate    string
 	certificateKey string
 }
+
+type securityMode uint8
+
+const (
+	insecure securityMode = iota
+	bySecret
+	byFiles
+)
 
 // Insecure is no security at all: New refuses it unless the listener and both ends of every connection are loopback
 // addresses, or do not leave the process.
@@ -44,15 +53,13 @@ func Insecure() Security { return Security{} }
 
 // Secret is a secret that all nodes of a cluster share, SecretBytesMin to SecretBytesMax random bytes. Everyone who knows it can be any node. From it and the
 // cluster's id each node derives the same authority, and issues itself a certificate that lives in memory only.
-func Secret(secret []byte) Security { return Security{secret: slices.Clone(secret)} }
+func Secret(secret []byte) Security { return Security{mode: bySecret, secret: slices.Clone(secret)} }
 
 // Files are PEM files: the certificates of the cluster's authority, this node's certificate with the intermediate ones, and its
 // key. They are read by New and by Reload.
 func Files(authority, certificate, key string) Security {
-	return Security{authority: authority, certificate: certificate, certificateKey: key}
+	return Security{mode: byFiles, authority: authority, certificate: certificate, certificateKey: key}
 }
-
-func (s Security) insecure() bool { return s.secret == nil && s.authority == "" }
 
 // credentials are what a node shows, and whom it trusts. Nil is no security.
 type credentials struct {
@@ -71,13 +78,13 @@ func securityError(format string, args ...any) error {
 // credentials prepares them for a node. A node's own certificate is held to what its peers will ask of it, so that a wrong one is
 // found at the start.
 func (s Security) credentials(cluster, node uint64) (c *credentials, err error) {
-	switch {
-	case s.insecure():
-		return nil, nil
-	case s.secret != nil:
+	switch s.mode {
+	case bySecret:
 		c, err = s.derive(cluster, node)
-	default:
+	case byFiles:
 		c, err = s.load()
+	default:
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err

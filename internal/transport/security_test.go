@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -133,6 +135,8 @@ func TestOwnCertificateIsChecked(t *testing.T) {
 		{"good secret", Secret(bytes.Repeat([]byte("x"), SecretBytesMin)), ""},
 		{"largest secret", Secret(make([]byte, SecretBytesMax)), ""},
 		{"short secret", Secret(make([]byte, SecretBytesMin-1)), "31 bytes"},
+		{"no secret", Secret(nil), "0 bytes"},
+		{"no files", Files("", "", ""), "no such file"},
 		{"empty secret", Secret([]byte{}), "0 bytes"},
 		{"long secret", Secret(make([]byte, SecretBytesMax+1)), "4097 bytes"},
 		{"another node", a.files("node", byURI(testCluster, 2)), "beaver://00000000000000ab/1"},
@@ -180,5 +184,61 @@ func TestSecretIsOneAuthority(t *testing.T) {
 		if _, err := leaf.Verify(x509.VerifyOptions{Roots: two.roots, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 			t.Errorf("at %v: %v", at, err)
 		}
+	}
+}
+
+// TestUnauthenticatedGetsNowhere: a dialler that trusts anyone, and has no certificate of the cluster, does not get to say hello.
+func TestUnauthenticatedGetsNowhere(t *testing.T) {
+	member, err := Secret(testSecret()).credentials(testCluster, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign, err := Secret(bytes.Repeat([]byte("foreign"), 10)).credentials(testCluster, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name         string
+		certificates []tls.Certificate
+		protocol     string
+		version      uint16
+		want         string
+	}{
+		{"good", []tls.Certificate{member.certificate}, alpn, tls.VersionTLS13, ""},
+		{"no certificate", nil, alpn, tls.VersionTLS13, "client didn't provide a certificate"},
+		{"another authority's", []tls.Certificate{foreign.certificate}, alpn, tls.VersionTLS13, "not of this cluster"},
+		{"another protocol", []tls.Certificate{member.certificate}, "h2", tls.VersionTLS13, "unsupported application protocols"},
+		{"no protocol", []tls.Certificate{member.certificate}, "", tls.VersionTLS13, "does not speak beaver-peer"},
+		{"an old version", []tls.Certificate{member.certificate}, alpn, tls.VersionTLS12, "unsupported versions"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { // a pipe has no buffer: both sides may wait for their time limits
+				p, h, logs := newPipes(), newRecord(), newLogs()
+				two := p.node(t, 2, h, func(config *Config) { config.Security, config.Logger = Secret(testSecret()), logs.logger() })
+				setPeer(t, two, 1, "node-1")
+				raw, err := p.dial(t.Context(), "node-2")
+				if err != nil {
+					t.Fatal(err)
+				}
+				config := &tls.Config{InsecureSkipVerify: true, Certificates: c.certificates, MaxVersion: c.version}
+				if c.protocol != "" {
+					config.NextProtos = []string{c.protocol}
+				}
+				conn := tls.Client(raw, config)
+				err = conn.HandshakeContext(t.Context())
+				if err == nil {
+					_, err = greet(conn, hello{protocolVersion, forMessages, testCluster, 1, 2})
+				}
+				if (err == nil) != (c.want == "") {
+					t.Fatalf("it was told %v", err)
+				}
+				if c.want != "" {
+					if text := logs.await("refused a connection"); !strings.Contains(text, c.want) {
+						t.Error(text)
+					}
+				}
+				_ = raw.Close()
+			})
+		})
 	}
 }

@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -188,7 +189,15 @@ func (t *Transport) peer(node uint64) *peer {
 // not be changed any more.
 func (t *Transport) Send(to uint64, shard uint16, messages []*raftpb.Message) bool {
 	p := t.peer(to)
-	return p != nil && p.outbox.push(shard, messages)
+	if p == nil {
+		return false
+	}
+	dropped, unfit := p.outbox.push(shard, messages)
+	if unfit != nil {
+		t.config.Logger.Error("a message that cannot be sent was dropped", slog.Uint64("node", to), slog.Int("shard", int(shard)),
+			slog.String("type", unfit.GetType().String()), slog.Int("entries", len(unfit.Entries)))
+	}
+	return dropped == 0
 }
 
 // SendTransfer sends a chunk or an acknowledgement of a snapshot's transfer. It never blocks, and is false when the chunk was not
