@@ -22,7 +22,7 @@ import (
 // network carries messages between the hosts of one process, at once and in order, unless a node is cut off.
 type network struct {
 	mu    sync.Mutex
-	hosts map[uint64]*Host
+	nodes map[uint64]*node
 	cut   map[uint64]bool
 	bytes map[uint64]int // of transfers, by receiver
 }
@@ -36,10 +36,10 @@ type link struct {
 func (n *network) host(from, to uint64) *Host {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.cut[from] || n.cut[to] || n.hosts[from] == nil { // what crashed says nothing
+	if n.cut[from] || n.cut[to] || n.nodes[from] == nil || n.nodes[to] == nil { // what crashed says nothing
 		return nil
 	}
-	return n.hosts[to]
+	return n.nodes[to].Host
 }
 
 func (n *network) cutOff(node uint64, cut bool) {
@@ -108,7 +108,7 @@ type cluster struct {
 func newCluster(t *testing.T) *cluster {
 	return &cluster{
 		t: t, nodes: map[uint64]*node{}, disks: map[uint64]*vfs.Sim{},
-		net: &network{hosts: map[uint64]*Host{}, cut: map[uint64]bool{}, bytes: map[uint64]int{}},
+		net: &network{nodes: map[uint64]*node{}, cut: map[uint64]bool{}, bytes: map[uint64]int{}},
 	}
 }
 
@@ -137,7 +137,7 @@ func (c *cluster) open(id uint64, r Replica) error {
 	}
 	c.nodes[id] = n
 	c.net.mu.Lock()
-	c.net.hosts[id] = n.Host
+	c.net.nodes[id] = n
 	c.net.mu.Unlock()
 	return nil
 }
@@ -174,7 +174,7 @@ func (c *cluster) found(count int) {
 // crash ends a node with what that leaves on its disk.
 func (c *cluster) crash(id uint64, o vfs.Outcome) {
 	c.net.mu.Lock()
-	delete(c.net.hosts, id)
+	delete(c.net.nodes, id)
 	c.net.mu.Unlock()
 	c.disks[id] = c.disks[id].CrashClone(o)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -274,7 +274,14 @@ func (c *cluster) payloads(id uint64) {
 		c.t.Fatal(err)
 	}
 	for key, index := range newest {
-		if _, item, err := n.Payload(groupShard, index, 0); err != nil || !strings.HasPrefix(string(item), key) {
+		var (
+			item []byte
+			err  error
+		)
+		for i := 0; err == nil && !strings.HasPrefix(string(item), key+"|") && string(item) != key; i++ {
+			_, item, err = n.Payload(groupShard, index, i)
+		}
+		if err != nil {
 			c.t.Errorf("node %d: payload of %.6s at %d: %v", id, key, index, err)
 		}
 	}

@@ -104,6 +104,7 @@ func (l *loop) restore() error {
 		DiskDir:     h.opts.Dir,
 
 		TickInterval:     h.opts.TickInterval,
+		ElectionTicks:    h.opts.ElectionTicks,
 		SnapshotBytes:    h.opts.SnapshotBytes,
 		CacheBytes:       h.opts.CacheBytes,
 		UncommittedBytes: h.opts.UncommittedBytes,

@@ -80,7 +80,9 @@ type Options struct {
 	// in it. Any goroutine calls it. Never nil when there is a Transport.
 	NewMachine func(id shard.ID) shard.StateMachine
 
+	// TickInterval and ElectionTicks pace elections; all nodes of a cluster have the same.
 	TickInterval  time.Duration
+	ElectionTicks int
 	SnapshotBytes int64
 	CacheBytes    int64 // recent entries kept in memory, per shard
 
