@@ -46,7 +46,6 @@ type carrier struct {
 	mu      sync.Mutex
 	parcels []parcel             // guarded by mu
 	bytes   int                  // of parcels, guarded by mu
-	dropped uint64               // guarded by mu
 	wishes  []shard.SnapshotWish // guarded by mu
 	term    uint64               // in which the replica leads, guarded by mu
 	under   []transfer.Transfer  // guarded by mu: as of the last turn
@@ -79,7 +78,7 @@ func (c *carrier) poke() {
 func (c *carrier) receive(p parcel) {
 	c.mu.Lock()
 	if n := len(c.parcels); n >= ParcelsMax || n > 0 && c.bytes+len(p.data) > ParcelBytesMax {
-		c.dropped++
+		c.l.h.chunksDropped.Add(1)
 	} else {
 		c.parcels = append(c.parcels, p)
 		c.bytes += len(p.data)
@@ -219,12 +218,14 @@ func (c *carrier) stats(s *Stats) {
 	if c.coming != nil {
 		s.Incoming = append(s.Incoming, IncomingStats{c.l.id, *c.coming})
 	}
-	s.ChunksDropped += c.dropped
 }
 
 // transfersEnded hands the loop what became of transfers.
 func (l *loop) transfersEnded(ended []transfer.Ended) {
 	for _, e := range ended {
+		l.h.transfers.Add(1)
+		l.h.transferBytes.Add(e.Stats.Bytes)
+		l.h.transferFullBytes.Add(e.Stats.FullBytes)
 		if !e.OK {
 			l.h.opts.Logger.Warn("snapshot could not be brought to a member, which is tried again", "shard", l.id, "replica", shard.ReplicaID(e.To).String(), "reason", e.Reason)
 		}

@@ -70,6 +70,8 @@ type Host struct {
 	batchBytes  histogram
 	batchItems  histogram
 
+	transfers, transferBytes, transferFullBytes, messagesDropped, chunksDropped atomic.Uint64 // as Stats
+
 	sinceMaintain atomic.Int64 // bytes appended since the maintainer was kicked
 	maintainKick  chan struct{}
 	snapshots     chan *snapshotJob
@@ -327,12 +329,12 @@ func (h *Host) Stats() Stats {
 		FlushMicros:     h.flushMicros.read(),
 		BatchBytes:      h.batchBytes.read(),
 		BatchItems:      h.batchItems.read(),
+
+		TransfersEnded: h.transfers.Load(), TransferBytes: h.transferBytes.Load(), TransferFullBytes: h.transferFullBytes.Load(),
+		MessagesDropped: h.messagesDropped.Load(), ChunksDropped: h.chunksDropped.Load(),
 	}
 	for _, l := range h.table.Load().loops {
 		s.Shards = append(s.Shards, l.stats())
-		l.mu.Lock()
-		s.MessagesDropped += l.mail.dropped
-		l.mu.Unlock()
 		if l.carrier != nil {
 			l.carrier.stats(&s)
 		}

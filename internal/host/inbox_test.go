@@ -34,8 +34,8 @@ func TestInbox(t *testing.T) {
 	h, l := mailbox()
 	check := func(what string, messages int, dropped uint64) {
 		t.Helper()
-		if len(l.mail.messages) != messages || l.mail.dropped != dropped {
-			t.Errorf("%s: %d messages wait, %d were dropped; want %d and %d", what, len(l.mail.messages), l.mail.dropped, messages, dropped)
+		if len(l.mail.messages) != messages || h.messagesDropped.Load() != dropped {
+			t.Errorf("%s: %d messages wait, %d were dropped; want %d and %d", what, len(l.mail.messages), h.messagesDropped.Load(), messages, dropped)
 		}
 	}
 	h.Receive(2, 1, []*raftpb.Message{heard(other, me, 0)})
@@ -83,14 +83,14 @@ func TestParcels(t *testing.T) {
 	for range ParcelsMax + 1 {
 		h.ReceiveTransfer(2, 1, 1, nil)
 	}
-	if c := l.carrier; len(c.parcels) != ParcelsMax || c.dropped != 1 {
-		t.Errorf("%d chunks wait, %d were dropped", len(c.parcels), c.dropped)
+	if c := l.carrier; len(c.parcels) != ParcelsMax || h.chunksDropped.Load() != 1 {
+		t.Errorf("%d chunks wait, %d were dropped", len(c.parcels), h.chunksDropped.Load())
 	}
 	h, l = mailbox()
 	h.ReceiveTransfer(2, 1, 1, make([]byte, ParcelBytesMax))
 	h.ReceiveTransfer(2, 1, 1, make([]byte, 1))
 	h.ReceiveTransfer(2, 7, 1, make([]byte, 1))
-	if c := l.carrier; len(c.parcels) != 1 || c.dropped != 1 {
-		t.Errorf("%d chunks wait, %d were dropped", len(c.parcels), c.dropped)
+	if c := l.carrier; len(c.parcels) != 1 || h.chunksDropped.Load() != 1 {
+		t.Errorf("%d chunks wait, %d were dropped", len(c.parcels), h.chunksDropped.Load())
 	}
 }

@@ -229,7 +229,7 @@ func (l *loop) quit() {
 	l.mu.Lock()
 	l.quitted = true
 	calls, ops := l.inbox, append(l.pending, l.begun...)
-	l.inbox, l.begun, l.pending, l.mail = nil, nil, nil, mail{dropped: l.mail.dropped}
+	l.inbox, l.begun, l.pending, l.mail = nil, nil, nil, mail{}
 	l.mu.Unlock()
 	for _, c := range calls {
 		c.Finish(ErrStopped)
@@ -284,7 +284,7 @@ func (l *loop) receive(now replica.Instant) error {
 	l.mu.Lock()
 	stored, ended, begun := l.stored, l.ended, l.begun
 	l.stored, l.ended, l.begun = nil, nil, nil
-	l.got, l.mail = l.mail, mail{messages: l.got.messages[:0], dropped: l.mail.dropped}
+	l.got, l.mail = l.mail, mail{messages: l.got.messages[:0]}
 	l.calls, l.inbox = l.inbox, l.calls[:0]
 	for _, c := range l.calls {
 		if !c.stale {

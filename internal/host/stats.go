@@ -55,10 +55,15 @@ type Stats struct {
 	BatchBytes  Histogram // sealed batches
 	BatchItems  Histogram
 
-	Transfers       []TransferStats // snapshots on their way to other members
-	Incoming        []IncomingStats // snapshots being taken in
-	MessagesDropped uint64          // of other nodes, for want of room or because they were not what they said
-	ChunksDropped   uint64          // of snapshots, for want of room
+	Transfers []TransferStats // snapshots on their way to other members
+	Incoming  []IncomingStats // snapshots being taken in
+
+	// TransfersEnded counts transfers to other members that are over, TransferBytes what was sent in them, and
+	// TransferFullBytes what full snapshots would have sent.
+	TransfersEnded, TransferBytes, TransferFullBytes uint64
+
+	MessagesDropped uint64 // of other nodes, for want of room or because they were not what they said
+	ChunksDropped   uint64 // of snapshots, for want of room
 }
 
 // micros is a duration as a histogram counts it.

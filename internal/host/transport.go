@@ -25,7 +25,6 @@ type mail struct {
 	messages []*raftpb.Message
 	bytes    int // of their entries
 	lost     []shard.NodeID
-	dropped  uint64
 }
 
 func entryBytes(m *raftpb.Message) (n int) {
@@ -48,11 +47,11 @@ func (h *Host) Receive(from uint64, id uint16, messages []*raftpb.Message) {
 		switch {
 		case shard.ReplicaID(m.GetTo()) != l.replica || l.quitted:
 		case uint64(shard.ReplicaID(m.GetFrom()).Node()) != from:
-			l.mail.dropped++
+			h.messagesDropped.Add(1)
 		default:
 			size := entryBytes(m)
 			if n := len(l.mail.messages); n >= InboxMessagesMax || n > 0 && l.mail.bytes+size > InboxBytesMax {
-				l.mail.dropped++
+				h.messagesDropped.Add(1)
 				continue
 			}
 			l.mail.messages = append(l.mail.messages, m)

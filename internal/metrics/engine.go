@@ -28,6 +28,8 @@ type figures struct {
 	tailFiles, segments, segmentBytes, segmentLive, compactions, compactedBytes *prometheus.Desc
 	entriesDropped, entriesCopied, diskFree, diskTotal, diskFull, recovery      *prometheus.Desc
 	workers, workersLost, damaged                                               *prometheus.Desc
+
+	transfers, transferBytes, transferFullBytes, messagesDropped, chunksDropped *prometheus.Desc
 }
 
 func newFigures() *figures {
@@ -94,6 +96,12 @@ func newFigures() *figures {
 		diskTotal:      desc("disk_size_bytes", "Size of the data directory's disk."),
 		diskFull:       desc("disk_full", "1 when enqueues are refused for want of room."),
 		recovery:       desc("recovery_seconds", "How long the recovery took at the start."),
+
+		transfers:         desc("transfers_total", "Snapshots sent to other nodes, to the end or not."),
+		transferBytes:     desc("transfer_bytes_total", "Bytes sent in these."),
+		transferFullBytes: desc("transfer_full_bytes_total", "Bytes that full snapshots would have sent in their place."),
+		messagesDropped:   desc("messages_dropped_total", "Raft messages of other nodes dropped: too many waited, or they were not what they said."),
+		chunksDropped:     desc("transfer_chunks_dropped_total", "Chunks of snapshots from other nodes dropped since too many waited."),
 
 		workers:     desc("workers", "Registered workers."),
 		workersLost: desc("workers_lost_total", "Workers that went silent, since the start."),
@@ -253,6 +261,11 @@ func (s *sink) host(stats *engine.Stats) {
 		s.gauge(s.replayed, float64(h.EntriesReplayed), shard)
 	}
 	s.gauge(s.recovery, stats.Host.RecoverySeconds)
+	s.counter(s.transfers, stats.Host.TransfersEnded)
+	s.counter(s.transferBytes, stats.Host.TransferBytes)
+	s.counter(s.transferFullBytes, stats.Host.TransferFullBytes)
+	s.counter(s.messagesDropped, stats.Host.MessagesDropped)
+	s.counter(s.chunksDropped, stats.Host.ChunksDropped)
 	s.gauge(s.workers, float64(stats.Workers))
 	s.counter(s.workersLost, stats.WorkersLost)
 	s.counter(s.damaged, stats.JobsDamaged)
