@@ -165,7 +165,8 @@ func (l *memLog) LiveBytes(wal.ShardID, *roaring64.Bitmap) (uint64, uint64)     
 func (l *memLog) NextReceived(wal.ShardID) uint64                                 { return 1 }
 func (l *memLog) Missing(wal.ShardID, *roaring64.Bitmap, uint64) (uint64, uint64) { return 0, 0 }
 func (l *memLog) Install(wal.Installation) (wal.Position, error)                  { return 0, wal.ErrClosed }
-func (l *memLog) Forget(wal.ShardID) (wal.Position, error)                        { return 0, wal.ErrClosed }
+
+func (l *memLog) Forget(wal.ShardID) (wal.Position, error) { return 0, wal.ErrClosed }
 
 func (l *memLog) Maintain() (bool, error) { return false, nil }
 func (l *memLog) Leisure() bool           { return false }
