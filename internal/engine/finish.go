@@ -144,6 +144,8 @@ func checkOutcome(o *Outcome) *Error {
 	switch {
 	case o.Err != nil:
 		return o.Err
+	case o.Token == 0:
+		return invalid("token", "is missing; give the token that came with the job: it names the lease")
 	case o.Kind > OutcomeRelease:
 		return invalid("kind", "is %d; want ack, fail or release", o.Kind)
 	case o.Kind == OutcomeRelease:

@@ -136,6 +136,7 @@ func TestUnnamedLeases(t *testing.T) {
 	transitBubble(t, &beaverv1.WorkRequest{Complete: true, Credits: 4}, func(e *transitEngine, c *transitConn) string {
 		e.jobs <- []engine.FetchedJob{{ID: lease(1).ID, Token: 1}, {ID: lease(2).ID, Token: 2}}
 		<-c.out
+		synctest.Wait() // until the next fetch is under way
 		c.in <- &beaverv1.WorkRequest{Received: 0, Credits: 1}
 		c.in <- holds(1, 1) // job 2 is on its way
 		// The fetch that waits for more is left alone for a heartbeat, and then interrupted.
