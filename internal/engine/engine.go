@@ -93,14 +93,24 @@ func (e *Engine) openHost(ctx context.Context) error {
 		p.holdMillis = e.opts.WorkerTTL.Milliseconds()
 		e.pumps = append(e.pumps, p)
 	}
+	if len(e.opts.Replicas) > 0 {
+		ids = nil
+	}
 	h, err := host.Open(ctx, host.Options{
-		FS: e.opts.FS, Dir: e.opts.Dir, Node: e.opts.Node, Shards: ids,
+		FS: e.opts.FS, Dir: e.opts.Dir, Node: e.opts.Node, Cluster: e.opts.Cluster,
+		Shards: ids, Replicas: e.opts.Replicas, Transport: e.opts.Transport,
 		Clock: e.opts.Clock, Logger: e.opts.Logger, Fatal: e.opts.Fatal,
 		NewDriver: func(id shard.ID, _ host.Payloads) host.Driver {
 			if id == catalogShard {
 				return e.catalog
 			}
 			return e.pump(id)
+		},
+		NewMachine: func(id shard.ID) shard.StateMachine {
+			if id == catalogShard {
+				return newCatalogPump(e.opts.Node, first, func() {})
+			}
+			return newPump(id, e.opts.Node, first, func() {}, pumpHooks{})
 		},
 		SnapshotBytes: e.opts.SnapshotBytes, CacheBytes: e.opts.CacheBytes, WAL: e.opts.WAL,
 		Progress: e.opts.Progress,
@@ -110,6 +120,9 @@ func (e *Engine) openHost(ctx context.Context) error {
 	}
 	e.host = h
 	e.waker.Store(h)
+	if e.opts.Hosted != nil {
+		e.opts.Hosted(h)
+	}
 	return nil
 }
 

@@ -20,6 +20,16 @@ type Options struct {
 	// start to the next and never shrink.
 	Shards int
 
+	// Cluster is the id that the data directory must have; 0 takes what it has, or a random one when it is new.
+	Cluster uint64
+	// Replicas are this node's replicas, of the catalog and of all data shards, when they belong to groups of several nodes;
+	// Shards counts them too. Empty: this node alone is each shard's group.
+	Replicas []host.Replica
+	// Transport reaches the other nodes; nil when there are none. What comes from them goes to the host that Hosted is told of,
+	// as soon as the replicas run: Open may have to wait for what their groups decide.
+	Transport host.Transport
+	Hosted    func(*host.Host)
+
 	Logger  *slog.Logger // default: discards
 	Clock   host.Clock   // stamps what enters the log; default the machine's
 	Version string       // of the binary, for Status
@@ -49,6 +59,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Shards < 1 || o.Shards > ShardsMax {
 		return o, fmt.Errorf("engine: Shards is %d; it must lie between 1 and %d", o.Shards, ShardsMax)
+	}
+	if n := len(o.Replicas); n > 0 && n != o.Shards+1 {
+		return o, fmt.Errorf("engine: %d replicas are given for the catalog and %d data shards; each needs one", n, o.Shards)
 	}
 	if o.WorkerTTL == 0 {
 		o.WorkerTTL = WorkerTTLDefault
