@@ -59,6 +59,15 @@ func (m *byteMask) set(lo, hi int) {
 	}
 }
 
+// setDifferent sets the bits of the bytes that differ.
+func (m *byteMask) setDifferent(a, b *[pageBytes]byte) {
+	for i := range a {
+		if a[i] != b[i] {
+			m.set(i, i+1)
+		}
+	}
+}
+
 func (m *byteMask) has(i int) bool { return m[i/64]&(1<<(i%64)) != 0 }
 
 func (m *byteMask) anyInSector(sector int) bool {
@@ -159,8 +168,10 @@ func (s *Sim) touch(n *node, number int64) (d *dirtyPage, fresh bool) {
 	}
 	d = &dirtyPage{disk: n.page(number)}
 	if disk, stale := n.stale[number]; stale {
+		// A page goes to the disk whole, so the lost bytes get another chance; and those that the disk has are as safe as beside
+		// any other write.
 		d.disk = disk
-		d.mask.set(0, pageBytes) // a page goes to the disk whole, so the lost bytes get another chance
+		d.mask.setDifferent(s.dataOf(disk), s.dataOf(n.page(number)))
 		delete(n.stale, number)
 	}
 	n.dirty[number] = d
