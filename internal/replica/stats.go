@@ -16,6 +16,7 @@ type Stats struct {
 
 	Batches, BatchItems, BatchBytes uint64 // applied since Open
 	Dropped                         uint64 // batches told to the driver as dropped
+	CacheBytes                      int64  // memory that recent entries take
 
 	SnapshotIndex   uint64
 	SnapshotMillis  int64 // when the newest one was stored, by the node's clock; 0 when that was before Open
@@ -34,6 +35,7 @@ func (r *Replica) Stats() Stats {
 	applied, _, bytes := r.sh.Applied()
 	s := &r.count
 	s.Applied, s.Last, s.BatchBytes = applied, r.sh.Last(), bytes
+	s.CacheBytes = r.sh.CacheBytes()
 	s.Fingerprint = r.cfg.Driver.Fingerprint()
 	s.Leading, s.Term = r.sh.Leading()
 	s.Role = r.sh.Role()

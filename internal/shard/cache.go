@@ -47,6 +47,13 @@ func (c *entryCache) append(entries []*raftpb.Entry) {
 	c.first += uint64(evicted)
 }
 
+// size is the number of bytes that the entries take.
+func (c *entryCache) size() int64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.bytes
+}
+
 // cut removes the entries with index >= from, and all of them when from would leave a gap. REQUIRES: c.mu.
 func (c *entryCache) cut(from uint64) {
 	keep := 0

@@ -190,6 +190,9 @@ func (s *Shard) Snapshotted(snap Restored, first uint64) {
 	s.store.compact(first)
 }
 
+// CacheBytes is how much memory recent entries take. Any goroutine may call it, also while the shard is being turned.
+func (s *Shard) CacheBytes() int64 { return s.store.cache.size() }
+
 // CachedItem returns an item of an entry that is still in memory; ok is false when the entry is not. Any goroutine may
 // call it, also while the shard is being turned.
 func (s *Shard) CachedItem(index uint64, ordinal int) (h Header, item []byte, ok bool, err error) {

@@ -21,6 +21,8 @@
 //     effect before it was asked for, and no read misses what was acknowledged before it.
 //   - history.go, model.go: porcupine finds an order of what clients did to each job that real time and a model of a job
 //     allow. It sees only what a client sees, so it needs no trust in the machine, the log or the oracle.
+//   - bounds.go: a state that came from snapshots and the replay behind them is to the byte what the replay of all entries from
+//     the first gives; memory and log stay within bounds.
 //   - final.go: liveness, agreement, queue.Machine.CheckInvariants, and that every live payload can be read.
 //
 // The simulator replaces crypto/rand.Reader while it runs, since the Raft library draws its election timeouts from there:

@@ -74,7 +74,12 @@ func (w *world) checkEnd() {
 				w.fail("%s: %v", m.name, err)
 			}
 			m.checkLive()
+			m.replayed()
+			m.bounded()
 		}
+	}
+	for _, n := range w.nodes {
+		n.forgets()
 	}
 }
 

@@ -72,7 +72,7 @@ func (m *member) open() error {
 	config := replica.Config{
 		Shard: m.group.id, Replica: m.id, Log: nodeLog{n.log, n}, Driver: m.driver,
 		FS: n.fs, SnapshotDir: snapshotDir(m.group.id), DiskDir: root,
-		TickInterval: w.plan.tick, ElectionTicks: w.plan.electionTicks, SnapshotBytes: w.plan.snapshotBytes, CacheBytes: 64 << 10,
+		TickInterval: w.plan.tick, ElectionTicks: w.plan.electionTicks, SnapshotBytes: w.plan.snapshotBytes, CacheBytes: cacheBytes,
 	}
 	if m.id.Birth() == 0 {
 		config.Founders = m.group.founders

@@ -304,6 +304,9 @@ func (n *node) keep(in time.Duration) {
 func (n *node) maintain() {
 	more, err := n.log.Maintain()
 	n.keeping = false
+	if !n.dying && !n.w.opts.HistoryOnly {
+		n.bounded()
+	}
 	switch {
 	case n.dying:
 		n.failed(err)

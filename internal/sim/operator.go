@@ -6,6 +6,9 @@ import (
 	"github.com/beaver-raft/beaver/internal/queue"
 )
 
+// keepEndedMax is the largest window of ended jobs that an operator sets.
+const keepEndedMax = 40
+
 // act is what an operator does to a shard.
 type act uint8
 
@@ -162,7 +165,7 @@ func (o *operator) bulk(dead []queue.JobInfo) {
 func (o *operator) reconfigure(q int) {
 	c := o.chance
 	o.settings[q] = queue.Settings{
-		MaxAttempts: uint32(1 + c.IntN(6)), Retry: retryPolicy(c), PoisonLimit: uint32(2 + c.IntN(7)), KeepEnded: uint32(1 + c.IntN(40)),
+		MaxAttempts: uint32(1 + c.IntN(6)), Retry: retryPolicy(c), PoisonLimit: uint32(2 + c.IntN(7)), KeepEnded: uint32(1 + c.IntN(keepEndedMax)),
 		TimeoutMillis: pick(c, []int64{0, 0, 2000, 6000}), DepthMax: pick(c, []uint64{0, 0, 10, 100}), Paused: c.percent(30),
 	}
 	if o.settings[q].Retry.Kind == queue.RetryDefault {

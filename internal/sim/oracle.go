@@ -38,13 +38,15 @@ type oracle struct {
 	jobs     map[queue.Pos]*jobFact
 	sessions map[sessionKey]queue.Pos
 	holders  map[queue.Token]queue.WorkerID // to whom each lease was granted
+	replay   *queue.Machine                 // has applied every entry from the first, and was never restored
+	results  queue.Results
 }
 
 func newOracle(w *world, id shard.ID) *oracle {
 	return &oracle{
 		w: w, shard: id, facts: make(map[uint64]fact), jobs: make(map[queue.Pos]*jobFact),
 		sessions: make(map[sessionKey]queue.Pos), holders: make(map[queue.Token]queue.WorkerID),
-		loose: make(map[queue.Token]*jobFact),
+		loose: make(map[queue.Token]*jobFact), replay: queue.New(uint16(id)),
 	}
 }
 
@@ -110,6 +112,7 @@ func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte
 	if w.trace.on() {
 		w.trace.printf(d.m.name, "applies %d: %d items, %d leases, clock %d", index, len(items), len(d.out.Leases), d.machine.Now()-epochMillis)
 	}
+	o.replay.Apply(index, queue.Millis(h.Stamp), items, &o.results)
 	o.follow(d, index, items)
 	if index%512 == 0 {
 		if err := d.machine.CheckInvariants(); err != nil {
