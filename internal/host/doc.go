@@ -37,8 +37,9 @@
 //
 // A replica's id is single-use for all time: what it acknowledged and voted is bound to it. The record of a shard, written before
 // its replica speaks, is how a node knows what it has been. A founder makes the genesis only when its record says that it never
-// did, and only when whoever opens the host says who founds with it: a directory that is empty may be one that was lost. A
-// replica that was retired leaves its record, and only one that was born later may follow it.
+// did, and only when whoever opens the host says who founds with it; a new member begins only when it is said that its id was
+// given out just now: a directory that is empty may be one that was lost. A replica that was retired leaves its record, and only
+// one that was born later may follow it.
 //
 // What comes from other nodes goes into bounded inboxes, and over the bounds is dropped: Raft and the transfers make up for losses.
 // Nothing of it is believed that does not come from the node that it names.

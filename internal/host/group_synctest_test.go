@@ -451,7 +451,7 @@ func TestNodeJoins(t *testing.T) {
 		}
 		for id := uint64(2); id <= 3; id++ {
 			made := c.change(shard.Change{Kind: shard.AddLearner, Replica: shard.NewReplicaID(shard.NodeID(id), 0)})
-			c.mustOpen(id, Replica{ID: made[0].Replica})
+			c.mustOpen(id, Replica{ID: made[0].Replica, Join: true})
 			c.agree(id)
 			c.change(shard.Change{Kind: shard.Promote, Replica: made[0].Replica})
 		}
@@ -484,9 +484,17 @@ func TestMemberIsReplaced(t *testing.T) {
 		c.change(shard.Change{Kind: shard.Demote, Replica: old})
 		c.change(shard.Change{Kind: shard.Remove, Replica: old})
 		made := c.change(shard.Change{Kind: shard.AddLearner, Replica: old})
-		c.mustOpen(lost, Replica{ID: made[0].Replica})
+		c.mustOpen(lost, Replica{ID: made[0].Replica, Join: true})
 		c.agree(1, 2, 3)
 		c.change(shard.Change{Kind: shard.Promote, Replica: made[0].Replica})
+		var again *vfs.Sim
+		c.crash(lost, vfs.AllLost())
+		again, c.disks[lost] = c.disks[lost], nil
+		if err := c.open(lost, Replica{ID: made[0].Replica}); err == nil {
+			t.Fatal("the new replica runs on an empty disk as well")
+		}
+		c.disks[lost] = again
+		c.mustOpen(lost, Replica{})
 		for _, id := range c.others(lost) {
 			if id != c.leader() {
 				c.crash(id, vfs.AllLost())
@@ -530,7 +538,7 @@ func TestReplicaIsRetiredAndComesAnew(t *testing.T) {
 		delete(c.nodes, away)
 		c.fill(10)
 		made := c.change(shard.Change{Kind: shard.AddLearner, Replica: old})
-		if err := n.AddReplica(t.Context(), Replica{Shard: groupShard, ID: made[0].Replica}); err != nil {
+		if err := n.AddReplica(t.Context(), Replica{Shard: groupShard, ID: made[0].Replica, Join: true}); err != nil {
 			t.Fatal(err)
 		}
 		c.nodes[away] = n

@@ -22,9 +22,12 @@ type Replica struct {
 	ID shard.ReplicaID
 	// Founders is the permission to found the group together with others, who are all its first voters, when the record says
 	// that this was not done yet; it is ignored otherwise. Who gives it must be certain that no founder has founded the group
-	// before and then lost its data directory. A replica without it, and without a record, waits for the group that made it a
-	// member to bring it a snapshot.
+	// before and then lost its data directory.
 	Founders []shard.ReplicaID
+	// Join is the permission to run ID for the first time, and to wait for the group that has made it a member to bring it a
+	// snapshot; it is ignored when there is a record. Who gives it must be certain that ID has never run anywhere: that the
+	// group gave it out just now. A node that lost its data directory gets a new one.
+	Join bool
 }
 
 // own is the replica of a shard whose group is this node alone.
@@ -78,9 +81,9 @@ func newcomer(r Replica) (Record, error) {
 		return Record{}, &ReplicaError{r.Shard, fmt.Sprintf("%s is not one of the founders %v", r.ID, r.Founders)}
 	case len(r.Founders) > 0:
 		return Record{r.Shard, r.ID, Founding}, nil
-	case r.ID.Birth() == 0:
+	case r.ID.Birth() == 0 || !r.Join:
 		return Record{}, &ReplicaError{r.Shard, fmt.Sprintf(
-			"%s is the id of a founder, and the data directory has nothing of it: the group has to make this node a member under a new id", r.ID)}
+			"the data directory has nothing of %s: if it was lost, the group has to make this node a member under a new id", r.ID)}
 	}
 	return Record{r.Shard, r.ID, Joining}, nil
 }

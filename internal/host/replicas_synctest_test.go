@@ -96,7 +96,7 @@ func (n *node) checkRetired(t *testing.T, name string, disk *vfs.Sim) {
 	if err := n.AddReplica(t.Context(), Replica{Shard: 1, ID: old, Founders: []shard.ReplicaID{old}}); err == nil {
 		t.Errorf("%s: the retired replica runs again", name)
 	}
-	if err := n.AddReplica(t.Context(), Replica{Shard: 1, ID: shard.NewReplicaID(1, 99)}); err != nil {
+	if err := n.AddReplica(t.Context(), Replica{Shard: 1, ID: shard.NewReplicaID(1, 99), Join: true}); err != nil {
 		t.Errorf("%s: a later replica: %v", name, err)
 	}
 }
@@ -125,7 +125,7 @@ func TestJoinCrashAtEveryCall(t *testing.T) {
 				return nil
 			})
 			c.disks[2] = disk
-			joins := Replica{ID: made[0].Replica}
+			joins := Replica{ID: made[0].Replica, Join: true}
 			if c.open(2, joins) == nil {
 				c.await("it is dead or has caught up", func() bool {
 					s := c.nodes[2].Stats().Shards[0]
