@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -69,10 +71,10 @@ type inboundKey struct {
 func (t *Transport) meet(raw net.Conn) {
 	defer func() { _ = raw.Close() }()
 	timer := time.AfterFunc(t.config.DialTimeout, func() { _ = raw.Close() })
-	k, h, err := t.greeted(raw)
+	k, h, introduced, err := t.greeted(raw, timer)
 	timer.Stop()
 	var in, before *inbound
-	if err == nil {
+	if err == nil && !introduced {
 		in, before, err = t.enter(k, h)
 	}
 	t.mu.Lock()
@@ -80,6 +82,9 @@ func (t *Transport) meet(raw net.Conn) {
 	t.mu.Unlock()
 	if err != nil {
 		t.refuse(&HandshakeError{Address: addressOf(raw), Version: h.version, Cluster: h.cluster, Node: h.from, Cause: err})
+		return
+	}
+	if introduced {
 		return
 	}
 	if before != nil {
@@ -98,25 +103,38 @@ func addressOf(c net.Conn) string {
 	return "unknown"
 }
 
-func (t *Transport) greeted(raw net.Conn) (link, hello, error) {
-	k, state, err := t.secure(t.ctx, raw, true)
+// greeted goes through the handshake of a peer. A node that introduces itself is answered here, and that is all. timer bounds it.
+func (t *Transport) greeted(raw net.Conn, timer *time.Timer) (k link, h hello, introduced bool, err error) {
+	k, state, err := t.secure(t.ctx, raw, true, alpn)
 	if err != nil {
-		return link{}, hello{}, err
+		return link{}, hello{}, false, err
 	}
-	h, err := receive(struct {
-		io.Reader
-		io.Writer
-	}{k, k.conn}, t.config.Cluster, t.config.Node, func(h hello) verdict {
-		knows := func(node uint64) bool { return t.peer(node) != nil }
-		return h.judge(t.config.Cluster, t.config.Node, knows, func(node uint64) bool { return t.names(state, node) })
-	})
+	first := make([]byte, len(magic))
+	_, err = io.ReadFull(k, first)
+	introduced = err == nil && string(first) == introductionMagic
+	switch {
+	case introduced:
+		timer.Reset(IntroductionTimeMax)
+		err = t.introduced(k, state)
+	case err == nil && state != nil && state.NegotiatedProtocol != alpn:
+		err = ErrNoPeer
+	case err == nil:
+		own := t.who()
+		h, err = receive(struct {
+			io.Reader
+			io.Writer
+		}{io.MultiReader(bytes.NewReader(first), k), k.conn}, own.cluster, own.node, func(h hello) verdict {
+			knows := func(node uint64) bool { return t.peer(node) != nil }
+			return h.judge(own.cluster, own.node, knows, func(node uint64) bool { return t.names(state, node) })
+		})
+	}
 	switch {
 	case errors.Is(err, io.EOF):
 		err = errNoHello
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		err = ErrNoPeer
 	}
-	return k, h, err
+	return k, h, introduced, err
 }
 
 // enter makes an accepted connection its peer's, in place of the one before for the same purpose.
@@ -236,14 +254,17 @@ func (in *inbound) transfer(r *frameReader, length int) error {
 	return nil
 }
 
-// secure puts TLS on a connection, or sees that it needs none. The state is nil without TLS.
-func (t *Transport) secure(ctx context.Context, raw net.Conn, server bool) (link, *tls.ConnectionState, error) {
+// secure puts TLS on a connection, or sees that it needs none. The state is nil without TLS. A client asks for a protocol, alpn or
+// alpnIntroduction; a server takes either.
+func (t *Transport) secure(ctx context.Context, raw net.Conn, server bool, protocol string) (link, *tls.ConnectionState, error) {
 	silence := t.config.SilenceMax
+	if protocol == alpnIntroduction {
+		silence = IntroductionTimeMax // the other side may have to ask further nodes
+	}
 	if err := boundUnanswered(raw, silence); err != nil {
 		return link{}, nil, err
 	}
-	c := t.credentials.Load()
-	if c == nil {
+	if t.config.Security.mode == insecure {
 		if !local(raw.LocalAddr()) || !local(raw.RemoteAddr()) {
 			return link{}, nil, securityError("%w", errNotLocal)
 		}
@@ -252,9 +273,11 @@ func (t *Transport) secure(ctx context.Context, raw net.Conn, server bool) (link
 	timed := newTimedConn(raw, silence)
 	var secured *tls.Conn
 	if server {
-		secured = tls.Server(timed, c.server)
-	} else {
+		secured = tls.Server(timed, t.serverConfig())
+	} else if c := t.credentialsFor(protocol); c != nil {
 		secured = tls.Client(timed, c.client)
+	} else {
+		return link{}, nil, errNoIdentity
 	}
 	if err := secured.HandshakeContext(ctx); err != nil {
 		return link{}, nil, explained(err)
@@ -274,5 +297,27 @@ func explained(err error) error {
 
 // names reports whether the other side's certificate names a node. Without TLS there is nothing that could say otherwise.
 func (t *Transport) names(state *tls.ConnectionState, node uint64) bool {
-	return state == nil || names(state.PeerCertificates[0], t.config.Cluster, node)
+	return state == nil || names(state.PeerCertificates[0], t.who().cluster, node)
+}
+
+// credentialsFor are those for a protocol; nil when there are none.
+func (t *Transport) credentialsFor(protocol string) *credentials {
+	if protocol == alpnIntroduction {
+		return t.strangers.Load()
+	}
+	return t.credentials.Load()
+}
+
+// serverConfig shows each client the credentials of the protocol that it asks for.
+func (t *Transport) serverConfig() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(client *tls.ClientHelloInfo) (*tls.Config, error) {
+		protocol := alpn
+		if slices.Contains(client.SupportedProtos, alpnIntroduction) {
+			protocol = alpnIntroduction
+		}
+		if c := t.credentialsFor(protocol); c != nil {
+			return c.server, nil
+		}
+		return nil, errNoIdentity
+	}}
 }

@@ -13,8 +13,12 @@ import (
 
 // Config describes a node's end of the cluster's connections. Zero means the default, where there is one.
 type Config struct {
-	// Cluster and Node are who this node is; neither may be 0.
+	// Cluster and Node are who this node is. With Introduce, Cluster may be 0 until Identify tells it, and so may Node.
 	Cluster, Node uint64
+	// Introduce answers nodes that introduce themselves before they have anything to do with each other's cluster: founders to
+	// each other, and whoever wants to join. It is called by several goroutines at once, and ctx ends after IntroductionTimeMax.
+	// Nil refuses them, and so does an error, which is logged.
+	Introduce func(ctx context.Context, from Introduced, body []byte) (answer []byte, err error)
 	// Listener takes the peers' connections. It belongs to the transport once New has succeeded.
 	Listener net.Listener
 	// Security is how nodes know each other. Without any, only loopback addresses may talk to each other.
@@ -80,7 +84,7 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	switch {
-	case c.Cluster == 0 || c.Node == 0:
+	case (c.Cluster == 0 || c.Node == 0) && c.Introduce == nil, c.Node == 0 && c.Cluster != 0:
 		return c, errors.New("transport: a node needs its id and its cluster's, which are not 0")
 	case c.Listener == nil:
 		return c, errors.New("transport: a listener is missing")

@@ -30,6 +30,9 @@
 // First comes TLS 1.3 with certificates on both sides, unless both are on one machine and security is off; see Security. Then the dialler says
 // which cluster, node, version and purpose it is of, and whom it means; the other side compares and answers. See handshake.go.
 //
+// A node that has no identity yet introduces itself instead: one request, one answer, under an authority that is not the cluster's when that
+// is derived from the secret. What is said that way is for the owner to judge. See introduce.go.
+//
 // # Goroutines
 //
 // Close waits for all of them.

@@ -30,12 +30,13 @@ func (e *RemoteError) Error() string { return fmt.Sprintf("node %d: %s", e.Node,
 
 // Reasons why a connection ended or was not made; they go to PeerDown and into what wraps ErrUnreachable.
 var (
-	errNotPeer   = errors.New("it is not a known peer")
-	errRemoved   = errors.New("the peer was removed")
-	errMoved     = errors.New("the peer has a new address")
-	errPausing   = errors.New("the last attempt failed a moment ago")
-	errNoWelcome = errors.New("the connection was closed without an answer; is security configured alike on both sides?")
-	errNoHello   = errors.New("the connection was closed before anything was said")
-	errDistrusts = errors.New("the other side does not trust this node's certificate; another secret, cluster or authority?")
-	errNotLocal  = errors.New("without security only loopback addresses may talk to each other: configure a secret or certificates")
+	errNotPeer    = errors.New("it is not a known peer")
+	errRemoved    = errors.New("the peer was removed")
+	errMoved      = errors.New("the peer has a new address")
+	errNoIdentity = errors.New("this node does not know yet which cluster it belongs to")
+	errPausing    = errors.New("the last attempt failed a moment ago")
+	errNoWelcome  = errors.New("the connection was closed without an answer; is security configured alike on both sides?")
+	errNoHello    = errors.New("the connection was closed before anything was said")
+	errDistrusts  = errors.New("the other side does not trust this node's certificate; another secret, cluster or authority?")
+	errNotLocal   = errors.New("without security only loopback addresses may talk to each other: configure a secret or certificates")
 )

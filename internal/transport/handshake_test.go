@@ -136,7 +136,7 @@ func TestCertificateOfAnotherNode(t *testing.T) {
 	secure := func(c *Config) { c.Security, c.Logger = Secret(testSecret()), logs.logger() }
 	one, two := p.node(t, 1, h1, secure), p.node(t, 2, h2, secure)
 	setPeer(t, two, 3, "node-3")
-	one.config.Node = 3 // it keeps its certificate
+	one.identity.Store(&identity{testCluster, 3}) // it keeps its certificate
 	setPeer(t, one, 2, "node-2")
 	one.Send(2, 1, []*raftpb.Message{heartbeat(1)})
 	err := h1.failure()
@@ -153,7 +153,7 @@ func TestDialledUnderAnotherName(t *testing.T) {
 	p, h1, h2 := newPipes(), newRecord(), newRecord()
 	secure := func(c *Config) { c.Security = Secret(testSecret()) }
 	one, two := p.node(t, 1, h1, secure), p.node(t, 2, h2, secure)
-	two.config.Node = 3 // it keeps its certificate
+	two.identity.Store(&identity{testCluster, 3}) // it keeps its certificate
 	setPeer(t, two, 1, "node-1")
 	setPeer(t, one, 3, "node-2")
 	one.Send(3, 1, []*raftpb.Message{heartbeat(1)})

@@ -159,11 +159,11 @@ func (l *lane) dial() (link, error) {
 }
 
 func (l *lane) shake(ctx context.Context, raw net.Conn) (link, welcome, error) {
-	k, state, err := l.t.secure(ctx, raw, false)
+	k, state, err := l.t.secure(ctx, raw, false, alpn)
 	if err != nil {
 		return link{}, welcome{}, err
 	}
-	h := hello{protocolVersion, l.purpose, l.t.config.Cluster, l.t.config.Node, l.p.node}
+	h := hello{protocolVersion, l.purpose, l.t.who().cluster, l.t.who().node, l.p.node}
 	w, err := greet(struct {
 		io.Reader
 		io.Writer

@@ -19,6 +19,8 @@ const (
 	TransferBytesMax = 8<<20 + 64<<10
 	// CallBytesMax bounds the body of a call and of its answer.
 	CallBytesMax = 8 << 20
+	// IntroductionBytesMax bounds an introduction and its answer.
+	IntroductionBytesMax = 64 << 10
 	// errorBytesMax bounds the text of a handler's error; what is longer is cut.
 	errorBytesMax = 4 << 10
 )
@@ -72,6 +74,9 @@ const (
 	BackoffMaxDefault = time.Second
 	// TransferRateDefault is how many bytes of transfers a node sends a second, to all peers together.
 	TransferRateDefault = 64 << 20
+
+	// IntroductionTimeMax bounds what an introduction takes on both sides, the dialling included.
+	IntroductionTimeMax = 10 * time.Second
 
 	acceptPauseMin = 5 * time.Millisecond // after a failed accept, when the system is short of something
 	acceptPauseMax = time.Second

@@ -78,6 +78,33 @@ func securityError(format string, args ...any) error {
 // credentials prepares them for a node. A node's own certificate is held to what its peers will ask of it, so that a wrong one is
 // found at the start.
 func (s Security) credentials(cluster, node uint64) (c *credentials, err error) {
+	if c, err = s.own(cluster, node); c == nil {
+		return nil, err
+	}
+	if !names(c.certificate.Leaf, cluster, node) {
+		return nil, securityError("this node's own certificate does not name it: it needs the URI %s or the DNS name %s among its subject alternative names",
+			nodeURI(cluster, node), nodeName(node))
+	}
+	c.server, c.client = c.config(true, alpn), c.config(false, alpn)
+	return c, nil
+}
+
+// introduction prepares those of a node that may not know yet which cluster it is of, nor, when it is 0, which node it is. With a
+// secret the authority is that of the cluster 0, which none is; with files it is the one they hold.
+func (s Security) introduction(node uint64) (c *credentials, err error) {
+	if c, err = s.own(0, node); c == nil {
+		return nil, err
+	}
+	if node != 0 && s.mode == byFiles && !namesSomewhere(c.certificate.Leaf, node) {
+		return nil, securityError("this node's own certificate does not name node %d: it needs the DNS name %s, or the URI %s with the cluster's id, among its subject alternative names",
+			node, nodeName(node), nodeURI(0, node))
+	}
+	c.server, c.client = c.config(true, alpnIntroduction), c.config(false, alpnIntroduction)
+	return c, nil
+}
+
+// own makes or reads a node's own credentials, and sees that its authority vouches for them. Both results are nil without security.
+func (s Security) own(cluster, node uint64) (c *credentials, err error) {
 	switch s.mode {
 	case bySecret:
 		c, err = s.derive(cluster, node)
@@ -94,11 +121,6 @@ func (s Security) credentials(cluster, node uint64) (c *credentials, err error) 
 			return nil, securityError("this node's own certificate is of no use: %w", err)
 		}
 	}
-	if !names(c.certificate.Leaf, cluster, node) {
-		return nil, securityError("this node's own certificate does not name it: it needs the URI %s or the DNS name %s among its subject alternative names",
-			nodeURI(cluster, node), nodeName(node))
-	}
-	c.server, c.client = c.config(true), c.config(false)
 	return c, nil
 }
 
@@ -226,18 +248,30 @@ func names(certificate *x509.Certificate, cluster, node uint64) bool {
 	return slices.ContainsFunc(certificate.DNSNames, func(n string) bool { return strings.EqualFold(n, nodeName(node)) })
 }
 
-// alpn keeps the peers' protocol apart from all others that trust the same authority.
-const alpn = "beaver-peer"
+// namesSomewhere reports whether a certificate names a node of whatever cluster.
+func namesSomewhere(certificate *x509.Certificate, node uint64) bool {
+	suffix := nodeURI(0, node).Path
+	if slices.ContainsFunc(certificate.URIs, func(u *url.URL) bool { return u.Scheme == "beaver" && u.Path == suffix }) {
+		return true
+	}
+	return slices.ContainsFunc(certificate.DNSNames, func(n string) bool { return strings.EqualFold(n, nodeName(node)) })
+}
+
+// The peers' protocols, kept apart from all others that trust the same authority.
+const (
+	alpn             = "beaver-peer"
+	alpnIntroduction = "beaver-introduction"
+)
 
 // config is TLS's for one side. The host name is not asked for: a node is known by its id, whatever its address.
-func (c *credentials) config(server bool) *tls.Config {
+func (c *credentials) config(server bool, protocol string) *tls.Config {
 	usage := x509.ExtKeyUsageServerAuth
 	if server {
 		usage = x509.ExtKeyUsageClientAuth
 	}
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{alpn},
+		NextProtos:             []string{protocol},
 		Certificates:           []tls.Certificate{c.certificate},
 		ClientAuth:             tls.RequireAnyClientCert,
 		InsecureSkipVerify:     true, // VerifyConnection does it, without a host name
@@ -245,8 +279,8 @@ func (c *credentials) config(server bool) *tls.Config {
 		// Full records from the first byte on: small ones are for browsers that wait for the first line of a page.
 		DynamicRecordSizingDisabled: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
-			if state.NegotiatedProtocol != alpn {
-				return securityError("the other side does not speak %s", alpn)
+			if state.NegotiatedProtocol != protocol {
+				return securityError("the other side does not speak %s", protocol)
 			}
 			if len(state.PeerCertificates) == 0 {
 				return securityError("the other side shows no certificate")

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,7 +17,9 @@ import (
 type Transport struct {
 	config      Config
 	handler     Handler
-	credentials atomic.Pointer[credentials] // nil without security
+	identity    atomic.Pointer[identity]    // nil until it is known
+	credentials atomic.Pointer[credentials] // nil without security, and before the identity is known
+	strangers   atomic.Pointer[credentials] // for introductions; nil without security
 	epoch       time.Time                   // of the stamps in pings
 	budget      *budget
 	ctx         context.Context // ends with Close
@@ -50,6 +53,9 @@ type peer struct {
 	roundTrip time.Duration // smoothed
 }
 
+// identity is who this node is.
+type identity struct{ cluster, node uint64 }
+
 // New starts a transport that has no peers yet. It fails when the configuration cannot be, or when the security is none and
 // the listener can be reached from other machines.
 func New(config Config, handler Handler) (*Transport, error) {
@@ -58,11 +64,7 @@ func New(config Config, handler Handler) (*Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := config.Security.credentials(config.Cluster, config.Node)
-	if err != nil {
-		return nil, err
-	}
-	if c == nil && !local(config.Listener.Addr()) {
+	if config.Security.mode == insecure && !local(config.Listener.Addr()) {
 		return nil, securityError("the listener %s can be reached from other machines: %w", config.Listener.Addr(), errNotLocal)
 	}
 	t := &Transport{
@@ -70,22 +72,71 @@ func New(config Config, handler Handler) (*Transport, error) {
 		budget: &budget{rate: config.TransferRate, at: time.Now()},
 		peers:  map[uint64]*peer{}, shaking: map[net.Conn]struct{}{}, inbounds: map[inboundKey]*inbound{},
 	}
-	t.credentials.Store(c)
+	if config.Introduce != nil {
+		strangers, err := config.Security.introduction(config.Node)
+		if err != nil {
+			return nil, err
+		}
+		t.strangers.Store(strangers)
+	}
+	if config.Cluster != 0 {
+		if err := t.Identify(config.Cluster, config.Node); err != nil {
+			return nil, err
+		}
+	}
 	t.ctx, t.cancel = context.WithCancelCause(context.Background())
 	t.wait.Go(t.accept)
 	return t, nil
 }
 
-// Reload takes new credentials, for the connections that are made from now on. Whether there is security cannot be changed.
-func (t *Transport) Reload(security Security) error {
-	c, err := security.credentials(t.config.Cluster, t.config.Node)
+// Identify tells who this node is, once, when that was not known at the start. Until then no peer can be set, and what would
+// be one is refused.
+func (t *Transport) Identify(cluster, node uint64) error {
+	if cluster == 0 || node == 0 {
+		return errors.New("transport: a node needs its id and its cluster's, which are not 0")
+	}
+	c, err := t.config.Security.credentials(cluster, node)
 	if err != nil {
 		return err
 	}
-	if (c == nil) != (t.credentials.Load() == nil) {
-		return securityError("it cannot be switched on or off while the node runs")
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.identity.Load() != nil {
+		return errors.New("transport: this node has its identity already")
 	}
 	t.credentials.Store(c)
+	t.identity.Store(&identity{cluster, node})
+	return nil
+}
+
+// who is this node; zero before Identify.
+func (t *Transport) who() identity {
+	if i := t.identity.Load(); i != nil {
+		return *i
+	}
+	return identity{}
+}
+
+// Reload takes new credentials, for the connections that are made from now on. Whether there is security cannot be changed.
+func (t *Transport) Reload(security Security) error {
+	if (security.mode == insecure) != (t.config.Security.mode == insecure) {
+		return securityError("it cannot be switched on or off while the node runs")
+	}
+	own := t.who()
+	if t.config.Introduce != nil {
+		strangers, err := security.introduction(own.node)
+		if err != nil {
+			return err
+		}
+		t.strangers.Store(strangers)
+	}
+	if own.node != 0 {
+		c, err := security.credentials(own.cluster, own.node)
+		if err != nil {
+			return err
+		}
+		t.credentials.Store(c)
+	}
 	return nil
 }
 
@@ -121,8 +172,10 @@ func (t *Transport) SetPeer(node uint64, address string) error {
 	switch {
 	case t.closed:
 		return ErrClosed
-	case node == 0 || node == t.config.Node:
-		return fmt.Errorf("transport: node %d cannot be a peer of node %d", node, t.config.Node)
+	case t.who().node == 0:
+		return errors.New("transport: this node does not know yet who it is")
+	case node == 0 || node == t.who().node:
+		return fmt.Errorf("transport: node %d cannot be a peer of node %d", node, t.who().node)
 	case p == nil && len(t.peers) >= PeersMax:
 		return fmt.Errorf("transport: %d peers are known; no more are possible", PeersMax)
 	case p == nil:
