@@ -166,11 +166,11 @@ func (p *pipes) dial(ctx context.Context, address string) (net.Conn, error) {
 	}
 	near, far := net.Pipe()
 	select {
-	case l.conns <- &pipeConn{far, p}:
+	case l.conns <- &pipeConn{Conn: far, p: p}:
 		p.mu.Lock()
 		p.conns = append(p.conns, near, far)
 		p.mu.Unlock()
-		return &pipeConn{near, p}, nil
+		return &pipeConn{Conn: near, p: p}, nil
 	case <-l.closed:
 		return nil, fmt.Errorf("nobody listens at %q any more", address)
 	case <-ctx.Done():
@@ -188,13 +188,18 @@ func (p *pipes) cut() {
 	p.conns = nil
 }
 
+// pipeConn is one end of a connection. Once it has swallowed something, nothing comes through any more: there are no gaps in a stream.
 type pipeConn struct {
 	net.Conn
-	p *pipes
+	p     *pipes
+	muted atomic.Bool
 }
 
 func (c *pipeConn) Write(b []byte) (int, error) {
 	if c.p.silent.Load() {
+		c.muted.Store(true)
+	}
+	if c.muted.Load() {
 		return len(b), nil
 	}
 	return c.Conn.Write(b)

@@ -140,7 +140,8 @@ func (l *lane) dial() (link, error) {
 		return link{}, err
 	}
 	// The timer bounds the whole handshake; deadlines of single reads would let it drag on.
-	timer := time.AfterFunc(l.t.config.DialTimeout, func() { _ = raw.Close() })
+	deadline, _ := ctx.Deadline()
+	timer := time.AfterFunc(time.Until(deadline), func() { _ = raw.Close() })
 	k, w, err := l.shake(ctx, raw)
 	if timedOut := !timer.Stop(); err != nil || timedOut {
 		_ = raw.Close()
