@@ -7,6 +7,7 @@ import (
 	"github.com/tidwall/btree"
 
 	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
 )
 
 // Queue is a queue's record. Records are immutable: a change makes a new one.
@@ -42,9 +43,9 @@ type Code uint8
 // The outcomes. Every code but CodeOK changed nothing.
 const (
 	CodeOK        Code = iota
-	CodeExists         // the queue was there (Result.Queue), or the cluster has its id already
-	CodeNotFound       // no such queue or worker
-	CodeLimit          // QueuesMax or WorkersMax is reached
+	CodeExists         // the queue was there (Result.Queue), the cluster has its id already, or another node is in the way
+	CodeNotFound       // no such queue, worker or node
+	CodeLimit          // QueuesMax, WorkersMax or NodesMax is reached, or the last node would leave
 	CodeMalformed      // the command does not decode or breaks a limit
 )
 
@@ -62,8 +63,11 @@ type Catalog struct {
 	now        queue.Millis
 	lastQueue  queue.QueueID
 	lastWorker queue.WorkerID
+	lastNode   shard.NodeID
 	queues     *btree.Map[string, *Queue]
 	workers    *btree.Map[uint64, *Worker]
+	nodes      *btree.Map[uint64, *Node]
+	preferred  *btree.Map[uint64, uint64] // leaders, by shard
 
 	homes map[uint16]int // queues per shard; derived, only looked up
 	sum   uint64         // the records' hashes, XORed
@@ -74,7 +78,10 @@ func New() *Catalog {
 	return &Catalog{
 		queues:  btree.NewMap[string, *Queue](0),
 		workers: btree.NewMap[uint64, *Worker](0),
-		homes:   make(map[uint16]int),
+		nodes:   btree.NewMap[uint64, *Node](0),
+
+		preferred: btree.NewMap[uint64, uint64](0),
+		homes:     make(map[uint16]int),
 	}
 }
 
@@ -138,17 +145,16 @@ func (c *Catalog) LeastLoaded(shards int) uint16 {
 
 // Fingerprint is a running hash of the state.
 func (c *Catalog) Fingerprint() uint64 {
-	return fingerprint(c.id, c.now, c.lastQueue, c.lastWorker, c.sum)
-}
-
-func fingerprint(id ID, now queue.Millis, lastQueue queue.QueueID, lastWorker queue.WorkerID, sum uint64) uint64 {
-	var b [40]byte
-	binary.LittleEndian.PutUint64(b[0:], uint64(id))
-	binary.LittleEndian.PutUint64(b[8:], uint64(now))
-	binary.LittleEndian.PutUint64(b[16:], uint64(lastQueue))
-	binary.LittleEndian.PutUint64(b[24:], uint64(lastWorker))
-	binary.LittleEndian.PutUint64(b[32:], sum)
-	return hash(b[:])
+	b := make([]byte, 0, 48)
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.id))
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.now))
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.lastQueue))
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.lastWorker))
+	b = binary.LittleEndian.AppendUint64(b, c.sum)
+	if c.lastNode != 0 { // as it was before there were nodes
+		b = binary.LittleEndian.AppendUint64(b, uint64(c.lastNode))
+	}
+	return hash(b)
 }
 
 func (c *Catalog) putQueue(q *Queue) {

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
 )
 
 var codeNames = [...]string{CodeOK: "ok", CodeExists: "exists", CodeNotFound: "not found", CodeLimit: "limit", CodeMalformed: "malformed"}
@@ -61,6 +62,26 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		r = s.apply(AppendRegisterWorker(nil, &WorkerInfo{Name: arg("name"), Queues: strings.Fields(arg("queue"))}))
 	case "remove":
 		r = s.apply(AppendRemoveWorker(nil, queue.WorkerID(number("worker"))))
+	case "found":
+		var nodes []Node
+		for _, id := range strings.Fields(strings.ReplaceAll(arg("nodes"), "+", " ")) {
+			n, _ := strconv.Atoi(id)
+			nodes = append(nodes, Node{ID: shard.NodeID(n), Nonce: nonceOf("n" + id), Info: NodeInfo{Peer: "host" + id + ":7401"}})
+		}
+		r = s.apply(AppendFound(nil, nodes))
+	case "expect":
+		r = s.apply(AppendExpect(nil, arg("peer"), shard.NodeID(number("replaces"))))
+	case "join":
+		r = s.apply(AppendJoin(nil, nonceOf(arg("nonce")), shard.NodeID(number("want")), &NodeInfo{Peer: arg("peer"), Zone: arg("zone")}))
+	case "move":
+		state := func(key string) NodeState { return NodeState(slices.Index(nodeStates[:], arg(key))) }
+		r = s.apply(AppendMoveNode(nil, shard.NodeID(number("node")), state("from"), state("to")))
+	case "announce":
+		r = s.apply(AppendAnnounce(nil, shard.NodeID(number("node")), nonceOf(arg("nonce")), &NodeInfo{Peer: arg("peer"), Version: arg("version")}))
+	case "prefer":
+		r = s.apply(AppendPrefer(nil, shard.ID(number("shard")), shard.NodeID(number("node"))))
+	case "nodes":
+		return s.nodes()
 	case "raw":
 		r = s.apply([]byte(d.Input))
 	case "restart":
@@ -93,6 +114,25 @@ func (s *script) show() string {
 		fmt.Fprintf(&b, "worker %d name=%s since=%d\n", w.ID, w.Info.Name, w.Registered)
 	}
 	return b.String()
+}
+
+func nonceOf(text string) (n Nonce) {
+	copy(n[:], text)
+	return n
+}
+
+func (s *script) nodes() string {
+	var b strings.Builder
+	for n := range s.c.Nodes() {
+		fmt.Fprintf(&b, "node %d %s peer=%s nonce=%s replaces=%d since=%d zone=%s version=%s\n", n.ID, n.State, n.Info.Peer,
+			strings.TrimRight(string(n.Nonce[:]), "\x00"), n.Replaces, n.Since, n.Info.Zone, n.Info.Version)
+	}
+	for id := range shard.ID(8) {
+		if n := s.c.Preferred(id); n != 0 {
+			fmt.Fprintf(&b, "shard %d led by %d\n", id, n)
+		}
+	}
+	return fmt.Sprintf("%slast %d\n", b.String(), s.c.LastNode())
 }
 
 // reborn writes a catalog's image and restores it.
@@ -207,7 +247,23 @@ func drawCommand(rt *rapid.T) []byte {
 	name := rapid.SampledFrom([]string{"a", "b", "c", "bad name"}).Draw(rt, "name")
 	settings := queue.DefaultSettings()
 	settings.MaxAttempts = rapid.Uint32Range(1, 3).Draw(rt, "attempts")
-	switch rapid.IntRange(0, 5).Draw(rt, "kind") {
+	node, other := shard.NodeID(rapid.IntRange(0, 4).Draw(rt, "node")), shard.NodeID(rapid.IntRange(0, 4).Draw(rt, "other"))
+	nonce := nonceOf(name)
+	info := NodeInfo{Peer: fmt.Sprintf("h%d:1", rapid.IntRange(1, 4).Draw(rt, "peer"))}
+	switch rapid.IntRange(0, 11).Draw(rt, "kind") {
+	case 6:
+		return AppendFound(nil, []Node{{ID: node, Nonce: nonce, Info: info}})
+	case 7:
+		return AppendExpect(nil, info.Peer, other)
+	case 8:
+		return AppendJoin(nil, nonce, node, &info)
+	case 9:
+		from := NodeState(rapid.IntRange(1, 5).Draw(rt, "from"))
+		return AppendMoveNode(nil, node, from, NodeState(rapid.IntRange(1, 6).Draw(rt, "to")))
+	case 10:
+		return AppendAnnounce(nil, node, nonce, &info)
+	case 11:
+		return AppendPrefer(nil, shard.ID(other), node)
 	case 0:
 		return AppendCreateQueue(nil, name, rapid.Uint16Range(0, 3).Draw(rt, "shard"), &settings)
 	case 1:
@@ -258,6 +314,12 @@ func FuzzApply(f *testing.F) {
 	f.Add(AppendPauseQueue(nil, "a", true))
 	f.Add(AppendRegisterWorker(nil, &WorkerInfo{Name: "w", Labels: []string{"l"}, Queues: []string{"a"}}))
 	f.Add(AppendRemoveWorker(nil, 1))
+	f.Add(AppendFound(nil, []Node{{ID: 1, Nonce: nonceOf("a"), Info: NodeInfo{Peer: "h:1"}}}))
+	f.Add(AppendExpect(nil, "h:1", 0))
+	f.Add(AppendJoin(nil, nonceOf("a"), 0, &NodeInfo{Peer: "h:1"}))
+	f.Add(AppendMoveNode(nil, 1, NodeJoining, NodeActive))
+	f.Add(AppendAnnounce(nil, 1, nonceOf("a"), &NodeInfo{Peer: "h:2"}))
+	f.Add(AppendPrefer(nil, 1, 1))
 	f.Fuzz(func(t *testing.T, item []byte) {
 		c := New()
 		c.Apply(1, 1, [][]byte{AppendCreateQueue(nil, "a", 1, &settings), item, item}, nil)
@@ -271,6 +333,8 @@ func FuzzRestore(f *testing.F) {
 	s.apply(AppendInit(nil, 5))
 	s.apply(AppendCreateQueue(nil, "a", 1, &settings))
 	s.apply(AppendRegisterWorker(nil, &WorkerInfo{Name: "w"}))
+	s.apply(AppendFound(nil, []Node{{ID: 3, Nonce: nonceOf("a"), Info: NodeInfo{Peer: "h:1"}}}))
+	s.apply(AppendPrefer(nil, 1, 3))
 	var b bytes.Buffer
 	if _, err := s.c.Snapshot().WriteTo(&b); err != nil {
 		f.Fatal(err)
@@ -294,6 +358,8 @@ func TestDamagedImages(t *testing.T) {
 	s.apply(AppendInit(nil, 5))
 	s.apply(AppendCreateQueue(nil, "a", 1, &settings))
 	s.apply(AppendRegisterWorker(nil, &WorkerInfo{Name: "w"}))
+	s.apply(AppendFound(nil, []Node{{ID: 3, Nonce: nonceOf("a"), Info: NodeInfo{Peer: "h:1"}}}))
+	s.apply(AppendPrefer(nil, 1, 3))
 	var b bytes.Buffer
 	if _, err := s.c.Snapshot().WriteTo(&b); err != nil {
 		t.Fatal(err)

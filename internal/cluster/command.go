@@ -14,6 +14,12 @@ const (
 	commandPause     = 4
 	commandRegister  = 5
 	commandRemove    = 6
+	commandFound     = 7
+	commandExpect    = 8
+	commandJoin      = 9
+	commandMove      = 10
+	commandAnnounce  = 11
+	commandPrefer    = 12
 )
 
 // ID names a cluster for ever: a random number drawn at its first start. 0 is none.
@@ -71,7 +77,7 @@ func (c *Catalog) Apply(index uint64, now queue.Millis, items [][]byte, out []Re
 
 func (c *Catalog) apply(item []byte) Result {
 	d := decoder{b: item}
-	switch d.byte() {
+	switch kind := d.byte(); kind {
 	case commandInit:
 		if id := d.bytes(8); d.end() {
 			return c.init(ID(binary.LittleEndian.Uint64(id)))
@@ -101,6 +107,8 @@ func (c *Catalog) apply(item []byte) Result {
 		if d.end() {
 			return c.remove(w)
 		}
+	default:
+		return c.applyNode(kind, &d)
 	}
 	return Result{Code: CodeMalformed}
 }

@@ -10,20 +10,27 @@ import (
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 
 	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
 )
 
-// An image is the whole catalog. Integers are little endian.
+// An image is the whole catalog. Integers are little endian. The first version has no nodes and no leaders, and is written
+// while there are none.
 //
 //	┌───────────┬─────────┬────────────┬─────────┬─────┬────────────┬─────────────┐
-//	│ "BVCATLG1"│ applied │ cluster id │ now     │ last│ last       │ queues,     │
+//	│ "BVCATLG2"│ applied │ cluster id │ now     │ last│ last       │ queues,     │
 //	│ 8 bytes   │ u64     │ u64        │ i64 ms  │ u32 │ worker u64 │ workers u32 │
 //	├───────────┴─────────┴────────────┴─────────┴─────┴────────────┴─────────────┤
-//	│ length u32, record × (queues by name, then workers by id)                   │
+//	│ last node u32, nodes u32, leaders u32                                       │
+//	├─────────────────────────────────────────────────────────────────────────────┤
+//	│ length u32, record × (queues by name, workers by id, nodes by id, leaders   │
+//	│ by shard)                                                                   │
 //	├─────────────────────────────────────────────────────────────────────────────┤
 //	│ fingerprint u64                                                             │
 //	└─────────────────────────────────────────────────────────────────────────────┘
 const (
-	imageMagic       = "BVCATLG1"
+	imageMagic       = "BVCATLG2"
+	imageMagicFirst  = "BVCATLG1"
+	imageNodesBytes  = 4 + 4 + 4
 	imageHeaderBytes = 8 + 8 + 8 + 8 + 4 + 8 + 4 + 4
 )
 
@@ -38,6 +45,8 @@ func (c *Catalog) Snapshot() *Image {
 	frozen := *c
 	frozen.queues = c.queues.Copy()
 	frozen.workers = c.workers.Copy()
+	frozen.nodes = c.nodes.Copy()
+	frozen.preferred = c.preferred.Copy()
 	frozen.homes = nil
 	return &Image{c: frozen}
 }
@@ -56,7 +65,7 @@ func (img *Image) WriteTo(w io.Writer) (int64, error) {
 	c := &img.c
 	out := countingWriter{w: bufio.NewWriterSize(w, 64<<10)}
 	head := make([]byte, 0, imageHeaderBytes)
-	head = append(head, imageMagic...)
+	head = append(head, img.magic()...)
 	head = binary.LittleEndian.AppendUint64(head, c.applied)
 	head = binary.LittleEndian.AppendUint64(head, uint64(c.id))
 	head = binary.LittleEndian.AppendUint64(head, uint64(c.now))
@@ -64,6 +73,11 @@ func (img *Image) WriteTo(w io.Writer) (int64, error) {
 	head = binary.LittleEndian.AppendUint64(head, uint64(c.lastWorker))
 	head = binary.LittleEndian.AppendUint32(head, uint32(c.queues.Len()))
 	head = binary.LittleEndian.AppendUint32(head, uint32(c.workers.Len()))
+	if c.lastNode != 0 {
+		head = binary.LittleEndian.AppendUint32(head, uint32(c.lastNode))
+		head = binary.LittleEndian.AppendUint32(head, uint32(c.nodes.Len()))
+		head = binary.LittleEndian.AppendUint32(head, uint32(c.preferred.Len()))
+	}
 	out.write(head)
 	var record []byte
 	for q := range c.Queues() {
@@ -74,11 +88,27 @@ func (img *Image) WriteTo(w io.Writer) (int64, error) {
 		record = appendWorker(record[:0], worker)
 		out.record(record)
 	}
+	for n := range c.Nodes() {
+		record = appendNode(record[:0], n)
+		out.record(record)
+	}
+	c.preferred.Scan(func(id, node uint64) bool {
+		record = binary.AppendUvarint(binary.AppendUvarint(record[:0], id), node)
+		out.record(record)
+		return true
+	})
 	out.write(binary.LittleEndian.AppendUint64(nil, c.Fingerprint()))
 	if out.err == nil {
 		out.err = out.w.Flush()
 	}
 	return out.n, out.err
+}
+
+func (img *Image) magic() string {
+	if img.c.lastNode == 0 {
+		return imageMagicFirst
+	}
+	return imageMagic
 }
 
 // Restore reads what an Image wrote. Damaged or hostile input gives an error that wraps ErrBadImage.
@@ -88,7 +118,8 @@ func Restore(r io.Reader) (*Catalog, error) {
 	if _, err := io.ReadFull(in, head); err != nil {
 		return nil, imageError("header", err)
 	}
-	if string(head[:8]) != imageMagic {
+	first := string(head[:8]) == imageMagicFirst
+	if !first && string(head[:8]) != imageMagic {
 		return nil, fmt.Errorf("%w: it does not start with %q", ErrBadImage, imageMagic)
 	}
 	c := New()
@@ -101,6 +132,18 @@ func Restore(r io.Reader) (*Catalog, error) {
 	if queues > QueuesMax || workers > WorkersMax {
 		return nil, fmt.Errorf("%w: it claims %d queues and %d workers", ErrBadImage, queues, workers)
 	}
+	var nodes, leaders uint32
+	if !first {
+		more := make([]byte, imageNodesBytes)
+		if _, err := io.ReadFull(in, more); err != nil {
+			return nil, imageError("header", err)
+		}
+		c.lastNode = shard.NodeID(binary.LittleEndian.Uint32(more))
+		nodes, leaders = binary.LittleEndian.Uint32(more[4:]), binary.LittleEndian.Uint32(more[8:])
+		if nodes > NodeRecordsMax || leaders > 1<<16 || c.lastNode == 0 || c.lastNode > shard.NodeMax {
+			return nil, fmt.Errorf("%w: it claims %d nodes, the last one %d, and %d leaders", ErrBadImage, nodes, c.lastNode, leaders)
+		}
+	}
 	buf := make([]byte, workerCommandBytesMax)
 	for range queues {
 		if err := c.restoreQueue(in, buf); err != nil {
@@ -109,6 +152,16 @@ func Restore(r io.Reader) (*Catalog, error) {
 	}
 	for range workers {
 		if err := c.restoreWorker(in, buf); err != nil {
+			return nil, err
+		}
+	}
+	for range nodes {
+		if err := c.restoreNode(in, buf); err != nil {
+			return nil, err
+		}
+	}
+	for range leaders {
+		if err := c.restorePreferred(in, buf); err != nil {
 			return nil, err
 		}
 	}
@@ -153,6 +206,36 @@ func (c *Catalog) restoreWorker(in io.Reader, buf []byte) error {
 		return fmt.Errorf("%w: bad worker record", ErrBadImage)
 	}
 	c.putWorker(w)
+	return nil
+}
+
+func (c *Catalog) restoreNode(in io.Reader, buf []byte) error {
+	record, err := readRecord(in, buf)
+	if err != nil {
+		return err
+	}
+	d := decoder{b: record}
+	n := d.node()
+	last, _, any := c.nodes.Max()
+	if !d.end() || n.ID > c.lastNode || (any && uint64(n.ID) <= last) {
+		return fmt.Errorf("%w: bad node record", ErrBadImage)
+	}
+	c.putNode(&n)
+	return nil
+}
+
+func (c *Catalog) restorePreferred(in io.Reader, buf []byte) error {
+	record, err := readRecord(in, buf)
+	if err != nil {
+		return err
+	}
+	d := decoder{b: record}
+	id, node := shard.ID(d.uint(1<<16-1)), d.nodeID()
+	last, _, any := c.preferred.Max()
+	if !d.end() || (any && uint64(id) <= last) {
+		return fmt.Errorf("%w: bad record of a leader", ErrBadImage)
+	}
+	c.putPreferred(id, node)
 	return nil
 }
 
