@@ -27,6 +27,17 @@ type network struct {
 	bytes map[uint64]int // of transfers, by receiver
 }
 
+func newNetwork() *network {
+	return &network{nodes: map[uint64]*node{}, cut: map[uint64]bool{}, bytes: map[uint64]int{}}
+}
+
+// plug connects a node.
+func (n *network) plug(id uint64, o *node) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.nodes[id] = o
+}
+
 // link is the network as one node sees it.
 type link struct {
 	net  *network
@@ -108,7 +119,7 @@ type cluster struct {
 func newCluster(t *testing.T) *cluster {
 	return &cluster{
 		t: t, nodes: map[uint64]*node{}, disks: map[uint64]*vfs.Sim{},
-		net: &network{nodes: map[uint64]*node{}, cut: map[uint64]bool{}, bytes: map[uint64]int{}},
+		net: newNetwork(),
 	}
 }
 
@@ -136,9 +147,7 @@ func (c *cluster) open(id uint64, r Replica) error {
 		return err
 	}
 	c.nodes[id] = n
-	c.net.mu.Lock()
-	c.net.nodes[id] = n
-	c.net.mu.Unlock()
+	c.net.plug(id, n)
 	return nil
 }
 

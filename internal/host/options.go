@@ -74,7 +74,8 @@ type Options struct {
 	// Fatal is told of an error after which nothing more may be answered: a failed write or sync of the log, damage in
 	// what was committed. It is called once, from any goroutine, and should end the process. Never nil.
 	Fatal func(error)
-	// NewDriver makes the driver of one shard. It is called once per shard by Open. Never nil.
+	// NewDriver makes the driver of one shard, with an empty machine. It is called once for each replica, by Open and AddReplica.
+	// The driver's state is replaced when a snapshot of another node is installed. Never nil.
 	NewDriver func(id shard.ID, log Payloads) Driver
 	// NewMachine makes a machine of a shard's kind from which nobody serves: what a snapshot of another node holds is looked at
 	// in it. Any goroutine calls it. Never nil when there is a Transport.
