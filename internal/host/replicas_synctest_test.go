@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -20,7 +21,10 @@ func TestRetireCrashAtEveryCall(t *testing.T) {
 		name string
 		disk *vfs.Sim
 	}
-	var crashes []crash
+	var (
+		mu      sync.Mutex
+		crashes []crash
+	)
 	disk := vfs.NewSim(1, vfs.SimOptions{})
 	small := func(o *Options) { o.WAL.FileBytes, o.SnapshotBytes = 32<<10, 16<<10 }
 	n := mustOpen(t, disk, nil, small)
@@ -32,6 +36,8 @@ func TestRetireCrashAtEveryCall(t *testing.T) {
 		}
 	}
 	disk.SetHook(func(op vfs.Op) error {
+		mu.Lock()
+		defer mu.Unlock()
 		for _, o := range []vfs.Outcome{vfs.AllLost(), vfs.AllKept(), vfs.Killed(), vfs.Mixed(op.Number)} {
 			crashes = append(crashes, crash{fmt.Sprintf("%s before call %d", o, op.Number), disk.CrashClone(o)})
 		}
