@@ -111,7 +111,7 @@ func (r *Replica) refuseReads(err error) {
 
 // Payload returns the batch header and one item of an entry, checked against its checksums: from memory when the entry is
 // recent, else from the log. The item must not be changed. Any goroutine may call it. Errors: wal.ErrCompacted,
-// wal.ErrUnavailable, shard.ErrNoItem, *wal.CorruptError, *shard.DamagedItemError.
+// wal.ErrUnavailable, shard.ErrNoItem, *wal.CorruptError, *shard.DamagedItemError, *shard.NewerBatchError.
 func (r *Replica) Payload(index uint64, ordinal int) (shard.Header, []byte, error) {
 	if header, item, ok, err := r.sh.CachedItem(index, ordinal); ok {
 		return header, item, err

@@ -38,13 +38,22 @@ const (
 // ErrNoItem: the batch has no item of this ordinal.
 var ErrNoItem = errors.New("the entry has no item of this ordinal")
 
-// BatchError says that the data of an entry is no batch that this version can read. Committed data that gives it is
-// damage, or was written by a newer version.
+// BatchError says that the data of an entry is no batch. Committed data that gives it is damage.
 type BatchError struct {
 	Reason string
 }
 
 func (e *BatchError) Error() string { return "undecodable batch: " + e.Reason }
+
+// NewerBatchError says that a batch is whole and that a newer version of the program wrote it. It is no damage: whoever takes it
+// for some gives up jobs that are there.
+type NewerBatchError struct {
+	Version uint8
+}
+
+func (e *NewerBatchError) Error() string {
+	return fmt.Sprintf("the batch has version %d, and this program reads versions up to %d: run the newer one that wrote it", e.Version, batchVersion)
+}
 
 // DamagedItemError says that an item, or the header and table that locate it, does not match its checksum.
 type DamagedItemError struct {
@@ -158,8 +167,8 @@ func headBytes(data []byte) (int, error) {
 	if len(data) < batchHeaderBytes {
 		return 0, &BatchError{Reason: fmt.Sprintf("%d bytes are less than a header", len(data))}
 	}
-	if data[0] != batchVersion {
-		return 0, &BatchError{Reason: fmt.Sprintf("version %d, this program reads version %d", data[0], batchVersion)}
+	if data[0] == 0 {
+		return 0, &BatchError{Reason: "version 0"}
 	}
 	count := int(binary.LittleEndian.Uint16(data[2:]))
 	if count == 0 || count > BatchItemsMax {
@@ -168,7 +177,8 @@ func headBytes(data []byte) (int, error) {
 	return batchHeaderBytes + count*batchRowBytes, nil
 }
 
-// decodeHead checks header and table (head is exactly both) and returns the header.
+// decodeHead checks header and table (head is exactly both) and returns the header. Both have the same layout and checksum in
+// every version, so that a newer batch is told from a damaged one. Errors are *BatchError and *NewerBatchError.
 func decodeHead(head []byte) (Header, error) {
 	le := binary.LittleEndian
 	var zero [4]byte
@@ -177,6 +187,9 @@ func decodeHead(head []byte) (Header, error) {
 	crc = crc32.Update(crc, castagnoli, head[8:])
 	if crc != le.Uint32(head[4:]) {
 		return Header{}, &BatchError{Reason: "header checksum"}
+	}
+	if head[0] > batchVersion {
+		return Header{}, &NewerBatchError{Version: head[0]}
 	}
 	if head[1] != 0 || le.Uint64(head[32:]) != 0 {
 		return Header{}, &BatchError{Reason: "reserved header bytes are in use: written by a newer version"}
@@ -197,7 +210,7 @@ func decodeHead(head []byte) (Header, error) {
 }
 
 // DecodeBatch checks a batch's header, table and bounds, and appends its items to items. They alias data. The items'
-// own checksums are not checked: the log's frame checksum has covered them. Errors are of type *BatchError.
+// own checksums are not checked: the log's frame checksum has covered them. Errors are *BatchError and *NewerBatchError.
 func DecodeBatch(data []byte, items [][]byte) (Header, [][]byte, error) {
 	headSize, err := headBytes(data)
 	if err != nil {
@@ -230,7 +243,7 @@ type Batch struct {
 	head   int // bytes of header and table
 }
 
-// OpenBatch checks header and table of a whole batch. Errors are of type *BatchError.
+// OpenBatch checks header and table of a whole batch. Errors are *BatchError and *NewerBatchError.
 func OpenBatch(data []byte) (Batch, error) {
 	head, err := headBytes(data)
 	if err != nil {
@@ -266,7 +279,8 @@ func ItemAt(data []byte, ordinal int) (Header, []byte, error) {
 }
 
 // ReadItem reads one item of a stored batch without the rest of the entry, and checks header, table and item against
-// their checksums. Damage is a *DamagedItemError, an ordinal the batch does not have ErrNoItem; errors of r pass through.
+// their checksums. Damage is a *DamagedItemError, an ordinal the batch does not have ErrNoItem, a batch of a newer version a
+// *NewerBatchError; errors of r pass through.
 func ReadItem(r io.ReaderAt, ordinal int) (Header, []byte, error) {
 	head, err := readUpTo(r, make([]byte, readItemGuess), 0)
 	if err != nil {
@@ -297,6 +311,9 @@ func readItem(r io.ReaderAt, data []byte, ordinal int) (Header, []byte, error) {
 		}
 	}
 	h, err := decodeHead(data[:headSize])
+	if _, newer := errors.AsType[*NewerBatchError](err); newer {
+		return Header{}, nil, err
+	}
 	if err != nil {
 		return damaged(true, err)
 	}

@@ -2,8 +2,10 @@ package shard
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"strings"
 	"testing"
@@ -147,6 +149,30 @@ func TestBatchFlippedBits(t *testing.T) {
 	for n := range len(data) {
 		if _, _, err := DecodeBatch(data[:n], nil); err == nil {
 			t.Errorf("cut to %d bytes: not noticed", n)
+		}
+	}
+}
+
+// TestNewerBatch: a batch of a newer version is refused as such by every reader, and never called damaged.
+func TestNewerBatch(t *testing.T) {
+	t.Parallel()
+	var b BatchBuilder
+	b.Add(itemsOf("first", "second"))
+	data := b.Seal(Header{Stamp: 1, Proposer: 2, Sequence: 3})
+	headSize, err := headBytes(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[0] = batchVersion + 1
+	clear(data[4:8])
+	binary.LittleEndian.PutUint32(data[4:], crc32.Checksum(data[:headSize], castagnoli))
+	_, _, decode := DecodeBatch(data, nil)
+	_, open := OpenBatch(data)
+	_, _, at := ItemAt(data, 1)
+	_, _, read := ReadItem(bytes.NewReader(data), 1)
+	for name, err := range map[string]error{"DecodeBatch": decode, "OpenBatch": open, "ItemAt": at, "ReadItem": read} {
+		if newer, ok := errors.AsType[*NewerBatchError](err); !ok || newer.Version != batchVersion+1 {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
