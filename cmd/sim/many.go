@@ -73,7 +73,7 @@ func (o options) many() bool {
 		run.Seed = seed
 		r := sim.Run(run)
 		sum.add(&r)
-		if time.Since(told) > reportEvery {
+		if sum.Failure == nil && time.Since(told) > reportEvery {
 			told = time.Now()
 			if out.Encode(&sum) != nil {
 				return false // nobody listens any more

@@ -52,6 +52,15 @@ func (m *member) bounded() {
 	}
 }
 
+// checkForgotten checks the logs of a cluster at rest.
+func (w *world) checkForgotten() {
+	for _, n := range w.nodes {
+		if n.up && !w.opts.HistoryOnly {
+			n.forgets()
+		}
+	}
+}
+
 // forgets checks that a node's log holds no more than it needs, once it had the time to tidy up.
 func (n *node) forgets() {
 	s := n.log.Stats()

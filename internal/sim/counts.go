@@ -16,6 +16,7 @@ type Counts struct {
 	Needless      uint64 // of these, to members that could have been brought up from the log
 	TransferBytes uint64
 	FullBytes     uint64 // what the same transfers would have had with all live jobs
+	TooOld        uint64 // nodes that stopped at an entry of a newer format than they read
 	Steps         uint64 // of the model, to judge the history
 	Undecided     uint64 // jobs whose history was too dear to judge
 }
@@ -43,6 +44,7 @@ func (c *Counts) Rows() []Count {
 		{"snapshots sent needlessly", c.Needless},
 		{"bytes of snapshots sent", c.TransferBytes},
 		{"bytes if sent in full", c.FullBytes},
+		{"stops at a newer format", c.TooOld},
 		{"steps of the job model", c.Steps},
 		{"jobs left undecided", c.Undecided},
 	}
@@ -64,6 +66,7 @@ func (c *Counts) Add(o *Counts) {
 	c.Needless += o.Needless
 	c.TransferBytes += o.TransferBytes
 	c.FullBytes += o.FullBytes
+	c.TooOld += o.TooOld
 	c.Steps += o.Steps
 	c.Undecided += o.Undecided
 }

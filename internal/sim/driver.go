@@ -51,7 +51,7 @@ func newDriver(m *member) *driver {
 // take takes a call.
 func (d *driver) take(c *call) {
 	if c.worker != 0 {
-		d.heard[c.worker] = d.m.n.w.now
+		d.heard[c.worker] = d.m.n.instant().Mono
 	}
 	if c.beat {
 		d.release(c)
@@ -81,6 +81,9 @@ func (d *driver) Gather(b *shard.BatchBuilder, now int64) uint64 {
 	d.expire() // before it is granted what nobody waits for
 	d.sequence++
 	f := flight{sequence: d.sequence}
+	if d.m.n.writesNewer() {
+		f.sequence |= newerSequence
+	}
 	d.hold(b, now)
 	left := d.waiting[:0]
 	for _, late := range []bool{false, true} { // fetches behind what they may fetch
@@ -108,7 +111,7 @@ func (d *driver) Gather(b *shard.BatchBuilder, now int64) uint64 {
 	if b.Items() > 0 {
 		d.flights = append(d.flights, f)
 	}
-	return d.sequence
+	return f.sequence
 }
 
 // hold begins the first entry of a lead with a hold when deadlines are over or near: nobody could end or extend a lease
@@ -159,12 +162,13 @@ func (d *driver) silent() []queue.WorkerID {
 	if d.m.n.w.bug.is(BugWorkersLiveForever) {
 		return nil
 	}
+	now := d.m.n.instant().Mono
 	for _, c := range d.machine.Workers() {
 		heard, known := d.heard[c.Worker]
 		switch {
 		case !known:
-			d.heard[c.Worker] = d.m.n.w.now
-		case d.m.n.w.now-heard > workerTTL:
+			d.heard[c.Worker] = now
+		case now-heard > workerTTL:
 			silent = append(silent, c.Worker)
 		}
 	}
@@ -195,7 +199,7 @@ func (d *driver) Apply(index uint64, h shard.Header, items [][]byte) {
 	if d.machine.Now() < before {
 		w.fail("%s: the shard's clock ran back at %d", d.m.name, index)
 	}
-	w.oracles[d.m.group.id].applied(d, index, h, items)
+	w.oracles[d.m.group.id].applied(d, index, h, items, stamp, given)
 	if h.Proposer != uint64(d.m.id) && h.Proposer != uint64(d.m.n.id) {
 		return
 	}

@@ -90,8 +90,17 @@ func (w *world) inject(f Fault) {
 				m.poke()
 			}
 		}
+	case FaultUpgrade:
+		n.upgrade()
 	case FaultWipe, FaultMembers:
 		w.wipe(n)
+	}
+}
+
+// upgrade ends the process of a node that runs the older binary, and starts the newer one.
+func (n *node) upgrade() {
+	if n.newer = n.newer || n.w.plan.upgrade != upgradeNone; n.newer {
+		n.crash("is upgraded", vfs.Killed())
 	}
 }
 
@@ -128,12 +137,13 @@ func (w *world) heal() {
 	w.net.calm = true
 	latest := int64(0)
 	for _, n := range w.nodes {
-		latest = max(latest, n.clockSkew)
+		latest = max(latest, n.wall()-epochMillis-w.now.Milliseconds())
 	}
 	for _, o := range w.oracles {
 		latest = max(latest, o.clock-epochMillis-w.now.Milliseconds())
 	}
 	for _, n := range w.nodes {
+		n.wallDrift = 0
 		n.clockSkew, n.slowUntil, n.pausedUntil, n.cutAfter = latest, 0, 0, 0
 		n.disk.SetCapacity(0)
 	}

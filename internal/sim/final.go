@@ -78,9 +78,6 @@ func (w *world) checkEnd() {
 			m.bounded()
 		}
 	}
-	for _, n := range w.nodes {
-		n.forgets()
-	}
 }
 
 // checkLive reads every entry that the state refers to.

@@ -161,7 +161,7 @@ func (m *member) turn() {
 		}
 	}
 	if pause, ok := m.rep.Pause(n.instant()); ok {
-		m.wake(n.w.now + max(pause, 10*time.Microsecond))
+		m.wake(n.later(max(pause, 10*time.Microsecond)))
 	}
 }
 
@@ -171,7 +171,7 @@ func (m *member) send(msg *raftpb.Message) {
 	to := int(shard.ReplicaID(msg.GetTo()).Node()) - 1
 	w.counts.Messages++
 	w.trace.mix(uint64(msg.GetType()), msg.GetFrom(), msg.GetTo(), msg.GetTerm(), msg.GetIndex(), msg.GetCommit())
-	w.net.send(m.n.index, to, event{kind: evMessage, node: to, shard: int(m.group.id), from: m.n.index, msg: w.bug.message(msg)})
+	w.net.send(m.n.index, to, event{kind: evMessage, node: to, shard: int(m.group.id), from: m.n.index, msg: w.bug.message(m.n.translate(msg, newerVersion))})
 }
 
 // step takes a Raft message in.
@@ -183,7 +183,7 @@ func (m *member) step(msg *raftpb.Message) {
 	if w.trace.on() && msg.GetType() != raftpb.MsgHeartbeat && msg.GetType() != raftpb.MsgHeartbeatResp {
 		w.trace.printf(m.name, "gets %s", describe(msg))
 	}
-	if err := m.rep.Step(msg); err != nil {
+	if err := m.rep.Step(m.n.translate(msg, 1)); err != nil {
 		m.n.failed(err)
 		return
 	}

@@ -39,6 +39,9 @@ type node struct {
 	slowUntil   time.Duration
 	pausedUntil time.Duration
 	clockSkew   int64 // milliseconds
+	clockDrift  int64 // of all its clocks, in millionths
+	wallDrift   int64 // the same, until the faults stop and the wall clocks are set right
+	newer       bool  // it runs the newer binary
 
 	fs       vfs.FS // disk, maybe behind a deliberate bug
 	log      *wal.Log
@@ -53,6 +56,10 @@ func newNode(w *world, index int) *node {
 	n := &node{w: w, index: index, id: shard.NodeID(index + 1), name: fmt.Sprintf("n%d", index+1)}
 	n.chance = newChance(w.opts.Seed, forNodes+uint64(index)<<16)
 	n.disk = vfs.NewSim(n.chance.Uint64(), vfs.SimOptions{})
+	if d := w.plan.driftMax; d > 0 {
+		n.clockDrift = n.chance.Int64N(2*d+1) - d
+		n.wallDrift = n.clockDrift
+	}
 	return n
 }
 
@@ -60,10 +67,22 @@ func snapshotDir(id shard.ID) string { return path.Join(root, "snapshots", fmt.S
 
 // instant is now on the node's clocks.
 func (n *node) instant() replica.Instant {
-	return replica.Instant{Mono: n.w.now - n.begun, Millis: n.wall()}
+	return replica.Instant{Mono: drifted(n.w.now-n.begun, n.clockDrift), Millis: n.wall()}
 }
 
-func (n *node) wall() int64 { return epochMillis + n.w.now.Milliseconds() + n.clockSkew }
+func (n *node) wall() int64 {
+	return epochMillis + drifted(n.w.now, n.wallDrift).Milliseconds() + n.clockSkew
+}
+
+// drifted is how much of a time a clock counts that goes wrong by so many millionths.
+func drifted(d time.Duration, millionths int64) time.Duration {
+	return d + time.Duration(int64(d)/1_000_000*millionths)
+}
+
+// later is when a pause by the node's clock is over.
+func (n *node) later(pause time.Duration) time.Duration {
+	return n.w.now + time.Duration(float64(pause)*1e6/float64(1_000_000+n.clockDrift)) + 1
+}
 
 // hook is asked before each call that changes the disk.
 func (n *node) hook(vfs.Op) error {
@@ -147,6 +166,8 @@ func (n *node) failed(err error) {
 		return
 	case n.dying:
 		n.crash("loses power in the middle of a write", vfs.Mixed(n.chance.Uint64()))
+	case n.tooOld(err):
+		n.crash("stops", vfs.Killed())
 	case noSpace(err) || errors.Is(err, syscall.EIO):
 		w.trace.printf(n.name, "fails: %v", err)
 		n.crash("ends itself", vfs.Killed())
@@ -350,7 +371,7 @@ func (l nodeLog) Append(id wal.ShardID, hs *wal.HardState, entries []wal.Entry) 
 		l.n.blink()
 	}
 	hs, entries = l.n.w.bug.append(l.n, hs, entries)
-	return l.Log.Append(id, hs, entries)
+	return l.Log.Append(id, hs, l.n.outward(entries))
 }
 
 // Retain implements replica.Log.

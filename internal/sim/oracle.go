@@ -70,8 +70,9 @@ const (
 	typeHold     = 18
 )
 
-// applied is told of every entry that any replica applies.
-func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte) {
+// applied is told of every entry that any replica applies, and what its machine was given of it: the same, unless a bug was put
+// between them.
+func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte, stamp int64, given [][]byte) {
 	w := o.w
 	if w.opts.HistoryOnly {
 		o.high = max(o.high, index)
@@ -112,7 +113,7 @@ func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte
 	if w.trace.on() {
 		w.trace.printf(d.m.name, "applies %d: %d items, %d leases, clock %d", index, len(items), len(d.out.Leases), d.machine.Now()-epochMillis)
 	}
-	o.replay.Apply(index, queue.Millis(h.Stamp), items, &o.results)
+	o.replay.Apply(index, queue.Millis(stamp), given, &o.results)
 	o.follow(d, index, items)
 	if index%512 == 0 {
 		if err := d.machine.CheckInvariants(); err != nil {

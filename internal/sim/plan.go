@@ -27,6 +27,7 @@ const (
 	FaultHandOver               // a leader is told to hand over
 	FaultWipe                   // a node loses its disk, and comes back as a new member
 	FaultMembers                // a member is removed, and another added
+	FaultUpgrade                // a node is given the newer binary
 	faultCount
 )
 
@@ -36,7 +37,7 @@ const FaultCount = int(faultCount)
 func (f Fault) String() string {
 	return [...]string{
 		"kill", "power-cut", "mid-write", "blackout", "disk-error", "disk-slow", "disk-full", "partition", "deaf",
-		"isolate", "pause", "clock", "hand-over", "wipe", "members",
+		"isolate", "pause", "clock", "hand-over", "wipe", "members", "upgrade",
 	}[f]
 }
 
@@ -83,6 +84,8 @@ type plan struct {
 	anonymous   int // percent of workers that do not register
 	giveUp      int // percent of enqueues without a session, or given up when no answer comes
 	operateMean time.Duration
+	driftMax    int64 // of a node's clocks, in millionths
+	upgrade     upgrade
 	// damagePermille is how often a node takes a payload for damaged that it is to hand out.
 	damagePermille int
 	acts           []int
@@ -134,6 +137,12 @@ func newPlan(o *Options) plan {
 	p.giveUp = pick(c, []int{0, 0, 10})
 	p.damagePermille = pick(c, []int{0, 0, 3, 30})
 	p.operateMean = c.between(200*time.Millisecond, 5*time.Second)
+	p.driftMax = pick(c, []int64{0, 0, 200, 200, 20_000, 100_000})
+	if c.percent(50) && slices.Contains(p.faults, FaultUpgrade) {
+		p.upgrade = upgradeCareless
+	} else if slices.Contains(p.faults, FaultUpgrade) {
+		p.upgrade = upgradeCareful
+	}
 	p.ways = weights(c, int(wayCount))
 	p.acts = weights(c, int(actCount))
 	return p
@@ -167,10 +176,10 @@ func (p *plan) String() string {
 	return fmt.Sprintf(
 		"%d nodes, %d shards of %d queues; faults for %v, about every %v: %s; messages %v + %v, %d‰ lost, %d‰ twice; "+
 			"syncs %v + %v; snapshots every %d KiB, files of %d KiB; %d producers every %v, payloads to %d bytes; "+
-			"%d workers of %d jobs of %v, %d %% bad in ways %v, %d %% anonymous; operators every %v do %v",
+			"%d workers of %d jobs of %v, %d %% bad in ways %v, %d %% anonymous; operators every %v do %v; clocks off by %d ppm, upgrade %d",
 		p.nodes, p.shards, p.queues, p.faulty.Round(time.Second), p.faultMean.Round(time.Millisecond), strings.Join(names, " "),
 		p.delayMin.Round(time.Microsecond), p.delaySpread, p.lossPermille, p.dupPermille,
 		p.syncMin.Round(time.Microsecond), p.syncSpread.Round(time.Microsecond), p.snapshotBytes>>10, p.fileBytes>>10,
 		p.producers, p.thinkMean.Round(time.Millisecond), p.payloadMax, p.workers, p.concurrency,
-		p.workMean.Round(time.Millisecond), p.badWorkers, p.ways, p.anonymous, p.operateMean.Round(time.Millisecond), p.acts)
+		p.workMean.Round(time.Millisecond), p.badWorkers, p.ways, p.anonymous, p.operateMean.Round(time.Millisecond), p.acts, p.driftMax, p.upgrade)
 }

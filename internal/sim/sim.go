@@ -16,6 +16,8 @@ const (
 	healMax = 150 * time.Second
 	// healLook lies between two looks whether it has.
 	healLook = 250 * time.Millisecond
+	// tidyTime is how long the logs of a cluster at rest have to let go of what they need no more.
+	tidyTime = 4 * maintainEvery
 	// eventsMax bounds a run: more is an endless loop.
 	eventsMax = 20_000_000
 )
@@ -138,6 +140,8 @@ func (w *world) run() {
 	w.blackout()
 	w.until(w.now+healMax, w.quiet)
 	w.checkEnd()
+	w.until(w.now+tidyTime, nil)
+	w.checkForgotten()
 	if err := w.clients.history.check(); err != nil {
 		panic(err)
 	}
