@@ -15,6 +15,7 @@ import (
 
 	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/snapshot"
 	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
@@ -445,6 +446,43 @@ func TestFollowerIsBroughtUp(t *testing.T) {
 		c.mustOpen(late, Replica{})
 		c.agree(1, 2, 3)
 	})
+}
+
+// A leader whose newest snapshot is damaged, anywhere, takes another and brings that.
+func TestDamagedSnapshotIsNotBrought(t *testing.T) {
+	t.Parallel()
+	for _, place := range []float64{0.01, 0.5, 0.99} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t)
+			defer c.closeAll()
+			c.found(3)
+			leader := c.leader()
+			late := c.others(leader)[0]
+			c.net.cutOff(late, true)
+			c.fill(10)
+			index := c.nodes[leader].Stats().Shards[0].SnapshotIndex
+			name := SnapshotDir("data", groupShard) + "/" + snapshot.FileName(index)
+			f, err := c.disks[leader].OpenReadWrite(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			size, _ := f.Size()
+			var b [1]byte
+			at := int64(place * float64(size))
+			if _, err = f.ReadAt(b[:], at); err == nil {
+				b[0] ^= 0x10
+				_, err = f.WriteAt(b[:], at)
+			}
+			if err = errors.Join(err, f.Close()); err != nil {
+				t.Fatal(err)
+			}
+			c.net.cutOff(late, false)
+			c.agree(1, 2, 3)
+			if now := c.nodes[leader].Stats().Shards[0].SnapshotIndex; c.leader() == leader && now == index {
+				t.Errorf("at %v: the leader has the same snapshot", place)
+			}
+		})
+	}
 }
 
 // A new node joins as a learner, is brought up, becomes a voter, and the group needs it from then on.

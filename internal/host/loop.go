@@ -310,8 +310,8 @@ func (l *loop) receive(now replica.Instant) error {
 		if err := l.rep.SnapshotSent(shard.ReplicaID(e.To), e.OK); err != nil {
 			return err
 		}
-		if e.Err != nil {
-			l.rep.WantSnapshot() // The one that could not be read is of no more use.
+		if e.Err != nil || e.Refused {
+			l.rep.WantSnapshot() // This one is of no more use.
 		}
 	}
 	l.begin(begun)

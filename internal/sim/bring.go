@@ -59,6 +59,9 @@ func (m *member) carry() {
 		}
 		w.counts.FullBytes += e.Stats.FullBytes
 		w.trace.printf(m.name, "snapshot %d for %v is over: %v %s", e.Index, shard.ReplicaID(e.To), e.OK, e.Reason)
+		if e.Refused {
+			m.rep.WantSnapshot()
+		}
 		if err := m.rep.SnapshotSent(shard.ReplicaID(e.To), e.OK); err != nil {
 			n.failed(err)
 			return

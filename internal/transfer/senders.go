@@ -43,6 +43,8 @@ type Ended struct {
 	// Reason says why it failed, for a person; Err is set when that was reading what was to be sent.
 	Reason string
 	Err    error
+	// Refused says that the member refused what was sent, which may be because the snapshot is damaged here.
+	Refused bool
 }
 
 // Transfer describes one transfer under way.
@@ -154,7 +156,7 @@ func (s *Senders) Acked(now time.Duration, b []byte) {
 	case Installed, NotNeeded:
 		s.end(t, Ended{OK: true})
 	case Failed:
-		s.end(t, Ended{Reason: t.sender.Reason()})
+		s.end(t, Ended{Reason: t.sender.Reason(), Refused: true})
 	case Sending, Waiting:
 	}
 }
