@@ -25,4 +25,7 @@
 //	12 prefer    shard, node or 0
 //
 // A node's info is its peer address, public address, zone and version; a nonce is 16 bytes.
+//
+// Plan, Moves and Cluster are what a cluster does about its nodes: which step brings a shard's group in line with the catalog, and whether
+// an operator may wish for something. They decide, and do nothing.
 package cluster
