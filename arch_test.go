@@ -90,6 +90,8 @@ var layers = map[string]layer{
 		own:     []string{"internal/host", "internal/shard", "internal/queue", "internal/invariant"},
 		outside: []string{btreeModule, roaringModule},
 	},
+	// founding keeps what a data directory knows of its membership; it moves no bytes between nodes.
+	"internal/founding": {own: []string{"internal/cluster", "internal/vfs"}},
 	// engine turns the log's errors into codes for callers, and passes the disk through its options.
 	"internal/engine": {
 		own: []string{

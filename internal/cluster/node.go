@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"iter"
 	"net"
@@ -14,6 +15,20 @@ import (
 
 // Nonce is what a node draws at its birth, once for each data directory, so that one that lost its disk is not taken for the one it was.
 type Nonce [16]byte
+
+func (n Nonce) String() string { return hex.EncodeToString(n[:]) }
+
+// MarshalText writes 32 hexadecimal digits.
+func (n Nonce) MarshalText() ([]byte, error) { return []byte(n.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (n *Nonce) UnmarshalText(text []byte) error {
+	if hex.DecodedLen(len(text)) != len(n) {
+		return fmt.Errorf("a nonce has %d hexadecimal digits, not %d", hex.EncodedLen(len(n)), len(text))
+	}
+	_, err := hex.Decode(n[:], text)
+	return err
+}
 
 // NodeState is how a node stands in its cluster. It begins with Expected, Joining or, for founders, Active.
 type NodeState uint8
