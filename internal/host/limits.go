@@ -24,6 +24,12 @@ const (
 	ParcelsMax = 256
 	// ParcelBytesMax bounds their bytes.
 	ParcelBytesMax = 32 << 20
+	// batchesKept is how many entries that were read from the log are kept for the next who wants some of their items,
+	// batchKeepBytes the largest that is (a full batch, but no giant command), and batchShareMin from how many items on a
+	// reader asks for a whole entry.
+	batchesKept    = 4
+	batchKeepBytes = shard.EntryTargetBytes + 64<<10
+	batchShareMin  = 4
 	// OperationsMax bounds the operations on one shard's members and lead that are under way.
 	OperationsMax = 64
 )

@@ -29,6 +29,7 @@ type loop struct {
 	rep      *replica.Replica
 	alone    bool                            // it was its whole group when it was opened
 	shared   atomic.Pointer[replica.Replica] // rep, for others
+	batches  batchCache                      // for others
 
 	signal chan struct{} // one element: something happened
 	led    chan struct{} // closed when it leads for the first time

@@ -112,5 +112,8 @@ func (h *Host) Batch(id shard.ID, index uint64, items int) (shard.Batch, bool) {
 	if rep == nil {
 		return shard.Batch{}, false
 	}
-	return rep.Batch(index, items)
+	if items < batchShareMin {
+		return rep.Batch(index, items)
+	}
+	return l.batches.get(index, func() (shard.Batch, bool) { return rep.Batch(index, items) })
 }

@@ -256,6 +256,9 @@ func OpenBatch(data []byte) (Batch, error) {
 	return Batch{Header: h, data: data, head: head}, err
 }
 
+// Bytes is the size of the batch.
+func (b *Batch) Bytes() int { return len(b.data) }
+
 // Item returns an item, which aliases the batch, and checks its checksum. Damage is a *DamagedItemError, an ordinal the
 // batch does not have ErrNoItem.
 func (b *Batch) Item(ordinal int) ([]byte, error) {
