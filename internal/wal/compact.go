@@ -19,10 +19,19 @@ type mergeJob struct {
 	w     *segmentWriter
 	at    int // entry of group[from]
 	from  int
+
+	// A segment that is mended is written anew, alone: see mendseg.go.
+	items  []mendItem // what is left to write; nil in an ordinary merge
+	mended []uint64
+	hurt   uint64    // in an ordinary merge: an entry that did not read back
+	fresh  segmentID // its name when there was no segment; then group is empty
 }
 
 // id names the merged segment.
 func (j *mergeJob) id() segmentID {
+	if len(j.group) == 0 {
+		return j.fresh
+	}
 	first := j.group[0]
 	return segmentID{received: first.received, firstSeq: first.firstSeq, lastSeq: j.group[len(j.group)-1].lastSeq}
 }
@@ -94,6 +103,9 @@ func (l *Log) extent(segments []*segment, i int, first bool) int {
 
 func (l *Log) stepMerge() error {
 	job := l.keeper.merge
+	if job.items != nil {
+		return l.stepMend(job)
+	}
 	for budget := int64(maintainStepBytes); budget > 0; {
 		if job.from == len(job.group) {
 			return l.finishMerge(job)
@@ -107,6 +119,7 @@ func (l *Log) stepMerge() error {
 		if err != nil {
 			if _, damaged := errors.AsType[*CorruptError](err); damaged {
 				g.damaged = true
+				l.NoteDamage(job.shard, job.hurt)
 			}
 			return err
 		}
@@ -125,7 +138,8 @@ func (l *Log) copySegment(job *mergeJob, g *segment, budget int64) (copied int64
 	}
 	if err = l.handles.hold(l.fs, g); err != nil {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO) {
-			return 0, &CorruptError{File: g.name, Shard: g.shard, Index: g.index(job.at), Reason: "it cannot be opened: " + err.Error()}
+			job.hurt = g.index(job.at)
+			return 0, &CorruptError{File: g.name, Shard: g.shard, Index: job.hurt, Reason: "it cannot be opened: " + err.Error()}
 		}
 		return 0, fmt.Errorf("%w: %w", errRead, err)
 	}
@@ -139,6 +153,7 @@ func (l *Log) copySegment(job *mergeJob, g *segment, budget int64) (copied int64
 		p := place{segment: g, offset: x.offset(), fileID: g.fileID(), size: x.size, dataCRC: x.crc}
 		e, err := l.keeper.window.entry(&p, job.shard, index)
 		if err != nil {
+			job.hurt = index
 			return copied, err
 		}
 		if err = job.w.add(&e, x.crc); err != nil {
@@ -175,10 +190,13 @@ func (l *Log) finishMerge(job *mergeJob) error {
 	if id.received {
 		list = &s.received
 	}
-	kept := make([]*segment, 0, len(*list))
+	kept := make([]*segment, 0, len(*list)+1)
+	if len(job.group) == 0 {
+		kept = append(kept, merged...)
+	}
 	for _, g := range *list {
 		switch {
-		case g == job.group[0]:
+		case len(job.group) > 0 && g == job.group[0]:
 			kept = append(kept, merged...)
 		case g.firstSeq > id.firstSeq && g.lastSeq <= id.lastSeq:
 		default:
@@ -186,6 +204,10 @@ func (l *Log) finishMerge(job *mergeJob) error {
 		}
 	}
 	*list = kept
+	for _, index := range job.mended {
+		l.unwant(s, index)
+	}
+	l.stats.EntriesMended += uint64(len(job.mended))
 	l.stats.Compactions++
 	for _, g := range merged {
 		l.stats.CompactedBytes += uint64(g.bytes)

@@ -17,6 +17,7 @@
 //   - It calls Maintain from exactly one goroutine until it says that there is no more, and again after each flush
 //     that sealed a file, each Retain, and every few seconds.
 //   - It refuses new jobs while Full reports true, and calls ReleaseReserve when a snapshot finds no room.
+//   - It calls Scrub now and then, and gives to Mend what peers have of the entries that Wanted names.
 //   - It calls RetryUnreadable every minute or so, from the goroutine of Maintain.
 //   - It calls Forget when a shard's replica is gone from this node for good, and again after each Open.
 //   - It sets Options.Existing when it knows that there was a log.
@@ -44,7 +45,7 @@
 // damage. A write is assumed not to harm synced bytes beside it in the same sector (powersafe overwrite).
 //
 // A live entry that is found damaged when its tail file retires is copied to the segment as it is: it keeps its name, is
-// refused, and holds nothing up. A file that is missing is noticed by Open, or when the first live set since Open names
+// refused, and holds nothing up. Peers that have the entry can mend it: mend.go. A file that is missing is noticed by Open, or when the first live set since Open names
 // entries that are nowhere.
 //
 // # Recovered is not durable

@@ -55,5 +55,6 @@ func (l *Log) forget(shard ShardID) ([]*segment, Position) {
 	s.segments, s.received = nil, nil
 	s.live, s.snapshot, s.fallback, s.complete = roaring64.New(), 0, false, true
 	s.accounted, s.accountedAt = nil, 0
+	l.unwantAbove(s, 0)
 	return segments, l.pending.end()
 }

@@ -38,6 +38,8 @@ const (
 	segmentSmallBytes  = segmentTargetBytes / 8
 	segmentMergeFanIn  = 8 // this many small neighbours are merged even when all is live
 	segmentHandlesMax  = 256
-	intakeSyncBytes    = 4 << 20 // received entries are synced so often, and sent again from there after a crash
-	segmentEntriesMax  = 4 << 20 // entries of one segment: its index block stays below 128 MiB
+	wantedMax          = 64 << 10 // damaged entries of a shard that are noted
+	mendBytesMax       = 64 << 20 // of mended entries that wait for Maintain
+	intakeSyncBytes    = 4 << 20  // received entries are synced so often, and sent again from there after a crash
+	segmentEntriesMax  = 4 << 20  // entries of one segment: its index block stays below 128 MiB
 )

@@ -37,11 +37,13 @@ type Log struct {
 	reserveGiven      bool // it was removed for want of room
 	stats             Stats
 
-	writer  writer     // the flusher's own
-	keeping sync.Mutex // held by Maintain for a step, and by Install: taken before mu
-	keeper  keeper     // of who holds keeping
-	handles handlePool // of segments
-	headers sync.Pool  // of frame header buffers, for ReadPart
+	writer      writer     // the flusher's own
+	keeping     sync.Mutex // held by Maintain for a step, and by Install: taken before mu
+	keeper      keeper     // of who holds keeping
+	handles     handlePool // of segments
+	scrub       scrubCursor
+	mendedBytes int64     // of entries that were mended and are not written
+	headers     sync.Pool // of frame header buffers, for ReadPart
 
 	diskFree, diskTotal atomic.Uint64
 }
@@ -213,6 +215,7 @@ func (l *Log) append(shard ShardID, hs *HardState, entries []Entry, crcs []uint3
 	s := l.shardFor(shard)
 	if len(entries) > 0 && entries[0].Index <= s.last {
 		s.truncate(entries[0].Index - 1)
+		l.unwantAbove(s, s.last)
 	}
 	for i := range entries {
 		e := &entries[i]

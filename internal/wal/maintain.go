@@ -112,6 +112,12 @@ func (l *Log) step() (more bool, err error) {
 	if more, err = l.account(); more || err != nil {
 		return more, err
 	}
+	if more, err = l.mendTail(); more || err != nil {
+		return more, err
+	}
+	if k.merge = l.nextMend(); k.merge != nil {
+		return true, nil
+	}
 	if k.merge = l.nextMerge(true); k.merge != nil {
 		return true, nil
 	}
@@ -151,16 +157,25 @@ func (l *Log) account() (more bool, err error) {
 		if s.accounted != nil {
 			l.countDead(s, roaring64.AndNot(s.accounted, live))
 		}
+		var hurt []uint64
 		for _, list := range s.segmentLists() {
 			for _, g := range list {
 				if !g.counted && g.last() <= snapshot {
-					l.recount(g, live)
+					hurt = append(hurt, l.recount(g, live)...)
 				}
 			}
 		}
 		s.accounted, s.accountedAt = live, snapshot
+		l.mu.Lock()
+		l.unwantDead(s)
+		l.mu.Unlock()
 		if check {
-			err = l.checkComplete(id, s)
+			var missing []uint64
+			missing, err = l.checkComplete(id, s)
+			hurt = append(hurt, missing...)
+		}
+		for _, index := range hurt {
+			l.NoteDamage(id, index)
 		}
 		return true, err
 	}
@@ -168,13 +183,13 @@ func (l *Log) account() (more bool, err error) {
 }
 
 // checkComplete looks for live entries that neither the tail nor a segment holds: a file that was lost would otherwise be
-// noticed only when one of its jobs is wanted. The accounted segments tell how many there are; the first that is missing
-// is searched only if the sum is wrong.
-func (l *Log) checkComplete(shard ShardID, s *shardLog) error {
+// noticed only when one of its jobs is wanted. The accounted segments tell how many there are; those that are missing
+// are searched only if the sum is wrong.
+func (l *Log) checkComplete(shard ShardID, s *shardLog) (missing []uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s.complete {
-		return nil
+		return nil, nil
 	}
 	s.complete = true // told once
 	below := min(s.first, s.accountedAt+1)
@@ -189,21 +204,24 @@ func (l *Log) checkComplete(shard ShardID, s *shardLog) error {
 		}
 	}
 	if have >= want {
-		return nil
+		return nil, nil
 	}
-	for it := s.accounted.Iterator(); it.HasNext(); {
+	for it := s.accounted.Iterator(); it.HasNext() && len(missing) < wantedMax; {
 		index := it.Next()
 		if _, ok := s.find(index); ok {
 			continue
 		}
 		if _, _, ok := s.segmentOf(index); !ok {
-			return &CorruptError{
-				File: l.liveDir(shard), Shard: shard, Index: index,
-				Reason: fmt.Sprintf("a file is missing: this entry and %d others are live and nowhere", want-have-1),
-			}
+			missing = append(missing, index)
 		}
 	}
-	return nil
+	if len(missing) > 0 {
+		err = &CorruptError{
+			File: l.liveDir(shard), Shard: shard, Index: missing[0],
+			Reason: fmt.Sprintf("a file is missing: this entry and %d others are live and nowhere", want-have-1),
+		}
+	}
+	return missing, err
 }
 
 // rankBelow is how many of the set are below an index.
@@ -215,8 +233,8 @@ func rankBelow(set *roaring64.Bitmap, below uint64) uint64 {
 }
 
 // recount counts the live entries of a segment that was just opened or received. A live set that does not reach to its end
-// would miscount the entries it knows nothing of as dead.
-func (l *Log) recount(g *segment, live *roaring64.Bitmap) {
+// would miscount the entries it knows nothing of as dead. It returns those that came without their data.
+func (l *Log) recount(g *segment, live *roaring64.Bitmap) (nameOnly []uint64) {
 	count, bytes := 0, int64(0)
 	it := live.Iterator()
 	it.AdvanceIfNeeded(g.first)
@@ -229,11 +247,15 @@ func (l *Log) recount(g *segment, live *roaring64.Bitmap) {
 		if it.PeekNext() == index {
 			count++
 			bytes += g.entries[i].size.frame()
+			if g.entries[i].nameOnly() {
+				nameOnly = append(nameOnly, index)
+			}
 		}
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	g.live, g.liveBytes, g.counted = count, bytes, true
-	l.mu.Unlock()
+	return nameOnly
 }
 
 // countDead subtracts the dead from the segments that hold them.

@@ -52,9 +52,13 @@ func (l *Log) locate(shard ShardID, index uint64) (place, error) {
 		l.mu.RUnlock()
 		return place{}, ErrUnavailable
 	}
-	if index < s.first && s.live != nil && index <= s.snapshot && !s.live.Contains(index) {
+	if s.dead(index) {
 		l.mu.RUnlock()
 		return place{}, ErrCompacted
+	}
+	if w := s.wanted[index]; w != nil && w.entry != nil {
+		e := w.entry
+		return place{log: l, memory: e.Data, size: packSize(len(e.Data), e.Type), term: e.Term, dataCRC: w.crc}, nil
 	}
 	if e, ok := s.find(index); ok {
 		return l.placeInTail(e), nil

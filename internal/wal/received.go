@@ -326,6 +326,7 @@ func (l *Log) installSnapshot(shard ShardID, index, term, held uint64) error {
 	st := s.shardState
 	st.last = min(s.last, max(s.hard.Commit, s.snapshot, held, s.first-1))
 	s.become(st)
+	l.unwantAbove(s, s.last)
 	l.appendShardState(shard, s)
 	s.become(shardState{hard: s.hard, first: index + 1, prevTerm: term, known: true, last: index})
 	l.appendShardState(shard, s)

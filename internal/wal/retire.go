@@ -27,6 +27,13 @@ type retireJob struct {
 	copied uint64
 	total  uint64
 	damage error // the first that was met: *CorruptError
+	hurt   []hurtEntry
+}
+
+// hurtEntry is an entry that was copied as damaged as it is.
+type hurtEntry struct {
+	shard ShardID
+	index uint64
 }
 
 // copyItem is one live entry to copy.
@@ -144,6 +151,7 @@ func (l *Log) copyItem(job *retireJob, item copyItem) error {
 	if job.damage == nil {
 		job.damage = err
 	}
+	job.hurt = append(job.hurt, hurtEntry{job.w.g.shard, item.index})
 	return job.w.addDamaged(&p, item.index, l.keeper.window.salvage(&p))
 }
 
@@ -212,6 +220,9 @@ func (l *Log) finishRetire(job *retireJob) error {
 	l.stats.SealedEntriesDropped += job.total - job.copied
 	l.mu.Unlock()
 	l.keeper.retire = nil
+	for _, h := range job.hurt {
+		l.NoteDamage(h.shard, h.index)
+	}
 
 	f.mu.Lock() // until its last reader is done
 	defer f.mu.Unlock()

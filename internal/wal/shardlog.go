@@ -60,6 +60,9 @@ type shardLog struct {
 	durableLast  uint64            // last as durable in the tail: what sealed files hold above it was replaced for good
 
 	durableCommit uint64 // commit index as durable in the tail
+
+	wanted   map[uint64]*want // entries found damaged: see mend.go
+	mendable bool             // peers may be asked for them
 }
 
 func newShardLog() *shardLog {

@@ -7,6 +7,7 @@ func (l *Log) Stats() Stats {
 	st := l.stats
 	st.TailFiles, st.SpareFiles = len(l.files), len(l.spares)
 	for _, s := range l.shards {
+		st.EntriesDamaged += uint64(len(s.wanted))
 		for _, list := range s.segmentLists() {
 			st.Segments += len(list)
 			for _, g := range list {

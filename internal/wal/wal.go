@@ -52,6 +52,9 @@ type CorruptError struct {
 	Shard  ShardID // 0 and Index 0 when the frame's own header is damaged
 	Index  uint64
 	Reason string
+
+	// Mending is closed when another read may succeed, or peers do not have the entry either. It is nil when nobody is asked.
+	Mending <-chan struct{}
 }
 
 func (e *CorruptError) Error() string {
@@ -109,6 +112,8 @@ type Stats struct {
 	SealedEntriesCopied                   uint64
 	Compactions                           uint64
 	CompactedBytes                        uint64
+	EntriesDamaged                        uint64 // found damaged, and not mended yet
+	EntriesMended                         uint64 // damaged entries that peers have made whole
 	DiskFree, DiskTotal                   uint64
 }
 
