@@ -52,6 +52,8 @@ const (
 	KindEntries Kind = 2
 	KindHot     Kind = 3
 	KindAck     Kind = 4
+	KindWant    Kind = 5 // see mendchunk.go
+	KindHave    Kind = 6
 )
 
 func (k Kind) String() string {
@@ -64,12 +66,22 @@ func (k Kind) String() string {
 		return "hot"
 	case KindAck:
 		return "ack"
+	case KindWant:
+		return "want"
+	case KindHave:
+		return "have"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
-// KindOf is the kind of a chunk that a Sender made, or of an acknowledgement.
-func KindOf(b []byte) Kind { return Kind(b[5]) }
+// KindOf is the kind of a chunk, for handing it on; the rest is not looked at, and what has no header is of no kind. Offers,
+// entries and hot states are a Receiver's, acknowledgements a Sender's, requests go to Serve, and answers to a Mender.
+func KindOf(b []byte) Kind {
+	if len(b) < headerBytes || string(b[:4]) != magic {
+		return 0
+	}
+	return Kind(b[5])
+}
 
 // ErrMalformed marks all errors about a chunk that was not sent like this: it was damaged on its way. It changes nothing.
 var ErrMalformed = errors.New("malformed chunk")
@@ -104,8 +116,8 @@ type offer struct {
 // entry is one entry of a chunk.
 type entry struct {
 	wal.Entry
-	damaged bool
-	crc     uint32
+	flags byte // flagDamaged, flagAbsent: without data
+	crc   uint32
 }
 
 // chunk is a decoded chunk; data aliases what it was decoded from.
@@ -120,6 +132,8 @@ type chunk struct {
 	hot    []byte
 
 	ack Ack
+
+	names []wal.Name
 }
 
 // begin appends a header whose length and CRC finish fills in.
@@ -172,11 +186,7 @@ func appendEntry(dst []byte, e *entry) []byte {
 	le := binary.LittleEndian
 	dst = le.AppendUint64(dst, e.Index)
 	dst = le.AppendUint64(dst, e.Term)
-	flags := byte(0)
-	if e.damaged {
-		flags = flagDamaged
-	}
-	dst = append(dst, e.Type, flags, 0, 0)
+	dst = append(dst, e.Type, e.flags, 0, 0)
 	dst = le.AppendUint32(dst, uint32(len(e.Data)))
 	dst = le.AppendUint32(dst, e.crc)
 	return append(dst, e.Data...)
@@ -232,6 +242,10 @@ func decode(b []byte) (c chunk, err error) {
 		}
 	case c.kind == KindAck:
 		ok = c.decodeAck(body)
+	case c.kind == KindWant:
+		ok = c.decodeWant(body)
+	case c.kind == KindHave:
+		ok = c.decodeHave(body)
 	default:
 		ok = false
 	}
@@ -271,7 +285,7 @@ func (c *chunk) decodeEntries(b []byte) bool {
 	for range count {
 		var e entry
 		var ok bool
-		if e, b, ok = decodeEntry(b); !ok || e.Index <= last || e.Index > c.through {
+		if e, b, ok = decodeEntry(b, flagDamaged); !ok || e.Index <= last || e.Index > c.through {
 			return false
 		}
 		last = e.Index
@@ -280,13 +294,13 @@ func (c *chunk) decodeEntries(b []byte) bool {
 	return len(b) == 0
 }
 
-// decodeEntry reads the entry that b begins with, and returns the rest.
-func decodeEntry(b []byte) (e entry, rest []byte, ok bool) {
+// decodeEntry reads the entry that b begins with, whose flags are at most flagsMax, and returns the rest.
+func decodeEntry(b []byte, flagsMax byte) (e entry, rest []byte, ok bool) {
 	le := binary.LittleEndian
-	if len(b) < entryHeadBytes || b[17] > flagDamaged || b[18] != 0 || b[19] != 0 {
+	if len(b) < entryHeadBytes || b[17] > flagsMax || b[18] != 0 || b[19] != 0 {
 		return e, nil, false
 	}
-	e.Index, e.Term, e.Type, e.damaged = le.Uint64(b), le.Uint64(b[8:]), b[16], b[17] == flagDamaged
+	e.Index, e.Term, e.Type, e.flags = le.Uint64(b), le.Uint64(b[8:]), b[16], b[17]
 	size := uint64(le.Uint32(b[20:]))
 	e.crc = le.Uint32(b[24:])
 	b = b[entryHeadBytes:]
@@ -295,7 +309,7 @@ func decodeEntry(b []byte) (e entry, rest []byte, ok bool) {
 	}
 	e.Data = b[:size:size]
 	whole := crc32.Checksum(e.Data, castagnoli) == e.crc
-	if e.damaged {
+	if e.flags != 0 {
 		whole = size == 0 && e.crc == 0
 	}
 	return e, b[size:], whole
@@ -315,6 +329,10 @@ func Describe(b []byte) string {
 		return fmt.Sprintf("%s: %d bytes at %d", s, len(c.hot), c.offset)
 	case KindAck:
 		return s + ": " + c.ack.String()
+	case KindWant:
+		return fmt.Sprintf("%s: %d names from %d", s, len(c.names), c.names[0].Index)
+	case KindHave:
+		return fmt.Sprintf("%s: %d entries", s, len(c.entries))
 	default:
 		return fmt.Sprintf("%s: %d hot bytes", s, c.offer.hotBytes)
 	}

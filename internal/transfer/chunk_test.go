@@ -45,16 +45,33 @@ func testAck() Ack {
 	return Ack{Status: StatusLater, OutOfOrder: true, Held: 10, Through: 20, Hot: 30, Text: "no room", header: testHeader}
 }
 
+var testNames = []wal.Name{
+	{Index: 11, Term: 4, Known: true, Type: 1, Bytes: 3, CRC: 77}, {Index: 12}, {Index: 13, Term: 4}, {Index: 900, Known: true},
+}
+
+func encodeHave(h header, entries ...entry) []byte {
+	h.kind = KindHave
+	b := appendHaveHead(nil, &h)
+	for i := range entries {
+		b = appendEntry(b, &entries[i])
+	}
+	setHave(b, len(entries))
+	return finish(b)
+}
+
 // samples are one good chunk of each kind.
 func samples() map[string][]byte {
 	ack := testAck()
-	lost := entry{Entry: wal.Entry{Index: 12}, damaged: true}
+	lost := entry{Entry: wal.Entry{Index: 12}, flags: flagDamaged}
+	gone := entry{Entry: wal.Entry{Index: 13}, flags: flagAbsent}
 	return map[string][]byte{
 		"offer":    encodeOffer(testHeader, offer{snapshotTerm: 4, fingerprint: 0xfeed, hotBytes: 12345, machineVersion: 2}),
 		"entries":  encodeEntries(testHeader, 10, 40, testEntry(11, "one"), lost, testEntry(13, ""), testEntry(40, strings.Repeat("x", 300))),
 		"all dead": encodeEntries(testHeader, 10, 900),
 		"hot":      encodeHot(testHeader, 512, "state"),
 		"ack":      ack.Append(nil),
+		"want":     appendWant(nil, 7, 3, testNames),
+		"have":     encodeHave(header{shard: 7, transfer: 3, index: 900}, testEntry(11, "one"), lost, gone, testEntry(900, "")),
 	}
 }
 
@@ -71,7 +88,7 @@ func TestChunkRoundTrip(t *testing.T) {
 		}
 	}
 	c, err := decode(samples()["entries"])
-	if err != nil || len(c.entries) != 4 || !c.entries[1].damaged || string(c.entries[0].Data) != "one" || c.after != 10 || c.through != 40 {
+	if err != nil || len(c.entries) != 4 || c.entries[1].flags != flagDamaged || string(c.entries[0].Data) != "one" || c.after != 10 || c.through != 40 {
 		t.Errorf("%+v, %v", c, err)
 	}
 	if a, err := DecodeAck(samples()["ack"]); err != nil || !reflect.DeepEqual(a.String(), testAck2().String()) {
@@ -90,6 +107,10 @@ func encode(c *chunk) []byte {
 		return encodeEntries(c.header, c.after, c.through, c.entries...)
 	case KindHot:
 		return encodeHot(c.header, c.offset, string(c.hot))
+	case KindWant:
+		return appendWant(nil, c.shard, c.transfer, c.names)
+	case KindHave:
+		return encodeHave(c.header, c.entries...)
 	default:
 		return c.ack.Append(nil)
 	}
@@ -132,7 +153,7 @@ func TestImpossibleChunksAreRefused(t *testing.T) {
 	wrongCRC := testEntry(11, "one")
 	wrongCRC.crc++
 	dataLost := testEntry(11, "one")
-	dataLost.damaged = true
+	dataLost.flags = flagDamaged
 	good := func(name string) []byte { return bytes.Clone(samples()[name]) }
 	for name, b := range map[string][]byte{
 		"no snapshot":              encodeHot(with(func(h *header) { h.index = 0 }), 0, "x"),

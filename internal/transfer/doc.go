@@ -52,8 +52,17 @@
 // begins again at M = 0: all live entries are sent. That proves presence, not that every payload reads back, which would
 // mean to read the whole backlog: a payload is checked when it is dispatched.
 //
-// An entry that is damaged on the leader is sent by name only. It stays damaged on the follower, as it would if
-// the follower's own disk had damaged it, and holds up nothing else.
+// An entry that is damaged on the leader is sent by name only. It is damaged on the follower then, as it would be if the
+// follower's own disk had damaged it, holds up nothing else, and is mended like others.
+//
+// # Damaged entries
+//
+// A Mender asks peers for entries that are damaged here, and Serve answers. The claim: what it puts into the log is what was
+// there. An entry is asked for by index, term, type, length and checksum as far as they are known, and they are but where the
+// file that told them is gone. Whoever has an entry of this index and this term has the same one, committed or not, since one
+// leader made it; the checksum guards against a wrong disk or program. An entry without a term is one that the snapshot of
+// this log refers to: it was committed here, so the only entry that a peer sends for it, one that it knows as committed, is
+// the same. Nothing is acknowledged or voted by mending.
 //
 // # Why a stage outlives its sender
 //

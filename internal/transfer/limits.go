@@ -15,6 +15,17 @@ const (
 	ChunkBytesMax = headerBytes + entriesHeadBytes + entryHeadBytes + wal.EntryBytesMax
 	// WindowBytesDefault is how much a sender has under way before it waits for an acknowledgement.
 	WindowBytesDefault = 4 << 20
+	// MendBytesDefault is a good size for answers to requests for damaged entries.
+	MendBytesDefault = 1 << 20
+	// MendTimeout is how long an answer to such a request is waited for, before the next peer is asked.
+	MendTimeout = time.Second
+	// MendPause lies between two rounds of asking for what no peer had.
+	MendPause = 10 * time.Second
+	// MendGiveUp is how long those who want a damaged entry wait while peers do not answer.
+	MendGiveUp = time.Minute
+	// mendNamesMax bounds the names of one request.
+	mendNamesMax = 64
+
 	// TextBytesMax bounds the reason in an acknowledgement.
 	TextBytesMax = 200
 

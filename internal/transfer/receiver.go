@@ -168,7 +168,7 @@ func (r *Receiver) Ready() bool { return r.phase == phaseReady }
 // dropped; any other may be a failed sync, and is final.
 func (r *Receiver) Accept(b []byte) (Ack, error) {
 	c, err := decode(b)
-	if err == nil && (c.shard != r.cfg.Shard || c.kind == KindAck) {
+	if err == nil && (c.shard != r.cfg.Shard || c.kind >= KindAck) {
 		err = fmt.Errorf("%w: %s of shard %d for the receiver of shard %d", ErrMalformed, c.kind, c.shard, r.cfg.Shard)
 	}
 	if err != nil {
@@ -333,7 +333,7 @@ func (r *Receiver) acceptEntries(c *chunk) (Ack, error) {
 	}
 	for i := range c.entries {
 		e := &c.entries[i]
-		if err := r.in.Add(&e.Entry, e.damaged); err != nil {
+		if err := r.in.Add(&e.Entry, e.flags == flagDamaged); err != nil {
 			r.through = max(r.stage.held, r.in.Last())
 			return Ack{}, err
 		}

@@ -23,6 +23,8 @@ type Log interface {
 	Read(shard wal.ShardID, index uint64) (wal.Entry, error)
 	// LiveBytes counts entries and the bytes of their data.
 	LiveBytes(shard wal.ShardID, set *roaring64.Bitmap) (entries, bytes uint64)
+	// NoteDamage is told of what is damaged.
+	NoteDamage(shard wal.ShardID, index uint64) <-chan struct{}
 }
 
 // SenderConfig says what to send.
@@ -217,7 +219,8 @@ func (s *Sender) nextEntry() (*entry, error) {
 	case errors.Is(err, wal.ErrCompacted):
 		return nil, fmt.Errorf("entry %d of snapshot %d: %w", index, s.head.index, ErrOutdated)
 	case damaged, errors.Is(err, syscall.EIO):
-		return &entry{Entry: wal.Entry{Index: index}, damaged: true}, nil
+		s.cfg.Log.NoteDamage(s.head.shard, index)
+		return &entry{Entry: wal.Entry{Index: index}, flags: flagDamaged}, nil
 	}
 	return nil, fmt.Errorf("send entry %d of shard %d: %w", index, s.head.shard, err)
 }
