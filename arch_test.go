@@ -72,7 +72,9 @@ var layers = map[string]layer{
 	},
 	// replica is a step machine: it is told the time.
 	"internal/replica": {
-		own:        []string{"internal/shard", "internal/wal", "internal/vfs", "internal/snapshot", "internal/invariant"},
+		own: []string{
+			"internal/shard", "internal/wal", "internal/transfer", "internal/vfs", "internal/snapshot", "internal/invariant",
+		},
 		outside:    []string{etcdRaftModule},
 		withoutStd: []string{"context", "sync", "sync/atomic", "math/rand", "math/rand/v2", "crypto/rand", "net", "os", "runtime"},
 	},

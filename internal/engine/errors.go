@@ -136,6 +136,11 @@ func errStopping() *Error {
 	return newError(CodeUnavailable, ReasonStopping, "the node is stopping; ask another node or try again later")
 }
 
+func errMending() *Error {
+	return newError(CodeUnavailable, ReasonDamaged,
+		"a job's data is damaged on this node, and is being brought from the shard's other members; try again")
+}
+
 func errNotLeader() *Error {
 	return newError(CodeUnavailable, ReasonNotLeader, "this node does not lead the shard at the moment; try again")
 }

@@ -394,6 +394,9 @@ func (e *Engine) load(ctx context.Context, ft *fetch) ([]FetchedJob, error) {
 	for i := range ft.leases {
 		l := &ft.leases[i]
 		h, item, err := items.read(i)
+		if beingMended(err) != nil {
+			h, item, err = e.readMended(ctx, ft.from.shard, l.Pos, err)
+		}
 		var spec Spec
 		if err == nil {
 			spec, err = queue.DecodeSpec(item)
@@ -425,6 +428,34 @@ func (e *Engine) load(ctx context.Context, ft *fetch) ([]FetchedJob, error) {
 		jobs = append(jobs, j)
 	}
 	return jobs, nil
+}
+
+// beingMended returns what to wait for when an item is damaged here and other members are asked for it; else nil.
+func beingMended(err error) <-chan struct{} {
+	if damage, ok := errors.AsType[*wal.CorruptError](err); ok {
+		return damage.Mending
+	}
+	return nil
+}
+
+// readMended waits a while for an item that other members are asked for. What they do not have either stays damaged.
+func (e *Engine) readMended(ctx context.Context, id shard.ID, pos queue.Pos, err error) (h shard.Header, item []byte, _ error) {
+	timer := time.NewTimer(mendWait)
+	defer timer.Stop()
+	for {
+		mended := beingMended(err)
+		if mended == nil {
+			return h, item, err
+		}
+		select {
+		case <-mended:
+			h, item, err = e.host.Payload(id, pos.Index(), pos.Ordinal())
+		case <-timer.C:
+			return h, nil, errMending()
+		case <-ctx.Done():
+			return h, nil, ctx.Err()
+		}
+	}
 }
 
 // leasedItems reads the items of leases one after another. Neighbours are mostly from one entry, which is then opened once.

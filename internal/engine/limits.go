@@ -53,6 +53,9 @@ const (
 	// AnonymousLeaseMin is the shortest it may ask for.
 	AnonymousLeaseMin = time.Millisecond
 
+	// mendWait is how long a fetch waits for a payload that is damaged here and is brought from another member.
+	mendWait = 5 * time.Second
+
 	// verifyEntries and verifyMillis are how often a leader puts its state's fingerprint into the log.
 	verifyEntries = 4096
 	verifyMillis  = 60_000

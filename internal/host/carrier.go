@@ -149,9 +149,14 @@ func (c *carrier) turn() (pause time.Duration, timed bool, err error) {
 		}
 	}
 	for _, p := range parcels {
-		if p.kind == uint8(transfer.KindAck) {
+		switch transfer.Kind(p.kind) {
+		case transfer.KindAck:
 			c.senders.Acked(h.now().Mono, p.data)
 			continue
+		case transfer.KindWant, transfer.KindHave:
+			c.mend(p)
+			continue
+		default:
 		}
 		if err := c.accept(p); err != nil {
 			return 0, false, err
@@ -188,6 +193,26 @@ func (c *carrier) accept(p parcel) error {
 		c.l.poke()
 	}
 	return nil
+}
+
+// mend answers a request for entries that are damaged at another member, or hands an answer to the loop. Lost ones are repeated.
+func (c *carrier) mend(p parcel) {
+	l := c.l
+	if transfer.KindOf(p.data) != transfer.KindWant {
+		l.mu.Lock()
+		if len(l.mends) < MendAnswersMax { // what is over is asked for again
+			l.mends = append(l.mends, p.data)
+		}
+		l.mu.Unlock()
+		l.poke()
+		return
+	}
+	answer, err := transfer.Serve(l.id, l.h.log, p.data, transfer.MendBytesDefault)
+	if err != nil {
+		l.h.opts.Logger.Warn("request for damaged entries is refused", "shard", l.id, "node", p.from, "error", err)
+		return
+	}
+	l.h.opts.Transport.SendTransfer(p.from, uint16(l.id), uint8(transfer.KindHave), answer)
 }
 
 // reply sends an acknowledgement. If there is no room for it the sender asks again.

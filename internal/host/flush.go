@@ -21,6 +21,10 @@ const (
 	maintainRetry = time.Second
 	// unreadableRetry lies between two tries to read what the disk refused to.
 	unreadableRetry = time.Minute
+	// scrubInterval and scrubBytes say how fast the maintainer reads through what the log keeps, to find what the disk damaged: half a
+	// gigabyte in an hour.
+	scrubInterval = 30 * time.Second
+	scrubBytes    = 4 << 20
 )
 
 // writeLog is the log writer: group commit that clocks itself. While one sync is in flight the shards append behind it,
@@ -108,12 +112,16 @@ func (h *Host) maintain() {
 	defer timer.Stop()
 	unreadable := time.NewTicker(unreadableRetry)
 	defer unreadable.Stop()
+	scrub := time.NewTicker(scrubInterval)
+	defer scrub.Stop()
 	for {
 		select {
 		case <-h.maintainKick:
 		case <-timer.C:
 		case <-unreadable.C:
 			h.log.RetryUnreadable()
+		case <-scrub.C:
+			h.scrub()
 		case <-h.aborted:
 			return
 		case <-h.stop:
@@ -177,4 +185,11 @@ func (h *Host) rest() bool {
 		return false
 	}
 	return true
+}
+
+// scrub reads on through the log. What is damaged is noted there, for those who can ask other members.
+func (h *Host) scrub() {
+	if _, err := h.log.Scrub(scrubBytes); err != nil && !errors.Is(err, wal.ErrClosed) {
+		h.opts.Logger.Error("the log has damage: check the disk", "error", err)
+	}
 }

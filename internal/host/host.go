@@ -32,6 +32,7 @@ type nodeLog interface {
 	Maintain() (more bool, err error)
 	Leisure() bool
 	RetryUnreadable()
+	Scrub(bytes int64) (read int64, err error)
 	Forget(shard wal.ShardID) (wal.Position, error)
 	Stats() wal.Stats
 	Close() error

@@ -20,6 +20,8 @@ const (
 	InboxMessagesMax = 2048
 	// InboxBytesMax bounds the bytes of entries in them; a single larger message is taken when nothing else waits.
 	InboxBytesMax = 32 << 20
+	// MendAnswersMax bounds the answers about damaged entries that wait for one shard, which asks for one at a time.
+	MendAnswersMax = 4
 	// ParcelsMax bounds the chunks and acknowledgements of snapshots that wait for one shard.
 	ParcelsMax = 256
 	// ParcelBytesMax bounds their bytes.

@@ -47,6 +47,7 @@ type loop struct {
 	inbox    []*readCall             // guarded by mu
 	mail     mail                    // guarded by mu
 	ended    []transfer.Ended        // guarded by mu
+	mends    [][]byte                // answers about damaged entries, guarded by mu
 	begun    []*operation            // guarded by mu
 	stored   *replica.SnapshotResult // guarded by mu: what the snapshotter finished
 	quitted  bool                    // guarded by mu: the loop is gone
@@ -283,8 +284,8 @@ func (l *loop) receive(now replica.Instant) error {
 		l.rep.BeginClose()
 	}
 	l.mu.Lock()
-	stored, ended, begun := l.stored, l.ended, l.begun
-	l.stored, l.ended, l.begun = nil, nil, nil
+	stored, ended, begun, mends := l.stored, l.ended, l.begun, l.mends
+	l.stored, l.ended, l.begun, l.mends = nil, nil, nil, nil
 	l.got, l.mail = l.mail, mail{messages: l.got.messages[:0]}
 	l.calls, l.inbox = l.inbox, l.calls[:0]
 	for _, c := range l.calls {
@@ -315,6 +316,12 @@ func (l *loop) receive(now replica.Instant) error {
 			l.rep.WantSnapshot() // This one is of no more use.
 		}
 	}
+	for _, answer := range mends {
+		l.rep.StepMend(now, answer)
+	}
+	if len(mends) > 0 {
+		l.h.kickMaintainer()
+	}
 	l.begin(begun)
 	if from := l.installFrom.Load(); from != 0 && !l.rep.Storing() {
 		l.installFrom.Store(0)
@@ -338,6 +345,9 @@ func (l *loop) carryOut(eff *replica.Effects) (again bool, err error) {
 		l.send(eff.Messages)
 	}
 	if l.carrier != nil {
+		for _, m := range eff.Mends {
+			l.h.opts.Transport.SendTransfer(uint64(m.To.Node()), uint16(l.id), uint8(transfer.KindOf(m.Data)), m.Data)
+		}
 		if term := l.rep.LeadTerm(); term != l.leadTerm || len(eff.Snapshots) > 0 {
 			l.leadTerm = term
 			l.carrier.lead(term, eff.Snapshots)

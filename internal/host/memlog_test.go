@@ -168,16 +168,23 @@ func (l *memLog) Install(wal.Installation) (wal.Position, error)                
 
 func (l *memLog) Forget(wal.ShardID) (wal.Position, error) { return 0, wal.ErrClosed }
 
-func (l *memLog) Maintain() (bool, error) { return false, nil }
-func (l *memLog) Leisure() bool           { return false }
-func (l *memLog) ReleaseReserve() bool    { return false }
-func (l *memLog) RetryUnreadable()        {}
+func (l *memLog) Maintain() (bool, error)    { return false, nil }
+func (l *memLog) Leisure() bool              { return false }
+func (l *memLog) ReleaseReserve() bool       { return false }
+func (l *memLog) RetryUnreadable()           {}
+func (l *memLog) Scrub(int64) (int64, error) { return 0, nil }
 
 func (l *memLog) Full() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.full
 }
+
+func (l *memLog) Wanted(wal.ShardID, uint64, int) []wal.Name     { return nil }
+func (l *memLog) Mend(wal.ShardID, *wal.Entry) error             { return nil }
+func (l *memLog) GiveUp(wal.ShardID, uint64)                     {}
+func (l *memLog) NoteDamage(wal.ShardID, uint64) <-chan struct{} { return nil }
+func (l *memLog) SetMendable(wal.ShardID, bool)                  {}
 
 func (l *memLog) Stats() wal.Stats { return wal.Stats{} }
 func (l *memLog) Close() error     { return nil }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/transfer"
 	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
@@ -35,11 +36,12 @@ type Log interface {
 	shard.Log
 	// Append buffers entries and then a hard state. When the buffer is full the owner makes room before it returns.
 	Append(shard wal.ShardID, hs *wal.HardState, entries []wal.Entry) (wal.Position, error)
-	Read(shard wal.ShardID, index uint64) (wal.Entry, error)
 	ReadPart(shard wal.ShardID, index uint64, buf []byte, off int64) (int, error)
 	InstallSnapshot(shard wal.ShardID, index, term uint64) error
 	Retain(shard wal.ShardID, r wal.Retention)
 	ReleaseReserve() bool
+	transfer.MendLog
+	SetMendable(shard wal.ShardID, mendable bool)
 }
 
 var _ Log = (*wal.Log)(nil)

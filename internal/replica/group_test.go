@@ -13,6 +13,7 @@ import (
 
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/transfer"
 	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
@@ -45,6 +46,7 @@ type group struct {
 	founders []shard.ReplicaID
 	now      time.Duration
 	bag      []*raftpb.Message
+	mail     []letter // about damaged entries
 	cut      map[shard.NodeID]bool
 	ticks    int
 	snapshot int64
@@ -129,6 +131,11 @@ func (m *member) turn() (moved bool) {
 		}
 		moved = moved || len(eff.Messages) > 0 || eff.Batch.Items > 0
 		m.g.bag = append(m.g.bag, slices.Clone(eff.Messages)...)
+		for _, mail := range eff.Mends {
+			m.driver.say("asks %s: %s", mail.To, transfer.Describe(mail.Data))
+			m.g.mail = append(m.g.mail, letter{m.id, mail})
+			moved = true
+		}
 		for _, w := range eff.Snapshots {
 			m.driver.say("wishes that %s gets snapshot %d", w.To, w.Index)
 			m.wishes = append(m.wishes, w)
@@ -216,7 +223,8 @@ func (g *group) stabilize() {
 		if g.deliver(func(_, _ shard.NodeID) bool { return true }) {
 			moved = true
 		}
-		if !moved && len(g.bag) == 0 {
+		g.deliverMail()
+		if !moved && len(g.bag) == 0 && len(g.mail) == 0 {
 			return
 		}
 	}
@@ -315,6 +323,9 @@ func (g *group) bring(from *member, w shard.SnapshotWish) error {
 //	join node=4 birth=7         start a blank replica on an empty disk
 //	bring node=1                carry out what the leader wishes of snapshots
 //	snapshot node=1             the log wants one
+//	flip node=1 text=x          damage a bit of every place on the disk that holds the text
+//	payload node=1 index=3      read an entry as a dispatch does
+//	maintain node=1             the log's background work
 //	close node=1                begin to close
 //	crash node=1                lose what is not durable, and stop
 //	wipe node=1                 lose all, and begin again as a founder under the old id
@@ -393,6 +404,12 @@ func (g *group) run(t *testing.T, d *datadriven.TestData) error {
 		m.rep.WantSnapshot()
 	case "close":
 		m.rep.BeginClose()
+	case "flip":
+		return m.flip(t, d)
+	case "payload":
+		return m.payload(t, d)
+	case "maintain":
+		return m.maintain()
 	case "status":
 		g.status()
 	default:

@@ -119,12 +119,12 @@ func (r *Replica) Payload(index uint64, ordinal int) (shard.Header, []byte, erro
 	id := r.cfg.Shard
 	header, item, err := shard.ReadItem(entryReader{r.cfg.Log, id, index}, ordinal)
 	if _, damaged := errors.AsType[*shard.DamagedItemError](err); !damaged {
-		return header, item, err
+		return header, item, r.damaged(index, err)
 	}
 	// The log knows file and offset, and whether the damage is in this item or was only in what was read this time.
 	entry, whole := r.cfg.Log.Read(id, index)
 	if whole != nil {
-		return shard.Header{}, nil, fmt.Errorf("shard %d, entry %d: %w: %w", id, index, err, whole)
+		return shard.Header{}, nil, fmt.Errorf("shard %d, entry %d: %w: %w", id, index, err, r.damaged(index, whole))
 	}
 	if header, item, err = shard.ItemAt(entry.Data, ordinal); err != nil {
 		err = fmt.Errorf("shard %d, entry %d: %w", id, index, err)

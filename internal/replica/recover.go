@@ -9,6 +9,7 @@ import (
 
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/transfer"
 	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
@@ -34,7 +35,7 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Replica{cfg: cfg, nextRead: 1}
+	r := &Replica{cfg: cfg, nextRead: 1, mender: transfer.NewMender(cfg.Shard, cfg.Log)}
 	r.count.ID = cfg.Shard
 	snap, err := r.restore()
 	if err != nil {
@@ -56,6 +57,7 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.setMendable() // Before anybody can read a payload and take a damaged one for lost.
 	r.snap.index = snap.Index
 	r.count.SnapshotIndex = snap.Index
 	r.stamp = cfg.Driver.Stamp()

@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/transfer"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
@@ -39,6 +40,8 @@ type Effects struct {
 	Snapshots []shard.SnapshotWish
 	// Flush asks for what was appended; Durable answers it.
 	Flush Flush
+	// Mends are requests for what is damaged here, to other members, who hand them to StepMend. They may be lost.
+	Mends []Mail
 	// Batch was proposed.
 	Batch Batch
 	// Snapshot asks for Freeze, SnapshotJob.Store and then SnapshotStored.
@@ -89,6 +92,8 @@ type Replica struct {
 
 	restored wal.Retention // what the restored snapshot refers to
 	snap     snapshotState
+	mender   *transfer.Mender
+	mendable bool // as the log was told
 	count    Stats
 }
 
@@ -167,6 +172,7 @@ func (r *Replica) turn() error {
 	if err := r.snapshot(); err != nil {
 		return err
 	}
+	r.mend()
 	if err := r.handOver(); err != nil {
 		return err
 	}
@@ -206,6 +212,9 @@ func (r *Replica) Pause(now Instant) (time.Duration, bool) {
 	pause, timed := time.Duration(0), false
 	if r.ticking {
 		pause, timed = r.nextTick-now.Mono, true
+	}
+	if untilMend, ok := r.mender.Pause(now.Mono); ok && r.mendable && (!timed || untilMend < pause) {
+		pause, timed = untilMend, true
 	}
 	if at := max(r.snap.notBefore, r.snap.wantedAfter); r.snap.wanted && !r.snap.running && at > now.Mono {
 		if untilRetry := at - now.Mono; !timed || untilRetry < pause {

@@ -60,6 +60,13 @@ type Members struct {
 // Has reports whether a replica belongs to the group in any way.
 func (m *Members) Has(r ReplicaID) bool { return m.Votes(r) || slices.Contains(m.Learners, r) }
 
+// All returns every member once.
+func (m *Members) All() []ReplicaID {
+	all := slices.Concat(m.Voters, m.Outgoing, m.Learners, m.LearnersNext)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // Votes reports whether a replica is a voter, incoming or outgoing.
 func (m *Members) Votes(r ReplicaID) bool {
 	return slices.Contains(m.Voters, r) || slices.Contains(m.Outgoing, r)
