@@ -25,6 +25,7 @@ const (
 	forElections
 	forBugs
 	forOperators
+	forRot
 )
 
 func newChance(seed, purpose uint64) chance {

@@ -12,6 +12,7 @@ type Counts struct {
 	Starts        uint64 // of nodes
 	Snapshots     uint64 // stored
 	Elections     uint64
+	Mends         uint64 // messages about damaged entries
 	Transfers     uint64 // snapshots that were brought to other members
 	Needless      uint64 // of these, to members that could have been brought up from the log
 	TransferBytes uint64
@@ -40,6 +41,7 @@ func (c *Counts) Rows() []Count {
 		{"starts of nodes", c.Starts},
 		{"elections won", c.Elections},
 		{"snapshots stored", c.Snapshots},
+		{"messages to mend damage", c.Mends},
 		{"snapshots sent", c.Transfers},
 		{"snapshots sent needlessly", c.Needless},
 		{"bytes of snapshots sent", c.TransferBytes},
@@ -62,6 +64,7 @@ func (c *Counts) Add(o *Counts) {
 	c.Starts += o.Starts
 	c.Snapshots += o.Snapshots
 	c.Elections += o.Elections
+	c.Mends += o.Mends
 	c.Transfers += o.Transfers
 	c.Needless += o.Needless
 	c.TransferBytes += o.TransferBytes

@@ -23,6 +23,7 @@
 //     allow. It sees only what a client sees, so it needs no trust in the machine, the log or the oracle.
 //   - bounds.go: a state that came from snapshots and the replay behind them is to the byte what the replay of all entries from
 //     the first gives; memory and log stay within bounds.
+//   - rot.go: what a disk damages is never handed out, and comes back from the other replicas.
 //   - final.go: liveness, agreement, queue.Machine.CheckInvariants, and that every live payload can be read.
 //
 // The simulator replaces crypto/rand.Reader while it runs, since the Raft library draws its election timeouts from there:

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"encoding/binary"
 	"io"
 	"slices"
 	"time"
@@ -35,6 +34,7 @@ type driver struct {
 	sequence uint64
 	waiting  []*call // neither in an entry nor answered
 	flights  []flight
+	unread   []unread // answers that wait for payloads
 	heard    map[queue.WorkerID]time.Duration
 	verified uint64
 	items    shard.Items
@@ -230,7 +230,11 @@ func (d *driver) answer(p placed, index uint64) {
 				d.damaged(l)
 				continue
 			}
-			a.leases = append(a.leases, granted{l, d.checkPayload(l.Pos)})
+			a.leases = append(a.leases, granted{Lease: l})
+		}
+		if !d.payloads(&a) {
+			d.unread = append(d.unread, unread{p.call, a})
+			return
 		}
 		d.m.n.w.bug.mislay(d, a)
 		d.m.n.w.bug.reuse(d, a)
@@ -243,28 +247,6 @@ func (d *driver) damaged(l queue.Lease) {
 	c := newCall(d.m.n.w, int(d.m.group.id))
 	c.items.Commit(queue.AppendDamaged(c.items.Buf(), l.Pos, l.Token))
 	d.waiting = append(d.waiting, c)
-}
-
-// checkPayload reads a payload as a dispatch does, and returns whose it is.
-func (d *driver) checkPayload(p queue.Pos) label {
-	w := d.m.n.w
-	if d.m.rep == nil {
-		return noLabel
-	}
-	_, item, err := d.m.rep.Payload(p.Index(), p.Ordinal())
-	if d.m.n.dying {
-		return noLabel
-	}
-	if !w.opts.HistoryOnly {
-		if want := w.oracles[d.m.group.id].jobs[p]; err != nil || want == nil || hashBytes(0, item) != want.payload {
-			w.fail("%s: the payload of job %d.%d is lost: %v", d.m.name, p.Index(), p.Ordinal(), err)
-		}
-	}
-	spec, err := queue.DecodeSpec(item)
-	if err != nil || len(spec.Payload) < 8 {
-		return noLabel
-	}
-	return label(binary.LittleEndian.Uint64(spec.Payload))
 }
 
 // Dropped implements replica.Driver.
@@ -325,7 +307,10 @@ func (d *driver) abandon() {
 			p.call.lost()
 		}
 	}
-	d.waiting, d.flights = nil, nil
+	for _, u := range d.unread {
+		u.call.lost()
+	}
+	d.waiting, d.flights, d.unread = nil, nil, nil
 }
 
 // Snapshot implements shard.StateMachine.

@@ -94,6 +94,7 @@ func (w *world) inject(f Fault) {
 		n.upgrade()
 	case FaultWipe, FaultMembers:
 		w.wipe(n)
+	case FaultBitRot: // it has a clock of its own: see rot.go
 	}
 }
 

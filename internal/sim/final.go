@@ -33,6 +33,9 @@ func (w *world) unrest() string {
 					return m.name + " has jobs that did not end: " + m.unended(s)
 				}
 			}
+			if w.rot.node != nil && m.lacks() != 0 {
+				return fmt.Sprintf("%s lacks entry %d", m.name, m.lacks())
+			}
 			if m.rep.Applied() != w.nodes[0].members[g.id].rep.Applied() || m.rep.Applied() < w.oracles[g.id].acked {
 				return m.name + " is not at the same index as the others"
 			}

@@ -28,7 +28,7 @@ func newGroup(w *world, id shard.ID) *group {
 
 // wipe takes a node's disk away. Its members come back as new ones, after the old ones are out of their groups.
 func (w *world) wipe(n *node) {
-	if slices.ContainsFunc(w.groups, func(g *group) bool { return g.replace >= 0 }) || !n.up {
+	if slices.ContainsFunc(w.groups, func(g *group) bool { return g.replace >= 0 }) || !n.up || w.rotten() {
 		return // Two disks lost at once may be a majority.
 	}
 	w.trace.printf(n.name, "loses its disk")

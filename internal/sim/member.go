@@ -126,6 +126,9 @@ func (m *member) turn() {
 			m.send(msg)
 		}
 		m.senders.Lead(m.rep.LeadTerm())
+		for _, mail := range eff.Mends {
+			m.mail(mail.To, mail.Data)
+		}
 		for _, wish := range eff.Snapshots {
 			m.bring(wish)
 		}
@@ -151,6 +154,7 @@ func (m *member) turn() {
 		}
 		more = eff.More
 	}
+	m.driver.readLater()
 	if leading := m.rep.Leading(); leading != m.leading {
 		m.leading = leading
 		if leading {

@@ -250,6 +250,8 @@ func (n *node) handle(e *event) {
 		m.chunkAck(e)
 	case evSend:
 		m.carryDue()
+	case evMend:
+		m.mend(e)
 	case evReply, evDurable, evMaintain, evOther:
 	}
 }
@@ -327,6 +329,14 @@ func (n *node) maintain() {
 	n.keeping = false
 	if !n.dying && !n.w.opts.HistoryOnly {
 		n.bounded()
+	}
+	if err == nil && !more {
+		_, err = n.log.Scrub(scrubBytes)
+	}
+	if n.w.rot.node != nil && wal.IsDamage(err) {
+		n.w.trace.printf(n.name, "finds damage: %v", err)
+		n.keep(time.Millisecond)
+		return
 	}
 	switch {
 	case n.dying:

@@ -28,6 +28,7 @@ const (
 	FaultWipe                   // a node loses its disk, and comes back as a new member
 	FaultMembers                // a member is removed, and another added
 	FaultUpgrade                // a node is given the newer binary
+	FaultBitRot                 // bits flip on a node's disk
 	faultCount
 )
 
@@ -37,7 +38,7 @@ const FaultCount = int(faultCount)
 func (f Fault) String() string {
 	return [...]string{
 		"kill", "power-cut", "mid-write", "blackout", "disk-error", "disk-slow", "disk-full", "partition", "deaf",
-		"isolate", "pause", "clock", "hand-over", "wipe", "members", "upgrade",
+		"isolate", "pause", "clock", "hand-over", "wipe", "members", "upgrade", "bit-rot",
 	}[f]
 }
 
@@ -59,6 +60,7 @@ type plan struct {
 	faulty    time.Duration // how long faults come
 	faultMean time.Duration // between two
 	faults    []Fault       // those that there are
+	rotMean   time.Duration // between two times that a disk damages something; 0: none does
 
 	delayMin, delaySpread time.Duration // of a message
 	lossPermille          int
@@ -128,7 +130,7 @@ func newPlan(o *Options) plan {
 	if o.Nodes > 0 {
 		p.nodes = o.Nodes
 	}
-	for f := range faultCount {
+	for f := range FaultBitRot {
 		if drawn := c.percent(40); (drawn && o.Faults == nil || slices.Contains(o.Faults, f)) && p.possible(f) {
 			p.faults = append(p.faults, f)
 		}
@@ -145,6 +147,10 @@ func newPlan(o *Options) plan {
 	}
 	p.ways = weights(c, int(wayCount))
 	p.acts = weights(c, int(actCount))
+	r := newChance(mix64(o.Seed, 2), forRot)
+	if drawn := r.percent(30); (drawn && o.Faults == nil || slices.Contains(o.Faults, FaultBitRot)) && p.nodes > 1 {
+		p.rotMean = r.between(500*time.Millisecond, 5*time.Second)
+	}
 	return p
 }
 
@@ -172,6 +178,9 @@ func (p *plan) String() string {
 	names := make([]string, len(p.faults))
 	for i, f := range p.faults {
 		names[i] = f.String()
+	}
+	if p.rotMean > 0 {
+		names = append(names, fmt.Sprintf("%v about every %v", FaultBitRot, p.rotMean.Round(time.Millisecond)))
 	}
 	return fmt.Sprintf(
 		"%d nodes, %d shards of %d queues; faults for %v, about every %v: %s; messages %v + %v, %d‰ lost, %d‰ twice; "+

@@ -20,12 +20,13 @@ const (
 	evChunk                     // a piece of a snapshot arrives at a follower
 	evChunkAck                  // a follower's answer arrives at the sender
 	evSend                      // a sender of a snapshot may go on
+	evMend                      // a request or an answer about damaged entries arrives
 	evOther                     // fn
 )
 
 func (k eventKind) String() string {
 	return [...]string{
-		"turn", "message", "request", "reply", "durable", "maintain", "store", "chunk", "chunk-ack", "send", "other",
+		"turn", "message", "request", "reply", "durable", "maintain", "store", "chunk", "chunk-ack", "send", "mend", "other",
 	}[k]
 }
 

@@ -62,6 +62,7 @@ type world struct {
 	faults   [FaultCount]uint64
 
 	faulting chance
+	rot      rot
 	nodes    []*node
 	net      network
 	oracles  []*oracle        // by shard
@@ -101,10 +102,14 @@ func Run(o Options) (res Result) {
 func newWorld(o Options) *world {
 	w := &world{opts: o, plan: newPlan(&o), faulting: newChance(o.Seed, forFaults), joined: make(map[joinKey]bool)}
 	w.trace = trace{to: o.Trace, hash: o.Seed, now: &w.now}
+	w.rot.chance = newChance(mix64(o.Seed, 1), forRot)
 	w.bug = newBugs(o)
 	if w.bug.is(BugReuseIdentity) { // needs a disk to be lost
 		w.plan.nodes = max(w.plan.nodes, 3)
 		w.plan.faults = append(w.plan.faults, FaultWipe)
+	}
+	if w.bug.is(BugServeDamaged) || w.bug.is(BugDropMends) { // needs a disk that rots
+		w.plan.nodes, w.plan.rotMean = max(w.plan.nodes, 3), 300*time.Millisecond
 	}
 	w.net = newNetwork(w)
 	for s := range w.plan.shards {
@@ -133,6 +138,7 @@ func (w *world) run() {
 	}
 	w.clients.start(w)
 	w.nextFault()
+	w.nextRot()
 	w.until(w.plan.faulty, nil)
 	w.heal()
 	w.until(w.now+healMax, w.quiet)
