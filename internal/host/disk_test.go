@@ -86,6 +86,10 @@ func TestIdentity(t *testing.T) {
 		{"other cluster", nil, func(o *Options) { o.Cluster = 5 }, "belongs to cluster"},
 		{"shard missing", nil, func(o *Options) { o.Shards = o.Shards[:1] }, "not configured"},
 		{"file gone", func(s *vfs.Sim) error { return s.Remove("data/IDENTITY") }, nil, "is missing, but the directory has data"},
+		{"all gone but the records", func(s *vfs.Sim) error {
+			return errors.Join(s.Remove("data/IDENTITY"), s.Rename("data/log", "gone"), s.Rename("data/snapshots", "away"))
+		}, nil, "is missing, but the directory has data"},
+		{"record damaged", func(s *vfs.Sim) error { return rewrite(s, "data/replicas/00001", 17, 0xff) }, nil, "is damaged"},
 		{"bit flipped", func(s *vfs.Sim) error { return rewrite(s, "data/IDENTITY", 17, 0xff) }, nil, "is damaged"},
 		{"newer format", func(s *vfs.Sim) error { return rewrite(s, "data/IDENTITY", 8, 9) }, nil, "format 9, this program reads up to 1"},
 		{"other file", func(s *vfs.Sim) error { return rewrite(s, "data/IDENTITY", 0, 'X') }, nil, "is no identity file"},

@@ -135,7 +135,9 @@ func newIdentity(fsys vfs.FS, dir string, cluster, node uint64) (Identity, error
 	if err != nil {
 		return Identity{}, err
 	}
-	if slices.Contains(names, logDirName) || slices.Contains(names, snapshotDirName) {
+	if slices.ContainsFunc(names, func(name string) bool {
+		return name == logDirName || name == snapshotDirName || name == recordDirName
+	}) {
 		return Identity{}, &IdentityError{name, "is missing, but the directory has data: restore the file from a backup"}
 	}
 	if cluster == 0 {
