@@ -18,6 +18,7 @@ type Counts struct {
 	TransferBytes uint64
 	FullBytes     uint64 // what the same transfers would have had with all live jobs
 	TooOld        uint64 // nodes that stopped at an entry of a newer format than they read
+	Hoards        uint64 // nodes that kept more files of the log's tail at rest than they should need
 	Steps         uint64 // of the model, to judge the history
 	Undecided     uint64 // jobs whose history was too dear to judge
 }
@@ -47,6 +48,7 @@ func (c *Counts) Rows() []Count {
 		{"bytes of these, with repeats", c.TransferBytes},
 		{"bytes of full ones, once", c.FullBytes},
 		{"stops at a newer format", c.TooOld},
+		{"logs that keep many files", c.Hoards},
 		{"steps of the job model", c.Steps},
 		{"jobs left undecided", c.Undecided},
 	}
@@ -70,6 +72,7 @@ func (c *Counts) Add(o *Counts) {
 	c.TransferBytes += o.TransferBytes
 	c.FullBytes += o.FullBytes
 	c.TooOld += o.TooOld
+	c.Hoards += o.Hoards
 	c.Steps += o.Steps
 	c.Undecided += o.Undecided
 }

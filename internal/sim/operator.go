@@ -152,13 +152,14 @@ func (o *operator) bulk(dead []queue.JobInfo) {
 	what := pick(o.chance, []act{actRetry, actDiscard})
 	k := newCall(o.c.w, o.shard)
 	for _, j := range dead {
-		l, ok := o.c.labels[o.shard][j.Pos]
-		if !ok {
-			l = noLabel
+		// Who enqueued a job may not know yet, and then the history could not say whose it is.
+		if l, ok := o.c.labels[o.shard][j.Pos]; ok {
+			o.change(k, what, known{l, j.Pos, j.Queue, j.Priority})
 		}
-		o.change(k, what, known{l, j.Pos, j.Queue, j.Priority})
 	}
-	o.send(k)
+	if k.items.Len() > 0 {
+		o.send(k)
+	}
 }
 
 // reconfigure draws other settings.
