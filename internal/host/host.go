@@ -64,6 +64,9 @@ type Host struct {
 	closed  sync.Once
 	closeMu sync.Mutex
 
+	movedMu sync.Mutex
+	moved   chan struct{} // guarded by movedMu; closed when a leadership changes; nil: nobody waits
+
 	flushMu     sync.Mutex    // held by who flushes the log
 	durable     atomic.Uint64 // wal.Position that is durable
 	flushKick   chan struct{}

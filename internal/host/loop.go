@@ -397,8 +397,12 @@ func (l *loop) report() {
 	s := l.rep.Stats()
 	s.RecoverySeconds, s.SnapshotPause = l.recovery, l.pause
 	l.mu.Lock()
+	moved := s.Leader != l.reported.Leader || s.Leading != l.reported.Leading
 	l.reported = s
 	l.mu.Unlock()
+	if moved {
+		l.h.leadMoved()
+	}
 	if s.Leading && l.rep.Leading() && !isStopped(l.led) {
 		close(l.led)
 	}

@@ -197,3 +197,24 @@ func (h *Host) LeadershipOf(id shard.ID) (Leadership, bool) {
 	s := l.stats()
 	return Leadership{Leader: shard.NodeID(s.Leader), Leading: s.Leading, Term: s.Term}, true
 }
+
+// Moved returns a channel that is closed when who leads some shard has changed, as this node knows it. Whoever waits for a leader
+// takes the channel first and then looks at LeadershipOf.
+func (h *Host) Moved() <-chan struct{} {
+	h.movedMu.Lock()
+	defer h.movedMu.Unlock()
+	if h.moved == nil {
+		h.moved = make(chan struct{})
+	}
+	return h.moved
+}
+
+// leadMoved tells whoever waits that a leadership has changed.
+func (h *Host) leadMoved() {
+	h.movedMu.Lock()
+	defer h.movedMu.Unlock()
+	if h.moved != nil {
+		close(h.moved)
+		h.moved = nil
+	}
+}

@@ -63,6 +63,21 @@ const itemHeaderBytes = 2
 // ErrMalformed is returned for an item that does not decode or breaks a limit.
 var ErrMalformed = errors.New("malformed item")
 
+// Forwardable reports whether an item is a command that one node may hand to another: not a fetch, whose leases would find nobody, and
+// nothing that only a shard's leader says.
+func Forwardable(item []byte) bool {
+	if len(item) < itemHeaderBytes {
+		return false
+	}
+	switch itemType(item[0]) {
+	case itemConfigure, itemEnqueue, itemJob, itemAck, itemFail, itemRelease, itemExtend, itemProgress, itemCancel, itemRetryDead,
+		itemDiscardDead, itemDamaged, itemWorkerLost, itemWorkerGone:
+		return true
+	case itemFetch, itemTick, itemVerify, itemHold:
+	}
+	return false
+}
+
 func appendHeader(dst []byte, t itemType) []byte { return append(dst, byte(t), itemVersion) }
 
 func appendPos(dst []byte, t itemType, p Pos) []byte {

@@ -277,6 +277,11 @@ func (t *Transport) Call(ctx context.Context, to uint64, kind uint8, body []byte
 	return answer, nil
 }
 
+// Undelivered reports whether an error of Call says that the other node's handler certainly did not see the call.
+func (t *Transport) Undelivered(err error) bool {
+	return errors.Is(err, ErrUnreachable) || errors.Is(err, ErrBusy) || errors.Is(err, ErrTooLarge) || errors.Is(err, ErrClosed)
+}
+
 func (p *peer) address() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
