@@ -3,6 +3,7 @@ package engine
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/queue"
@@ -27,17 +28,20 @@ type laneCount struct {
 // call is one command on its way through the log. Calls are pooled; a caller that leaves early hands its call over to
 // the pump, which lets the garbage collector have it.
 type call struct {
-	pool   *sync.Pool
-	items  shard.Items
-	adds   []laneCount // jobs that are ready once the command is applied
-	urgent bool        // ends or tends jobs: admitted past the ordinary limit
-	ends   bool        // its first item ends an attempt: a sample for the run histogram
-	state  atomic.Uint32
-	done   chan struct{} // one token per answer
+	pool     *sync.Pool
+	items    shard.Items
+	adds     []laneCount // jobs that are ready once the command is applied
+	urgent   bool        // ends or tends jobs: admitted past the ordinary limit
+	ends     bool        // its first item ends an attempt: a sample for the run histogram
+	foreign  bool        // another node forwarded it: it is not forwarded again
+	patience time.Time   // until when it waits for a leader; for an outlet
+	state    atomic.Uint32
+	done     chan struct{} // one token per answer
 
 	// The answer. Results has one per item.
 	err     error
 	stamp   int64
+	index   uint64 // of the entry; for the catalog
 	results []queue.Result
 	catalog []cluster.Result
 }
@@ -53,8 +57,8 @@ func (d *desk) newCall() *call {
 	}
 	c.items.Reset()
 	c.adds = c.adds[:0]
-	c.urgent, c.ends = false, false
-	c.err, c.stamp = nil, 0
+	c.urgent, c.ends, c.foreign = false, false, false
+	c.err, c.stamp, c.index = nil, 0, 0
 	c.results, c.catalog = c.results[:0], c.catalog[:0]
 	c.state.Store(callNew)
 	return c

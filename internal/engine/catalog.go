@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync"
+	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/host"
@@ -20,14 +22,17 @@ type catalogPump struct {
 	catalog *cluster.Catalog
 	results []cluster.Result
 	leading bool
+	reach   reach
+	follow  follower
 }
 
 var _ host.Driver = (*catalogPump)(nil)
 
-func newCatalogPump(node, firstSequence uint64, wake func()) *catalogPump {
+func newCatalogPump(node, firstSequence uint64, wake func(), follow follower) *catalogPump {
 	return &catalogPump{
 		desk:    desk{shard: catalogShard, node: node, wake: wake, last: firstSequence, closed: errNotLeader()},
 		catalog: cluster.New(),
+		follow:  follow,
 	}
 }
 
@@ -49,6 +54,8 @@ func (p *catalogPump) Gather(b *shard.BatchBuilder, now int64) uint64 {
 // Apply implements shard.StateMachine.
 func (p *catalogPump) Apply(index uint64, h shard.Header, items [][]byte) {
 	p.results = p.catalog.Apply(index, queue.Millis(h.Stamp), items, p.results[:0])
+	p.tell()
+	p.reach.to(index)
 	if h.Proposer != p.node {
 		return
 	}
@@ -57,11 +64,31 @@ func (p *catalogPump) Apply(index uint64, h shard.Header, items [][]byte) {
 		return
 	}
 	for _, r := range f.riders {
-		r.call.stamp = h.Stamp
+		r.call.stamp, r.call.index = h.Stamp, index
 		r.call.catalog = append(r.call.catalog[:0], p.results[r.first:r.first+r.count]...)
 		p.answer(r.call, nil)
 	}
 	p.retire(f)
+}
+
+// tell tells the follower what an entry changed.
+func (p *catalogPump) tell() {
+	queues := false
+	for i := range p.results {
+		r := &p.results[i]
+		queues = queues || r.Queue.ID != 0
+		if r.Worker == 0 {
+			continue
+		}
+		if w, ok := p.catalog.Worker(r.Worker); ok {
+			p.follow.workerCame(&w)
+		} else {
+			p.follow.workerWent(r.Worker)
+		}
+	}
+	if queues {
+		p.follow.queueChanged()
+	}
 }
 
 // Dropped implements host.Driver.
@@ -95,9 +122,10 @@ func (p *catalogPump) Settled() {
 func (p *catalogPump) Wakeup() int64 { return 0 }
 
 // Leadership implements host.Driver.
-func (p *catalogPump) Leadership(leading bool, _ uint64) {
+func (p *catalogPump) Leadership(leading bool, term uint64) {
 	p.leading = leading
 	if leading {
+		p.follow.catalogLed(term)
 		p.setClosed(nil)
 	} else {
 		p.setClosed(errNotLeader())
@@ -125,15 +153,21 @@ func (p *catalogPump) Restore(r io.Reader) error {
 		return fmt.Errorf("restore the catalog: %w", err)
 	}
 	p.catalog = c
+	p.follow.catalogReplaced(c)
+	p.reach.to(c.Applied())
 	return nil
 }
 
-// propose sends one catalog command through the log and returns its result. A refusal is an error.
+// propose sends one catalog command through the log and returns its result, when this node's replica has it too: who was told of a
+// change sees it here. A refusal is an error.
 func (p *catalogPump) propose(ctx context.Context, encode func(dst []byte) []byte) (cluster.Result, error) {
 	c := p.newCall()
 	c.urgent = true
 	c.items.Add(encode)
 	if err := p.do(ctx, c); err != nil {
+		return cluster.Result{}, err
+	}
+	if err := p.reach.await(ctx, c.index); err != nil {
 		return cluster.Result{}, err
 	}
 	r := c.catalog[0]
@@ -142,4 +176,51 @@ func (p *catalogPump) propose(ctx context.Context, encode func(dst []byte) []byt
 		return r, err
 	}
 	return r, nil
+}
+
+// reach tells how far this node's replica of the catalog has come. Any goroutine may call its methods.
+type reach struct {
+	mu      sync.Mutex
+	index   uint64        // REQUIRES: mu
+	further chan struct{} // REQUIRES: mu; closed when index grows; nil: nobody waits
+}
+
+// to says that the replica has applied an entry.
+func (r *reach) to(index uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.index = max(r.index, index)
+	if r.further != nil {
+		close(r.further)
+		r.further = nil
+	}
+}
+
+// await waits until the replica has applied an entry that is committed. It waits no longer than for a leader: a replica that is so
+// far behind is cut off.
+func (r *reach) await(ctx context.Context, index uint64) error {
+	var timer *time.Timer
+	for {
+		r.mu.Lock()
+		if r.index >= index {
+			r.mu.Unlock()
+			return nil
+		}
+		if r.further == nil {
+			r.further = make(chan struct{})
+		}
+		further := r.further
+		r.mu.Unlock()
+		if timer == nil {
+			timer = time.NewTimer(LeaderWaitMax)
+			defer timer.Stop()
+		}
+		select {
+		case <-further:
+		case <-timer.C:
+			return newError(CodeUnknownOutcome, ReasonUnknownOutcome, "the cluster's catalog was asked, and this node is too far behind to know it; ask another node")
+		case <-ctx.Done():
+			return errUnknownOutcome(ctx.Err())
+		}
+	}
 }

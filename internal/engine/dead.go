@@ -14,12 +14,12 @@ func (e *Engine) Cancel(ctx context.Context, id JobID) (State, error) {
 		return 0, errNoJob()
 	}
 	// A ready job is found by its queue and priority, which only its spec in the log tells.
-	spec, _, err := e.spec(id)
+	place, err := e.ask(ctx, &query{Kind: queryPlace, Shard: shardID(id), Pos: id.Pos})
 	if err != nil {
 		return 0, err
 	}
 	r, err := e.onJob(ctx, id, func(dst []byte) []byte {
-		return queue.AppendCancel(dst, id.Pos, spec.Queue, spec.Priority)
+		return queue.AppendCancel(dst, id.Pos, place.Queue, place.Priority)
 	})
 	if err != nil {
 		return r.State, err
@@ -99,7 +99,7 @@ func (e *Engine) allDead(ctx context.Context, name string, limit int, encode fun
 	if limit < 1 || limit > BulkMax {
 		return 0, false, invalid("limit", "is %d; it must lie between 1 and %d", limit, BulkMax)
 	}
-	rt, err := e.existing(name)
+	rt, err := e.existing(ctx, name)
 	if err != nil {
 		return 0, false, err
 	}
@@ -107,10 +107,13 @@ func (e *Engine) allDead(ctx context.Context, name string, limit int, encode fun
 	count := 0
 	for {
 		// One row over the limit tells whether there is more.
-		infos, next, err := e.page(ctx, rt, queue.StateDead, cursor, min(limit-count+1, queue.ListMax))
+		f, err := e.ask(ctx, &query{
+			Kind: queryRows, Shard: rt.pump.shard, Queue: rt.id, State: queue.StateDead, Cursor: cursor, Limit: min(limit-count+1, queue.ListMax),
+		})
 		if err != nil {
 			return count, true, err
 		}
+		infos, next := f.Rows, f.Cursor
 		more := len(infos) > limit-count
 		done, err := e.deadBatch(ctx, rt, infos[:min(len(infos), limit-count)], encode)
 		count += done
@@ -154,12 +157,21 @@ func (e *Engine) deadBatch(ctx context.Context, rt *route, infos []queue.JobInfo
 }
 
 // existing returns a queue's route, or why there is none.
-func (e *Engine) existing(name string) (*route, error) {
+func (e *Engine) existing(ctx context.Context, name string) (*route, error) {
 	if rt := e.routes.byName(name); rt != nil {
 		return rt, nil
 	}
 	if !cluster.ValidQueueName(name) {
 		return nil, badQueueName("queue", name)
+	}
+	if e.clustered() { // another node may have made it a moment ago
+		known := false
+		if err := e.readCatalog(ctx, func() { _, known = e.catalog.catalog.Queue(name) }); err != nil {
+			return nil, err
+		}
+		if known {
+			return e.ensureQueue(ctx, name)
+		}
 	}
 	return nil, &Error{
 		Code: CodeNotFound, Reason: ReasonQueueNotFound, Field: "queue",

@@ -16,7 +16,8 @@ import (
 type desk struct {
 	shard shard.ID
 	node  uint64
-	wake  func() // tells the shard's goroutine that something waits
+	wake  func()  // tells the shard's goroutine that something waits
+	away  *outlet // takes the calls while another node leads the shard; nil: there is no other node
 
 	mu       sync.Mutex
 	incoming []*call
@@ -62,8 +63,20 @@ func (f *flight) reset() {
 	f.riders, f.adds, f.takes, f.holds = f.riders[:0], f.adds[:0], f.takes[:0], false
 }
 
-// submit hands a call in, or says why not.
+// submit hands a call in, or says why not. While another node leads the shard, the call goes there.
 func (d *desk) submit(c *call) error {
+	err := d.submitHere(c)
+	if err != nil && d.away != nil && err.Reason == ReasonNotLeader {
+		return d.sendAway(c)
+	}
+	if err != nil {
+		return err
+	}
+	return nil
+}
+
+// submitHere hands a call in that goes to no other node.
+func (d *desk) submitHere(c *call) *Error {
 	size := int64(c.items.Size())
 	callsMax, bytesMax := int64(WaitingCallsMax), int64(WaitingBytesMax)
 	if c.urgent {
@@ -77,13 +90,9 @@ func (d *desk) submit(c *call) error {
 	}
 	if d.waiting.Load() >= callsMax || d.bytes.Load()+size > bytesMax {
 		d.mu.Unlock()
-		d.overloaded.Add(1)
-		return newError(CodeResourceExhausted, ReasonOverloaded,
-			"shard %d has as many requests waiting as it takes (%d requests or %d MiB); slow down and try again",
-			d.shard, callsMax, bytesMax>>20)
+		return d.overload(callsMax, bytesMax)
 	}
-	d.waiting.Add(1)
-	d.bytes.Add(size)
+	d.count(c)
 	c.state.Store(callWaiting)
 	first := len(d.incoming) == 0
 	d.incoming = append(d.incoming, c)
@@ -91,6 +100,47 @@ func (d *desk) submit(c *call) error {
 	if first { // else whoever came first has woken the shard, which has not looked since
 		d.wake()
 	}
+	return nil
+}
+
+func (d *desk) overload(callsMax, bytesMax int64) *Error {
+	d.overloaded.Add(1)
+	return newError(CodeResourceExhausted, ReasonOverloaded,
+		"shard %d has as many requests waiting as it takes (%d requests or %d MiB); slow down and try again",
+		d.shard, callsMax, bytesMax>>20)
+}
+
+// sendAway hands a call in that another node has to carry out.
+func (d *desk) sendAway(c *call) error {
+	callsMax, bytesMax := int64(WaitingCallsMax), int64(WaitingBytesMax)
+	if c.urgent {
+		callsMax, bytesMax = 2*callsMax, 2*bytesMax
+	}
+	if d.waiting.Load() >= callsMax || d.bytes.Load()+int64(c.items.Size()) > bytesMax {
+		return d.overload(callsMax, bytesMax)
+	}
+	d.count(c)
+	c.state.Store(callWaiting)
+	d.away.push(c)
+	return nil
+}
+
+// resubmit hands a call in that was under way elsewhere and did not happen there. It was admitted before.
+func (d *desk) resubmit(c *call) *Error {
+	d.mu.Lock()
+	if d.closed != nil {
+		err := d.closed
+		d.mu.Unlock()
+		return err
+	}
+	if !c.state.CompareAndSwap(callFlying, callWaiting) {
+		d.mu.Unlock()
+		return nil // its caller left
+	}
+	d.count(c)
+	d.incoming = append(d.incoming, c)
+	d.mu.Unlock()
+	d.wake()
 	return nil
 }
 
@@ -114,11 +164,13 @@ func (d *desk) wait(ctx context.Context, c *call) error {
 		return c.err
 	case <-ctx.Done():
 	}
-	switch {
-	case c.state.CompareAndSwap(callWaiting, callGone):
-		return contextError(ctx.Err())
-	case c.state.CompareAndSwap(callFlying, callGone):
-		return errUnknownOutcome(ctx.Err())
+	for c.state.Load() != callDone { // a call that another node did not carry out waits again
+		switch {
+		case c.state.CompareAndSwap(callWaiting, callGone):
+			return contextError(ctx.Err())
+		case c.state.CompareAndSwap(callFlying, callGone):
+			return errUnknownOutcome(ctx.Err())
+		}
 	}
 	<-c.done // the answer came first
 	return c.err
@@ -150,8 +202,7 @@ func (d *desk) gather(b *shard.BatchBuilder, f *flight) {
 		}
 		d.pending[d.next] = nil
 		d.next++
-		d.waiting.Add(-1)
-		d.bytes.Add(-int64(c.items.Size()))
+		d.uncount(c)
 		if !c.state.CompareAndSwap(callWaiting, callFlying) {
 			continue // its caller left: nothing happened
 		}
@@ -164,8 +215,7 @@ func (d *desk) gather(b *shard.BatchBuilder, f *flight) {
 // requeue puts a call that nobody waits for behind what is pending.
 func (d *desk) requeue(c *call) {
 	c.state.Store(callWaiting)
-	d.waiting.Add(1)
-	d.bytes.Add(int64(c.items.Size()))
+	d.count(c)
 	d.pending = append(d.pending, c)
 }
 
@@ -241,7 +291,8 @@ func (d *desk) leaderless() error {
 	return nil
 }
 
-// setClosed lets calls in (nil), or refuses them with why and answers all that wait: nothing of theirs happened.
+// setClosed lets calls in (nil), or refuses them with why. Those that wait go to the node that leads now, if there are other nodes;
+// else they are answered, as are those that came from another node: nothing of theirs happened.
 func (d *desk) setClosed(why *Error) {
 	d.mu.Lock()
 	if d.closed != nil && d.closed.Reason == ReasonStopping {
@@ -253,14 +304,22 @@ func (d *desk) setClosed(why *Error) {
 		return
 	}
 	d.collect()
+	elsewhere := d.away != nil && why.Reason == ReasonNotLeader
+	var moving []*call
 	for ; d.next < len(d.pending); d.next++ {
 		c := d.pending[d.next]
 		d.pending[d.next] = nil
-		d.waiting.Add(-1)
-		d.bytes.Add(-int64(c.items.Size()))
+		if elsewhere && !c.foreign {
+			moving = append(moving, c)
+			continue
+		}
+		d.uncount(c)
 		if c.state.CompareAndSwap(callWaiting, callFlying) {
 			d.answer(c, why)
 		}
 	}
 	d.settle()
+	if len(moving) > 0 {
+		d.away.push(moving...)
+	}
 }

@@ -19,6 +19,37 @@
 // from the log by the caller, after the lease was granted.
 //
 // What lives where. Queues and workers are in the catalog, shard 0; jobs, leases and settings on the data shards. Each
-// change goes to the catalog first and to the shard after it, each step may be repeated, and Open completes what a crash
-// left in between. Heartbeats are soft state of this node: after a start every worker has a full TTL before it is judged.
+// change goes to the catalog first and to the shard after it, each step may be repeated, and what a crash left in between is
+// completed by Open, or by the node that leads the queue's shard.
+//
+// # Several nodes
+//
+// Any node answers any request. Each has a replica of the catalog, and follows it: so it knows all queues and workers, whoever made
+// them. What concerns a shard that another node leads goes there through a Forwarder, and is never forwarded again. On a single
+// node there is none, and nothing below costs anything.
+//
+//   - Commands wait in the outlet of their desk. Whatever waits goes to the leader's node in one call, joins that node's own
+//     commands, and the results come back together. When the leader is not known, not reached, or no leader any more, nothing
+//     happened: they wait for the next one, for LeaderWaitMax at most, so that a failover is latency and not an error. When a
+//     call got no answer, nobody knows: they end with CodeUnknownOutcome.
+//   - Reads are typed queries, answered by the shard's leader after it made sure that it still leads.
+//   - A fetch asks one node after the other. When there is no work it parks on all of them; what comes first is the caller's, and what
+//     comes second is given back. A fetch at another node is stopped by name and its answer waited for, never just
+//     abandoned: an answer that nobody reads would leave leases with nobody. When an answer is lost with its connection, a
+//     worker that may hold such leases is made to connect anew, and ResumeWorker gives them back.
+//   - A catalog command is answered when the node that was asked has applied it: who was told of a change sees it there.
+//   - A worker is connected to one node. Its heartbeats are soft state: its node tells the one that leads the catalog, and
+//     only that one judges who was silent; see beats.go. What a shard wants to tell a worker goes to the node that spoke for
+//     it last, and is said again with the worker's next heartbeat.
+//
+// # Goroutines
+//
+// Close waits for all of them.
+//
+//	monitor     one: tells who was heard, or judges who was silent; gives back what workers do not know of
+//	learner     one with other nodes: routes follow the catalog; settings that did not reach their shard are brought there
+//	creation    one for each queue in the making
+//	sender      up to OutletSendersMax for each shard that another node leads, while commands wait for it
+//	courier     one for each other node while there are notices for its workers
+//	racer       one for each node that a fetch is parked at
 package engine

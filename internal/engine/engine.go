@@ -19,8 +19,7 @@ import (
 // Engine is the jobs of one node. Its methods may be called from any goroutine. They retain nothing of their arguments
 // after they have returned.
 //
-// Goroutines of its own, all waited for by Close: the monitor, which finds silent workers, and one for each queue in the
-// making.
+// Its goroutines are named in the package's documentation; Close waits for all of them.
 type Engine struct {
 	opts    Options
 	host    *host.Host
@@ -35,8 +34,16 @@ type Engine struct {
 	creations map[string]*creation // REQUIRES: creating
 	naming    sync.Mutex           // held while a queue's settings change: read, edit, write
 
+	learn    chan struct{} // the catalog's queues changed
+	courier  courier
+	judges   atomic.Uint64 // the newest term of the catalog in which this node judges workers
+	visitors visitors      // fetches of other nodes
+	fetches  atomic.Uint64 // the newest name of a fetch at another node
+
 	background context.Context // ends when Close begins to wait
 	cancel     context.CancelFunc
+	calls      context.Context // of calls to other nodes; ends a little later
+	endCalls   context.CancelFunc
 	life       sync.Mutex
 	closing    bool // REQUIRES: life
 	goroutines sync.WaitGroup
@@ -63,17 +70,29 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 		workers:   newRegistry(opts.WorkerTTL),
 		started:   time.Now(),
 		creations: make(map[string]*creation),
+		learn:     make(chan struct{}, 1),
 	}
+	e.visitors.all = make(map[visitor]context.CancelFunc)
+	e.courier = courier{engine: e, waiting: make(map[uint64][]addressed), sending: make(map[uint64]bool)}
 	e.background, e.cancel = context.WithCancel(context.Background())
+	e.calls, e.endCalls = context.WithCancel(context.Background())
 	e.notReady("recovering")
 	if err := e.openHost(ctx); err != nil {
 		e.cancel()
+		e.endCalls()
 		return nil, err
 	}
-	if err := e.reconcile(ctx); err != nil {
+	bring := e.reconcile
+	if e.clustered() {
+		bring = e.join
+	}
+	if err := bring(ctx); err != nil {
 		return nil, errors.Join(err, e.Close(ctx))
 	}
 	e.spawn(e.monitor)
+	if e.clustered() {
+		e.spawn(e.learner)
+	}
 	e.ready.Store(nil)
 	return e, nil
 }
@@ -84,7 +103,7 @@ func (e *Engine) openHost(ctx context.Context) error {
 	// so each life counts from a random start.
 	first := rand.Uint64() >> 1
 	ids := []shard.ID{catalogShard}
-	e.catalog = newCatalogPump(e.opts.Node, first, func() { e.wakeShard(catalogShard) })
+	e.catalog = newCatalogPump(e.opts.Node, first, func() { e.wakeShard(catalogShard) }, e)
 	hooks := pumpHooks{event: e.shardEvent, ran: e.ran, diverged: e.shardDiverged}
 	for i := range e.opts.Shards {
 		id := shard.ID(i + 1)
@@ -92,6 +111,12 @@ func (e *Engine) openHost(ctx context.Context) error {
 		p := newPump(id, e.opts.Node, first, func() { e.wakeShard(id) }, hooks)
 		p.holdMillis = e.opts.WorkerTTL.Milliseconds()
 		e.pumps = append(e.pumps, p)
+	}
+	if e.clustered() {
+		for _, id := range ids {
+			d := e.deskOf(id)
+			d.away = &outlet{engine: e, desk: d}
+		}
 	}
 	if len(e.opts.Replicas) > 0 {
 		ids = nil
@@ -108,7 +133,7 @@ func (e *Engine) openHost(ctx context.Context) error {
 		},
 		NewMachine: func(id shard.ID) shard.StateMachine {
 			if id == catalogShard {
-				return newCatalogPump(e.opts.Node, first, func() {})
+				return newCatalogPump(e.opts.Node, first, func() {}, nobody{})
 			}
 			return newPump(id, e.opts.Node, first, func() {}, pumpHooks{})
 		},
@@ -120,6 +145,9 @@ func (e *Engine) openHost(ctx context.Context) error {
 	}
 	e.host = h
 	e.waker.Store(h)
+	if e.opts.Serving != nil {
+		e.opts.Serving(e)
+	}
 	if e.opts.Hosted != nil {
 		e.opts.Hosted(h)
 	}
@@ -145,15 +173,11 @@ func (e *Engine) pump(id shard.ID) *pump {
 // is registered or holds leases gets a full TTL from now.
 func (e *Engine) reconcile(ctx context.Context) error {
 	var queues []cluster.Queue
-	var workers []cluster.Worker
 	var id cluster.ID
-	if err := e.host.Read(ctx, catalogShard, func() {
+	if err := e.readCatalog(ctx, func() {
 		id = e.catalog.catalog.ID()
 		for q := range e.catalog.catalog.Queues() {
 			queues = append(queues, *q)
-		}
-		for w := range e.catalog.catalog.Workers() {
-			workers = append(workers, *w)
 		}
 	}); err != nil {
 		return fmt.Errorf("read the catalog: %w", err)
@@ -161,13 +185,32 @@ func (e *Engine) reconcile(ctx context.Context) error {
 	if err := e.agreeOnCluster(ctx, id); err != nil {
 		return err
 	}
-	for i := range workers {
-		e.workers.add(&workers[i])
+	for _, w := range e.workers.all() {
+		w.touch()
 	}
 	if err := e.reconcileQueues(ctx, queues); err != nil {
 		return err
 	}
+	if e.clustered() {
+		return nil // whoever leads the catalog looks for holders that nobody knows
+	}
 	return e.adoptHolders(ctx)
+}
+
+// join reconciles a node of several. The groups may have no leaders yet, or the wrong ones: it goes on until ctx ends.
+func (e *Engine) join(ctx context.Context) error {
+	for {
+		err := e.reconcile(ctx)
+		if err == nil || ctx.Err() != nil || !ofOneShard(err) && asError(err).Code != CodeDeadlineExceeded {
+			return err
+		}
+		e.opts.Logger.Info("waiting for the cluster's shards to have leaders", slog.Any("error", err))
+		select {
+		case <-e.host.Moved():
+		case <-time.After(searchPauseMax):
+		case <-ctx.Done():
+		}
+	}
 }
 
 func (e *Engine) agreeOnCluster(ctx context.Context, id cluster.ID) error {
@@ -183,32 +226,6 @@ func (e *Engine) agreeOnCluster(ctx context.Context, id cluster.ID) error {
 	return err
 }
 
-func (e *Engine) reconcileQueues(ctx context.Context, queues []cluster.Queue) error {
-	versions := make(map[queue.QueueID]uint64)
-	for _, p := range e.pumps {
-		if err := e.host.Read(ctx, p.shard, func() {
-			for _, info := range p.machine.Queues() {
-				versions[info.Queue] = info.Version
-			}
-		}); err != nil {
-			return fmt.Errorf("read shard %d: %w", p.shard, err)
-		}
-	}
-	found := make([]*route, 0, len(queues))
-	for i := range queues {
-		q := &queues[i]
-		p := e.pump(shard.ID(q.Shard))
-		if p == nil || versions[q.ID] < q.Version {
-			if err := e.configureShard(ctx, q); err != nil {
-				return err
-			}
-		}
-		found = append(found, &route{name: q.Name, id: q.ID, pump: p})
-	}
-	e.routes.publish(found...)
-	return nil
-}
-
 // Close refuses new requests, lets those in flight finish, and stops the shards.
 func (e *Engine) Close(ctx context.Context) error {
 	e.life.Lock()
@@ -220,7 +237,10 @@ func (e *Engine) Close(ctx context.Context) error {
 	e.life.Unlock()
 	e.notReady("stopping")
 	e.cancel()
+	grace := time.AfterFunc(closeGrace, e.endCalls)
 	e.goroutines.Wait()
+	grace.Stop()
+	e.endCalls()
 	for _, p := range e.pumps {
 		if err := e.host.StaleRead(ctx, p.shard, p.drain); err != nil {
 			break // the host has failed or ctx has ended: abort answers them
@@ -265,13 +285,19 @@ func (e *Engine) Ready() (bool, string) {
 
 // shardEvent passes what a shard says about a worker's lease on to the worker. It runs on the shard's goroutine.
 func (e *Engine) shardEvent(id shard.ID, ev queue.Event) {
-	if ev.Worker == 0 {
+	w := e.workers.get(ev.Worker)
+	if ev.Worker == 0 || w == nil {
 		return
 	}
-	e.workers.notify(ev.Worker, Notice{
+	n := Notice{
 		Lease:  LeaseRef{ID: JobID{Shard: uint16(id), Pos: ev.Pos}, Token: ev.Token},
 		Cancel: ev.Kind == queue.EventCancel,
-	})
+	}
+	if node := w.home.Load(); node != 0 {
+		e.courier.push(node, addressed{ev.Worker, n})
+		return
+	}
+	w.notify(n)
 }
 
 func (e *Engine) shardDiverged(err *Error) {

@@ -45,8 +45,7 @@ func (e *Engine) BeginEnqueue(ctx context.Context, r *EnqueueRequest, dst []Enqu
 		return
 	}
 	if e.host.Full() {
-		p.err = newError(CodeResourceExhausted, ReasonDiskFull,
-			"the disk is nearly full, so new jobs are refused while those stored can still be finished; free some space or let workers catch up")
+		p.err = errDiskFull()
 		return
 	}
 	p.now = queue.Millis(e.opts.Clock.NowMillis())

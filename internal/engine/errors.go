@@ -8,6 +8,7 @@ import (
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/host"
 	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
 )
 
 // The Reasons of errors: stable words for programs.
@@ -30,6 +31,7 @@ const (
 	ReasonDiskFull       = "DISK_FULL"
 	ReasonNotLeader      = "NOT_LEADER"
 	ReasonStopping       = "STOPPING"
+	ReasonUnreachable    = "UNREACHABLE"
 	ReasonDropped        = "NOT_PROPOSED"
 	ReasonUnknownOutcome = "UNKNOWN_OUTCOME"
 	ReasonDeadline       = "DEADLINE"
@@ -143,6 +145,31 @@ func errMending() *Error {
 
 func errNotLeader() *Error {
 	return newError(CodeUnavailable, ReasonNotLeader, "this node does not lead the shard at the moment; try again")
+}
+
+func errDiskFull() *Error {
+	return newError(CodeResourceExhausted, ReasonDiskFull,
+		"the disk is nearly full, so new jobs are refused while those stored can still be finished; free some space or let workers catch up")
+}
+
+func errNoShard(id shard.ID) *Error {
+	return newError(CodeUnavailable, ReasonNotLeader, "this node has no replica of shard %d and does not know who leads it; ask another node", id)
+}
+
+func errUnreachable(node uint64, cause error) *Error {
+	return &Error{
+		Code: CodeUnavailable, Reason: ReasonUnreachable, Cause: cause, Leader: node,
+		Message: fmt.Sprintf("node %d leads the shard and cannot be reached; nothing happened; try again", node),
+	}
+}
+
+func errForwardVersion(node uint64) *Error {
+	return newError(CodeUnavailable, ReasonUnreachable, "node %d speaks another version of the protocol between nodes, or garbled it; run one version on all nodes", node)
+}
+
+// nothingHappened tells an error of a node that does not lead the shard, or not yet: another may be asked without harm.
+func nothingHappened(err *Error) bool {
+	return err != nil && err.Code == CodeUnavailable && (err.Reason == ReasonNotLeader || err.Reason == ReasonDropped || err.Reason == ReasonStopping)
 }
 
 func errUnknownOutcome(cause error) *Error {

@@ -33,6 +33,13 @@ func (e *Engine) Fetch(ctx context.Context, r *FetchRequest) ([]FetchedJob, erro
 		legs, missing, owing := e.plan(view, r, w)
 		var ft *fetch
 		var end fetchEnd
+		if len(legs) > 0 && e.clustered() {
+			jobs, end, err := e.fetchAcross(ctx, r, legs, w, until, missing, view)
+			if err != nil || end != endQueueCame {
+				return jobs, err
+			}
+			continue
+		}
 		switch {
 		case len(legs) == 0 && owing != nil:
 			err = owing
@@ -53,15 +60,7 @@ func (e *Engine) Fetch(ctx context.Context, r *FetchRequest) ([]FetchedJob, erro
 			ft.free()
 			return nil, nil
 		}
-		jobs, err := e.load(ctx, ft)
-		gone := w.isGone()
-		if err == nil && (gone || ctx.Err() != nil) {
-			e.release(ft.from, ft.leases)
-			if err = contextError(ctx.Err()); gone {
-				err = errWorkerLost()
-			}
-		}
-		ft.free()
+		jobs, err := e.unpack(ctx, ft, w)
 		if err != nil {
 			return nil, err
 		}
@@ -72,12 +71,30 @@ func (e *Engine) Fetch(ctx context.Context, r *FetchRequest) ([]FetchedJob, erro
 	}
 }
 
+// unpack loads what a fetch was granted and frees it. What is of no use to the caller any more is given back.
+func (e *Engine) unpack(ctx context.Context, ft *fetch, w *worker) ([]FetchedJob, error) {
+	defer ft.free()
+	jobs, err := e.load(ctx, ft)
+	gone := w.isGone()
+	if err == nil && (gone || ctx.Err() != nil) {
+		e.release(ft.from, ft.leases)
+		if err = contextError(ctx.Err()); gone {
+			err = errWorkerLost()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return jobs, nil
+}
+
 // fetchEnd says why a fetch stopped waiting.
 type fetchEnd uint8
 
 const (
 	endAnswered fetchEnd = iota
 	endOver
+	endMoved     // shards have other leaders
 	endQueueCame // a queue was made: look again whether it is one of ours
 )
 
@@ -108,7 +125,7 @@ func (e *Engine) checkFetch(r *FetchRequest) (*worker, error) {
 	if w == nil || w.orphan {
 		return nil, errWorkerLost()
 	}
-	w.touch()
+	w.hear()
 	return w, nil
 }
 
@@ -239,6 +256,10 @@ func (e *Engine) newFetch(r *FetchRequest, legs []leg, once bool) *fetch {
 			lease = AnonymousLeaseDefault
 		}
 	}
+	bytesMax := FetchBytesMax
+	if r.afar {
+		bytesMax = farFetchBytesMax
+	}
 	for i, l := range legs {
 		pt := ft.parts[i]
 		pt.pump = l.pump
@@ -251,7 +272,7 @@ func (e *Engine) newFetch(r *FetchRequest, legs []leg, once bool) *fetch {
 			pt.nodes[j] = node{part: pt}
 		}
 		pt.items.Reset()
-		pt.items.Commit(queue.AppendFetch(pt.items.Buf(), r.Worker, pt.queues, r.Max, FetchBytesMax, lease.Milliseconds()))
+		pt.items.Commit(queue.AppendFetch(pt.items.Buf(), r.Worker, pt.queues, r.Max, bytesMax, lease.Milliseconds()))
 	}
 	return ft
 }

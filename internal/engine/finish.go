@@ -18,7 +18,7 @@ func (e *Engine) Finish(ctx context.Context, worker WorkerID, outcomes []Outcome
 		return dst, invalid("outcomes", "has %d items; at most %d fit one request", len(outcomes), FinishMax)
 	}
 	if w := e.workers.get(worker); w != nil {
-		w.touch()
+		w.hear()
 	}
 	before := len(dst)
 	dst = append(dst, make([]Ended, len(outcomes))...)

@@ -25,6 +25,8 @@ const (
 	ParkedFetchesMax = 100_000
 	// FetchBytesMax bounds the jobs that one fetch leases, all their fields counted, and small ones as queue.SmallJobBytes.
 	FetchBytesMax = 16 << 20
+	// farFetchBytesMax is FetchBytesMax for a fetch whose answer goes to another node.
+	farFetchBytesMax = 6 << 20
 	// FinishMax is how many attempts one Finish may end.
 	FinishMax = 2000
 	// HeldMax is how many leases one heartbeat may name.
@@ -63,8 +65,43 @@ const (
 	// droppedMillis is how long a pump waits when the shard did not take its entry.
 	droppedMillis = 5
 
+	// ForwardBytesMax bounds what a call between nodes carries, and its answer.
+	ForwardBytesMax = 8 << 20
+	// ForwardWaitMax is how long a call between nodes may take, the wait of a fetch not counted. Over it nobody knows what came of it.
+	ForwardWaitMax = 30 * time.Second
+	// LeaderWaitMax is how long a request waits for its shard to have a leader that can be asked.
+	LeaderWaitMax = 5 * time.Second
+	// OutletSendersMax is how many calls with the commands of one shard are under way to the node that leads it.
+	OutletSendersMax = 4
+	// forwardTargetBytes is up to which size commands are gathered into one call; a larger one goes alone. forwardCallsMax and
+	// forwardItemsMax bound how many they are.
+	forwardTargetBytes = 1 << 20
+	forwardCallsMax    = 1024
+	forwardItemsMax    = 8192
+	// errorTextMax bounds each text of an error between nodes; what is longer is cut.
+	errorTextMax = 2 << 10
+	// fetchSlack is how much later than its wait a fetch ends that another node does not answer in time.
+	fetchSlack = time.Second
+	// fetchCallGrace is how much longer than its wait a fetch at another node may take.
+	fetchCallGrace = 10 * time.Second
+	// stopPause is after how long a fetch at another node that was stopped and has not ended is stopped again; doubled each time.
+	stopPauseMin = 50 * time.Millisecond
+	stopPauseMax = 5 * time.Second
+	// courierMax is how many notices wait for one other node; what is over comes with the workers' next heartbeats.
+	courierMax = 4096
+	// repairInterval is how often a leader looks for queues of its shards whose settings were not brought to them.
+	repairInterval = 10 * time.Second
+	// closeGrace is for how long a node that stops lets its calls to others finish.
+	closeGrace = time.Second
+
+	// searchPauseMin and searchPauseMax bound the pause after a node was asked that does not lead.
+	searchPauseMin = 5 * time.Millisecond
+	searchPauseMax = 200 * time.Millisecond
+
 	// gatherBytes is where a call that carries independent items is cut into several: an entry's worth.
 	gatherBytes = shard.EntryTargetBytes / 2
+	// heldPerQuery is how many leases of a worker one query names.
+	heldPerQuery = 20_000
 	// lostPerCall is how many lost workers one command names.
 	lostPerCall = 500
 )
@@ -84,5 +121,11 @@ func checkLimits() {
 	invariant.Check(queue.CommandBytesMax == shard.CommandBytesMax, "machine and shard disagree on a command's size")
 	invariant.Check(queue.PayloadBytesMax < shard.CommandBytesMax, "the largest job does not fit a command")
 	invariant.Check(WaitingBytesMax >= 2*shard.CommandBytesMax, "the largest command never gets a place")
+	invariant.Check(max(shard.CommandBytesMax, forwardTargetBytes)+forwardItemsMax*forwardItemOverhead+forwardCallsMax*forwardCallOverhead <= ForwardBytesMax,
+		"the largest commands do not fit a call between nodes")
+	invariant.Check(forwardItemsMax*resultBytesMax+forwardCallsMax*(3*errorTextMax+forwardCallOverhead) <= ForwardBytesMax, "the longest answers do not fit a call between nodes")
+	invariant.Check(forwardCallsMax*catalogResultBytesMax+lostPerCall*catalogResultBytesMax <= ForwardBytesMax, "the catalog's longest answers do not fit a call between nodes")
+	invariant.Check(shard.BatchItemsMax <= forwardItemsMax, "the command with the most items does not fit a call between nodes")
+	invariant.Check(max(farFetchBytesMax, queue.CommandBytesMax)+queue.FetchMax*farJobOverhead <= ForwardBytesMax, "the most jobs of a fetch do not fit a call between nodes")
 	invariant.Check(cluster.QueuesMax <= queue.QueuesMax, "a shard cannot hold all queues")
 }

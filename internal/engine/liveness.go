@@ -4,10 +4,12 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
 )
 
 // RegisterWorker admits a worker and returns its id and its TTL: it is lost, and its jobs are given to others, when it is
@@ -20,7 +22,11 @@ func (e *Engine) RegisterWorker(ctx context.Context, info WorkerInfo) (WorkerID,
 	if err != nil {
 		return 0, 0, err
 	}
-	w := e.workers.add(&cluster.Worker{ID: r.Worker, Info: info, Registered: queue.Millis(e.opts.Clock.NowMillis())})
+	w := e.workers.get(r.Worker)
+	if w == nil {
+		return 0, 0, errWorkerLost()
+	}
+	w.hear()
 	return w.id, w.ttl, nil
 }
 
@@ -41,25 +47,26 @@ func (e *Engine) Heartbeat(ctx context.Context, id WorkerID, held []LeaseRef) (H
 	if err != nil {
 		return HeartbeatReply{}, err
 	}
-	w.touch() // whatever it says, it lives
+	w.hear() // whatever it says, it lives
 	if len(held) > HeldMax {
 		return HeartbeatReply{}, invalid("held", "has %d leases; at most %d fit one heartbeat", len(held), HeldMax)
 	}
 	reply := HeartbeatReply{State: WorkerState(w.want.Load()), TTL: w.ttl}
 	asking, cancel := context.WithTimeout(ctx, w.ttl/beatShare)
 	defer cancel()
-	for _, p := range e.pumps {
-		var mine []LeaseRef
-		for _, ref := range held {
-			if shardID(ref.ID) == p.shard {
-				mine = append(mine, ref)
-			}
+	mine := e.byShard(held)
+	judged := make([]findings, len(e.pumps))
+	for i, err := range e.eachShard(func(i int, p *pump) error {
+		return e.judge(asking, p, id, mine[i], &judged[i])
+	}) {
+		if err != nil && !e.others(ctx, err) {
+			return reply, err
 		}
-		if len(mine) == 0 {
-			continue
+		for _, l := range judged[i].Cancel {
+			reply.Cancel = append(reply.Cancel, l.ref(e.pumps[i].shard))
 		}
-		if err := e.ask(asking, p, func() { p.judge(id, mine, &reply) }); err != nil && !e.others(ctx, err) {
-			return reply, hostError(err)
+		for _, l := range judged[i].Lost {
+			reply.Lost = append(reply.Lost, l.ref(e.pumps[i].shard))
 		}
 	}
 	for _, ref := range held {
@@ -70,29 +77,66 @@ func (e *Engine) Heartbeat(ctx context.Context, id WorkerID, held []LeaseRef) (H
 	return reply, nil
 }
 
+// byShard sorts leases by their shards, in the order of pumps.
+func (e *Engine) byShard(held []LeaseRef) [][]heldLease {
+	mine := make([][]heldLease, len(e.pumps))
+	for _, ref := range held {
+		if p := e.pump(shardID(ref.ID)); p != nil {
+			mine[p.shard-1] = append(mine[p.shard-1], heldLease{ref.ID.Pos, ref.Token})
+		}
+	}
+	return mine
+}
+
+func (l heldLease) ref(id shard.ID) LeaseRef {
+	return LeaseRef{ID: JobID{Shard: uint16(id), Pos: l.Pos}, Token: l.Token}
+}
+
+// eachShard does something for every data shard and returns what came of each. With other nodes it is done side by side: a shard
+// without a leader takes its time, and must not take that of the others.
+func (e *Engine) eachShard(do func(i int, p *pump) error) []error {
+	failed := make([]error, len(e.pumps))
+	if !e.clustered() {
+		for i, p := range e.pumps {
+			failed[i] = do(i, p)
+		}
+		return failed
+	}
+	var all sync.WaitGroup
+	for i, p := range e.pumps {
+		all.Go(func() { failed[i] = do(i, p) })
+	}
+	all.Wait()
+	return failed
+}
+
+// judge asks a shard about leases that a worker named.
+func (e *Engine) judge(ctx context.Context, p *pump, id WorkerID, held []heldLease, out *findings) error {
+	for some := range slices.Chunk(held, heldPerQuery) {
+		f, err := e.ask(ctx, &query{Kind: queryJudge, Shard: p.shard, Worker: id, Held: some})
+		if err != nil {
+			return err
+		}
+		out.Cancel, out.Lost = append(out.Cancel, f.Cancel...), append(out.Lost, f.Lost...)
+	}
+	return nil
+}
+
 // others reports whether a call that failed on one shard should go on with the others: it should unless its caller left or
 // the node stops.
 func (e *Engine) others(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && e.background.Err() == nil && asError(err).Reason != ReasonStopping
 }
 
-// ask reads on a shard, and says at once when it has no leader here.
-func (e *Engine) ask(ctx context.Context, p *pump, fn func()) error {
-	if err := p.leaderless(); err != nil {
-		return err
-	}
-	return e.host.Read(ctx, p.shard, fn)
-}
-
 // judge sorts out of a worker's leases those it lost and those it should cancel. It runs on the shard's goroutine.
-func (p *pump) judge(id WorkerID, held []LeaseRef, reply *HeartbeatReply) {
-	for _, ref := range held {
-		if !p.machine.Holds(id, ref.ID.Pos, ref.Token) {
-			reply.Lost = append(reply.Lost, ref)
+func (p *pump) judge(q *query, f *findings) {
+	for _, l := range q.Held {
+		if !p.machine.Holds(q.Worker, l.Pos, l.Token) {
+			f.Lost = append(f.Lost, l)
 			continue
 		}
-		if info, ok := p.machine.Job(ref.ID.Pos, 0, 0); ok && info.CancelRequested {
-			reply.Cancel = append(reply.Cancel, ref)
+		if info, ok := p.machine.Job(l.Pos, 0, 0); ok && info.CancelRequested {
+			f.Cancel = append(f.Cancel, l)
 		}
 	}
 }
@@ -115,24 +159,26 @@ func (e *Engine) ResumeWorker(ctx context.Context, id WorkerID, held []LeaseRef)
 	}
 	asking, cancel := context.WithTimeout(ctx, w.ttl/beatShare)
 	defer cancel()
-	for _, p := range e.pumps {
-		if err := e.releaseUnknown(asking, p, id, known); err != nil {
-			if !e.others(ctx, err) {
-				return reply, err
-			}
-			w.owe(p.shard, known)
+	for i, err := range e.eachShard(func(_ int, p *pump) error { return e.releaseUnknown(asking, p, id, known) }) {
+		if err == nil {
+			w.settled(e.pumps[i].shard)
+			continue
 		}
+		if !e.others(ctx, err) {
+			return reply, err
+		}
+		w.owe(e.pumps[i].shard, known)
 	}
 	return reply, nil
 }
 
 // releaseUnknown gives back what a worker holds on a shard and does not know of.
 func (e *Engine) releaseUnknown(ctx context.Context, p *pump, id WorkerID, known knownLeases) error {
-	var leases []queue.Lease
-	if err := e.ask(ctx, p, func() { leases = p.machine.WorkerLeases(id) }); err != nil {
-		return hostError(err)
+	f, err := e.ask(ctx, &query{Kind: queryLeases, Shard: p.shard, Worker: id})
+	if err != nil {
+		return err
 	}
-	leases = slices.DeleteFunc(leases, func(l queue.Lease) bool {
+	leases := slices.DeleteFunc(f.Leases, func(l queue.Lease) bool {
 		return known[LeaseRef{ID: JobID{Shard: uint16(p.shard), Pos: l.Pos}, Token: l.Token}]
 	})
 	for len(leases) > 0 {
@@ -149,6 +195,9 @@ func (e *Engine) releaseUnknown(ctx context.Context, p *pump, id WorkerID, known
 func (e *Engine) settleDebts() {
 	paid := false
 	for _, w := range e.workers.all() {
+		if e.clustered() && !w.heardLately() {
+			continue // it went to another node, which knows better what it holds
+		}
 		for id, known := range w.owedTo() {
 			ctx, cancel := context.WithTimeout(e.background, e.opts.WorkerTTL)
 			err := e.releaseUnknown(ctx, e.pump(id), w.id, known)
@@ -171,7 +220,7 @@ func (e *Engine) DeregisterWorker(ctx context.Context, id WorkerID) error {
 	if err != nil {
 		return err
 	}
-	w.touch()
+	w.hear()
 	w.leave()
 	if err := e.dismiss(ctx, []WorkerID{id}, queue.AppendWorkerGone); err != nil {
 		w.farewell.Store(true)
@@ -186,11 +235,11 @@ func (e *Engine) DeregisterWorker(ctx context.Context, id WorkerID) error {
 // reached all takes them out of the catalog. It may be repeated when it fails.
 func (e *Engine) dismiss(ctx context.Context, ids []WorkerID, encode func([]byte, WorkerID) []byte) error {
 	var failed error
-	for _, p := range e.pumps {
-		if err := e.takeLeases(ctx, p, ids, encode); err != nil {
-			if !e.others(ctx, err) {
-				return err
-			}
+	for _, err := range e.eachShard(func(_ int, p *pump) error { return e.takeLeases(ctx, p, ids, encode) }) {
+		if err != nil && !e.others(ctx, err) {
+			return err
+		}
+		if err != nil {
 			failed = err
 		}
 	}
@@ -216,23 +265,17 @@ func (e *Engine) dismiss(ctx context.Context, ids []WorkerID, encode func([]byte
 func (e *Engine) takeLeases(ctx context.Context, p *pump, ids []WorkerID, encode func([]byte, WorkerID) []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, e.opts.WorkerTTL)
 	defer cancel()
-	var holders []WorkerID
-	if err := e.ask(ctx, p, func() {
-		for _, id := range ids {
-			if len(p.machine.WorkerLeases(id)) > 0 {
-				holders = append(holders, id)
-			}
-		}
-	}); err != nil {
-		return hostError(err)
+	f, err := e.ask(ctx, &query{Kind: queryHolders, Shard: p.shard, Workers: ids})
+	if err != nil {
+		return err
 	}
-	if len(holders) == 0 {
+	if len(f.Holders) == 0 {
 		return nil
 	}
 	c := p.newCall()
 	c.urgent = true
-	for _, id := range holders {
-		c.items.Commit(encode(c.items.Buf(), id))
+	for _, h := range f.Holders {
+		c.items.Commit(encode(c.items.Buf(), h.Worker))
 	}
 	if err := p.do(ctx, c); err != nil {
 		return err
@@ -251,20 +294,17 @@ func (e *Engine) Notices(id WorkerID) (<-chan Notice, func()) {
 	return w.listen()
 }
 
-// SignalWorker sets what the server wants of a worker; it learns it with its next heartbeat.
-func (e *Engine) SignalWorker(_ context.Context, id WorkerID, s WorkerState) error {
+// SignalWorker sets what the server wants of a worker; it learns it with its next heartbeat, or the one after that when it is connected
+// to another node.
+func (e *Engine) SignalWorker(ctx context.Context, id WorkerID, s WorkerState) error {
 	if s > WorkerStop {
 		return invalid("state", "is %d; want run, quiet or stop", s)
 	}
-	w, err := e.liveWorker(id)
-	if err != nil {
-		return err
-	}
-	w.want.Store(uint32(s))
-	return nil
+	_, err := e.ask(ctx, &query{Kind: querySignal, Shard: catalogShard, Worker: id, Wish: s})
+	return err
 }
 
-// monitor finds silent workers and workers that only leases know of. It is the engine's one goroutine of long life.
+// monitor finds silent workers and workers that only leases know of, or tells the node that does whom it heard.
 func (e *Engine) monitor() {
 	interval := e.opts.WorkerTTL / 5
 	ticker := time.NewTicker(interval)
@@ -283,27 +323,42 @@ func (e *Engine) monitor() {
 			}
 		}
 		last = time.Now()
-		if round%10 == 0 {
+		lead, _ := e.host.LeadershipOf(catalogShard)
+		judging := !e.clustered() || lead.Leading && e.judges.Load() == lead.Term
+		if e.clustered() && !lead.Leading && lead.Leader != 0 {
+			if err := e.reportBeats(e.background, uint64(lead.Leader)); err != nil && e.background.Err() == nil {
+				e.opts.Logger.Warn("the catalog's leader could not be told which workers live", slog.Uint64("node", uint64(lead.Leader)), slog.Any("error", err))
+			}
+		}
+		if judging && round%10 == 0 {
 			if err := e.adoptHolders(e.background); err != nil && e.background.Err() == nil {
 				e.opts.Logger.Warn("could not look for leases of unknown workers", slog.Any("error", err))
 			}
 		}
 		e.settleDebts()
-		e.judgeWorkers()
+		e.judgeWorkers(judging)
 	}
 }
 
 // judgeWorkers dismisses the workers that were silent for their TTL, and those whose goodbye not every shard has heard. Those
-// that it cannot dismiss now it tries again.
-func (e *Engine) judgeWorkers() {
+// that it cannot dismiss now it tries again. Who was silent it knows only when it is the one that judges.
+func (e *Engine) judgeWorkers(judging bool) {
 	var silent, left []WorkerID
 	for _, w := range e.workers.all() {
 		switch {
 		case w.farewell.Load():
 			left = append(left, w.id)
-		case w.silent():
-			w.leave()
+		case judging && (w.silent() || w.doomed.Load()):
 			silent = append(silent, w.id)
+		}
+	}
+	if len(silent) > 0 && e.clustered() && e.stillLeads(catalogShard) != nil {
+		silent = nil
+	}
+	for _, id := range silent {
+		if w := e.workers.get(id); w != nil {
+			w.doomed.Store(true) // whatever it says from now on
+			w.leave()
 		}
 	}
 	e.dismissAll(left, queue.AppendWorkerGone)
@@ -311,6 +366,13 @@ func (e *Engine) judgeWorkers() {
 		e.lost.Add(uint64(len(lost)))
 		e.opts.Logger.Info("workers lost: silent for too long", slog.Int("workers", len(lost)), slog.Uint64("first", uint64(lost[0])))
 	}
+}
+
+// stillLeads asks the shard's group whether this node leads it.
+func (e *Engine) stillLeads(id shard.ID) error {
+	ctx, cancel := context.WithTimeout(e.background, e.opts.WorkerTTL)
+	defer cancel()
+	return e.host.Read(ctx, id, func() {})
 }
 
 // dismissAll dismisses workers by the command's worth and returns those that are gone for good.
@@ -331,14 +393,18 @@ func (e *Engine) dismissAll(ids []WorkerID, encode func([]byte, WorkerID) []byte
 // adoptHolders admits workers that hold leases and that nobody knows, with a full TTL: what a crash between giving back
 // leases and leaving the catalog can leave behind.
 func (e *Engine) adoptHolders(ctx context.Context) (failed error) {
-	for _, p := range e.pumps {
-		var holders []queue.WorkerCount
-		if err := e.ask(ctx, p, func() { holders = p.machine.Workers() }); err != nil {
-			failed = hostError(err)
-			continue
+	for _, err := range e.eachShard(func(_ int, p *pump) error {
+		f, err := e.ask(ctx, &query{Kind: queryHolders, Shard: p.shard})
+		if err != nil {
+			return err
 		}
-		for _, h := range holders {
+		for _, h := range f.Holders {
 			e.workers.adopt(h.Worker)
+		}
+		return nil
+	}) {
+		if err != nil {
+			failed = err
 		}
 	}
 	return failed

@@ -29,6 +29,11 @@ type Options struct {
 	// as soon as the replicas run: Open may have to wait for what their groups decide.
 	Transport host.Transport
 	Hosted    func(*host.Host)
+	// Forwarder asks other nodes on behalf of this one's callers; nil when there are none. What they ask goes to the engine's
+	// ServeCall, and Serving is told of the engine as soon as it can answer, which is before Open returns. All nodes have the same
+	// WorkerTTL and as many shards.
+	Forwarder Forwarder
+	Serving   func(*Engine)
 
 	Logger  *slog.Logger // default: discards
 	Clock   host.Clock   // stamps what enters the log; default the machine's

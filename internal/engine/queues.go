@@ -2,10 +2,10 @@ package engine
 
 import (
 	"context"
-	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
 )
 
 // ConfigureQueue replaces a queue's settings, but not whether it is paused; zero fields mean their defaults. The queue is
@@ -26,12 +26,12 @@ func (e *Engine) UpdateQueue(ctx context.Context, name string, edit func(*Settin
 	e.naming.Lock()
 	defer e.naming.Unlock()
 	settings := queue.DefaultSettings()
-	if err := e.host.Read(ctx, catalogShard, func() {
+	if err := e.readCatalog(ctx, func() {
 		if q, ok := e.catalog.catalog.Queue(name); ok {
 			settings = q.Settings
 		}
 	}); err != nil {
-		return QueueStatus{}, hostError(err)
+		return QueueStatus{}, err
 	}
 	edit(&settings)
 	settings = settings.WithDefaults()
@@ -55,7 +55,7 @@ func (e *Engine) ResumeQueue(ctx context.Context, name string) (QueueStatus, err
 }
 
 func (e *Engine) setPaused(ctx context.Context, name string, paused bool) (QueueStatus, error) {
-	if _, err := e.existing(name); err != nil {
+	if _, err := e.existing(ctx, name); err != nil {
 		return QueueStatus{}, err
 	}
 	e.naming.Lock()
@@ -78,57 +78,56 @@ func (e *Engine) changeQueue(ctx context.Context, name string, encode func(dst [
 
 // Queue returns one queue's status.
 func (e *Engine) Queue(ctx context.Context, name string) (QueueStatus, error) {
-	rt, err := e.existing(name)
+	rt, err := e.existing(ctx, name)
 	if err != nil {
 		return QueueStatus{}, err
 	}
-	var info queue.QueueInfo
-	if err := e.host.Read(ctx, rt.pump.shard, func() { info, _ = rt.pump.machine.Queue(rt.id) }); err != nil {
-		return QueueStatus{}, hostError(err)
+	f, err := e.ask(ctx, &query{Kind: queryQueue, Shard: rt.pump.shard, Queue: rt.id})
+	if err != nil {
+		return QueueStatus{}, err
 	}
-	return e.queueStatus(rt, info), nil
+	return QueueStatus{Name: rt.name, Shard: uint16(rt.pump.shard), Info: f.Info, OldestReadyAt: unixMilli(f.Oldest)}, nil
 }
 
 // Queues returns the status of all queues, by name.
 func (e *Engine) Queues(ctx context.Context) ([]QueueStatus, error) {
 	infos := make(map[queue.QueueID]queue.QueueInfo)
+	oldest := make(map[queue.QueueID]int64)
 	for _, p := range e.pumps {
-		if err := e.host.Read(ctx, p.shard, func() {
-			for _, info := range p.machine.Queues() {
-				infos[info.Queue] = info
-			}
-		}); err != nil {
-			return nil, hostError(err)
+		f, err := e.ask(ctx, &query{Kind: queryQueues, Shard: p.shard})
+		if err != nil {
+			return nil, err
+		}
+		for i, info := range f.Infos {
+			infos[info.Queue], oldest[info.Queue] = info, f.Oldests[i]
 		}
 	}
 	routes := e.routes.sorted()
 	all := make([]QueueStatus, 0, len(routes))
 	for _, rt := range routes {
-		all = append(all, e.queueStatus(rt, infos[rt.id]))
+		all = append(all, QueueStatus{Name: rt.name, Shard: uint16(rt.pump.shard), Info: infos[rt.id], OldestReadyAt: unixMilli(oldest[rt.id])})
 	}
 	return all, nil
 }
 
-func (e *Engine) queueStatus(rt *route, info queue.QueueInfo) QueueStatus {
-	s := QueueStatus{Name: rt.name, Shard: uint16(rt.pump.shard), Info: info}
-	if stamp, ok := e.storedAt(rt, info.OldestReady); ok {
-		s.OldestReadyAt = time.UnixMilli(stamp)
-	}
-	return s
-}
-
-// storedAt is when a queue's oldest ready job was stored: the stamp of its entry.
-func (e *Engine) storedAt(rt *route, pos queue.Pos) (int64, bool) {
+// storedAt is when a queue's oldest ready job was stored: the stamp of its entry; 0 when it is not known.
+func (e *Engine) storedAt(id shard.ID, info *queue.QueueInfo) int64 {
+	pos := info.OldestReady
 	if pos == 0 {
-		return 0, false
+		return 0
 	}
-	if known := rt.oldest.Load(); known != nil && known.pos == pos {
-		return known.stamp, true
+	rt := e.routes.byID(info.Queue)
+	if rt != nil {
+		if known := rt.oldest.Load(); known != nil && known.pos == pos {
+			return known.stamp
+		}
 	}
-	h, _, err := e.host.Payload(rt.pump.shard, pos.Index(), pos.Ordinal())
+	h, _, err := e.host.Payload(id, pos.Index(), pos.Ordinal())
 	if err != nil {
-		return 0, false
+		return 0
 	}
-	rt.oldest.Store(&storedAt{pos: pos, stamp: h.Stamp})
-	return h.Stamp, true
+	if rt != nil {
+		rt.oldest.Store(&storedAt{pos: pos, stamp: h.Stamp})
+	}
+	return h.Stamp
 }

@@ -14,27 +14,56 @@ import (
 
 // Job returns a job as it is now: every operation acknowledged before the call shows.
 func (e *Engine) Job(ctx context.Context, id JobID) (JobDetail, error) {
-	p := e.pump(shardID(id))
-	if p == nil {
+	if e.pump(shardID(id)) == nil {
 		return JobDetail{}, errNoJob()
 	}
-	spec, hasSpec, err := e.spec(id)
+	f, err := e.ask(ctx, &query{Kind: queryJob, Shard: shardID(id), Pos: id.Pos})
 	if err != nil {
 		return JobDetail{}, err
+	}
+	e.nameQueue(f.Job)
+	return *f.Job, nil
+}
+
+// jobHere answers queryJob.
+func (e *Engine) jobHere(ctx context.Context, p *pump, q *query) (*findings, error) {
+	id := JobID{Shard: uint16(p.shard), Pos: q.Pos}
+	spec, hasSpec, err := e.specHere(ctx, id)
+	if err != nil {
+		return nil, err
 	}
 	var info queue.JobInfo
 	var found bool
 	if err := e.host.Read(ctx, p.shard, func() {
 		info, found = p.machine.Job(id.Pos, spec.Queue, spec.Priority)
 	}); err != nil {
-		return JobDetail{}, hostError(err)
+		return nil, hostError(err)
 	}
 	if !found {
-		return JobDetail{}, errNoJob()
+		return nil, errNoJob()
 	}
 	d := JobDetail{Info: info, ID: id, Spec: spec, HasSpec: hasSpec}
 	e.describe(&d, true)
-	return d, nil
+	return &findings{Job: &d}, nil
+}
+
+// specHere is spec on the node that leads the shard: only its log certainly has every job.
+func (e *Engine) specHere(ctx context.Context, id JobID) (Spec, bool, error) {
+	if e.clustered() {
+		if err := e.host.Read(ctx, shardID(id), func() {}); err != nil {
+			return Spec{}, false, hostError(err)
+		}
+	}
+	return e.spec(id)
+}
+
+// placeHere answers queryPlace. A job whose payload is damaged has no place; the machine finds it by its position, if at all.
+func (e *Engine) placeHere(ctx context.Context, p *pump, q *query) (*findings, error) {
+	spec, _, err := e.specHere(ctx, JobID{Shard: uint16(p.shard), Pos: q.Pos})
+	if err != nil {
+		return nil, err
+	}
+	return &findings{Queue: spec.Queue, Priority: spec.Priority}, nil
 }
 
 // spec reads a job's spec from the log. It is false with a zero spec when the payload is damaged or gone: the machine
@@ -59,9 +88,7 @@ func (e *Engine) spec(id JobID) (Spec, bool, error) {
 
 // describe adds to a job's hot part what lies in the log. What is damaged there is left out.
 func (e *Engine) describe(d *JobDetail, full bool) {
-	if rt := e.routes.byID(d.Info.Queue); rt != nil {
-		d.QueueName = rt.name
-	}
+	e.nameQueue(d)
 	if !full {
 		return
 	}
@@ -82,6 +109,13 @@ func (e *Engine) describe(d *JobDetail, full bool) {
 	}
 	for _, pos := range d.Info.ErrorPos {
 		d.Errors = append(d.Errors, e.attemptError(id, pos))
+	}
+}
+
+// nameQueue adds the queue's name, if this node knows it.
+func (e *Engine) nameQueue(d *JobDetail) {
+	if rt := e.routes.byID(d.Info.Queue); rt != nil {
+		d.QueueName = rt.name
 	}
 }
 
@@ -113,36 +147,51 @@ func (e *Engine) List(ctx context.Context, r ListRequest) ([]JobDetail, string, 
 	if !ok {
 		return nil, "", invalid("cursor", "was not given out by a listing; start without one")
 	}
-	rt, err := e.existing(r.Queue)
+	rt, err := e.existing(ctx, r.Queue)
 	if err != nil {
 		return nil, "", err
 	}
-	infos, cursor, err := e.page(ctx, rt, r.State, cursor, r.Limit)
+	f, err := e.ask(ctx, &query{
+		Kind: queryList, Shard: rt.pump.shard, Queue: rt.id, State: r.State, Cursor: cursor, Limit: r.Limit, Full: r.Full,
+	})
 	if err != nil {
 		return nil, "", err
+	}
+	for i := range f.Jobs {
+		e.nameQueue(&f.Jobs[i])
+	}
+	return f.Jobs, formatCursor(f.Cursor), nil
+}
+
+// listHere answers queryList.
+func (e *Engine) listHere(ctx context.Context, p *pump, q *query) (*findings, error) {
+	infos, cursor, err := e.pageHere(ctx, p, q)
+	if err != nil {
+		return nil, err
 	}
 	jobs := make([]JobDetail, 0, len(infos))
 	for _, info := range infos {
-		d := JobDetail{Info: info, ID: JobID{Shard: uint16(rt.pump.shard), Pos: info.Pos}}
+		d := JobDetail{Info: info, ID: JobID{Shard: uint16(p.shard), Pos: info.Pos}}
 		if d.Spec, d.HasSpec, err = e.spec(d.ID); err != nil {
 			d.HasSpec = false // it is listed all the same
 		}
-		if !r.Full {
+		if !q.Full {
 			d.Spec.Payload = nil
 		}
-		e.describe(&d, r.Full)
+		e.describe(&d, q.Full)
 		jobs = append(jobs, d)
 	}
-	return jobs, formatCursor(cursor), nil
+	return &findings{Jobs: jobs, Cursor: cursor}, nil
 }
 
-// page reads rows until there are some or the listing ends: the machine's own pages may be short.
-func (e *Engine) page(ctx context.Context, rt *route, st State, from queue.Cursor, limit int) ([]queue.JobInfo, queue.Cursor, error) {
+// pageHere reads rows until there are some or the listing ends: the machine's own pages may be short.
+func (e *Engine) pageHere(ctx context.Context, p *pump, q *query) ([]queue.JobInfo, queue.Cursor, error) {
+	from, limit := q.Cursor, min(q.Limit, queue.ListMax)
 	var infos []queue.JobInfo
 	for {
 		var some []queue.JobInfo
-		if err := e.host.Read(ctx, rt.pump.shard, func() {
-			some, from = rt.pump.machine.List(rt.id, st, from, limit-len(infos))
+		if err := e.host.Read(ctx, p.shard, func() {
+			some, from = p.machine.List(q.Queue, q.State, from, limit-len(infos))
 		}); err != nil {
 			return nil, from, hostError(err)
 		}

@@ -145,10 +145,10 @@ func (e *Engine) startCreation(name string) (*creation, error) {
 // its queue. Each step may be repeated; what a crash leaves half done, the next start completes.
 func (e *Engine) createQueue(name string) (*route, error) {
 	var home uint16
-	if err := e.host.Read(e.background, catalogShard, func() {
+	if err := e.readCatalog(e.background, func() {
 		home = e.catalog.catalog.LeastLoaded(len(e.pumps))
 	}); err != nil {
-		return nil, hostError(err)
+		return nil, err
 	}
 	settings := queue.DefaultSettings()
 	r, err := e.catalog.propose(e.background, func(dst []byte) []byte {

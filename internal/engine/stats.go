@@ -89,7 +89,7 @@ func (e *Engine) Stats() Stats {
 			Name: rt.name, Info: infos[rt.id],
 			Enqueue: rt.meters.enqueue.read(), Wait: rt.meters.wait.read(), Run: rt.meters.run.read(),
 		}
-		if stamp, ok := e.storedAt(rt, q.Info.OldestReady); ok {
+		if stamp := e.storedAt(rt.pump.shard, &q.Info); stamp != 0 {
 			q.OldestReadyAge = max(0, time.Duration(s.NowMillis-stamp)*time.Millisecond).Seconds()
 		}
 		s.Queues = append(s.Queues, q)

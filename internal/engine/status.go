@@ -109,15 +109,50 @@ func (e *Engine) describeShard(ctx context.Context, p *pump, st *ShardStatus) {
 func (e *Engine) Workers(ctx context.Context) ([]WorkerStatus, error) {
 	running := make(map[WorkerID]int)
 	for _, p := range e.pumps {
-		if err := e.host.Read(ctx, p.shard, func() {
-			for _, h := range p.machine.Workers() {
-				running[h.Worker] += h.Running
-			}
-		}); err != nil {
-			return nil, hostError(err)
+		f, err := e.ask(ctx, &query{Kind: queryHolders, Shard: p.shard})
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range f.Holders {
+			running[h.Worker] += h.Running
 		}
 	}
-	known := e.workers.all()
+	f, err := e.ask(ctx, &query{Kind: queryWorkers, Shard: catalogShard})
+	if err != nil {
+		return nil, err
+	}
+	if err := e.catalog.reach.await(ctx, f.Index); err != nil {
+		return nil, err
+	}
+	seen := make(map[WorkerID]seenWorker, len(f.Workers))
+	for _, s := range f.Workers {
+		seen[s.ID] = s
+	}
+	all := e.workers.statuses()
+	for i := range all {
+		w := &all[i]
+		w.Running = running[w.ID]
+		if s, ok := seen[w.ID]; ok {
+			w.LastBeat, w.State = time.Now().Add(-time.Duration(s.Silent)*time.Millisecond), s.Wish
+		}
+	}
+	return all, nil
+}
+
+// seen is what the node that leads the catalog knows of the registered workers.
+func (r *registry) seen() []seenWorker {
+	var all []seenWorker
+	for _, w := range r.all() {
+		if !w.orphan {
+			all = append(all, seenWorker{w.id, time.Since(w.lastBeat()).Milliseconds(), WorkerState(w.want.Load())})
+		}
+	}
+	return all
+}
+
+// statuses are the registered workers as this node sees them, by id.
+func (r *registry) statuses() []WorkerStatus {
+	known := r.all()
 	slices.SortFunc(known, func(a, b *worker) int { return cmp.Compare(a.id, b.id) })
 	all := make([]WorkerStatus, 0, len(known))
 	for _, w := range known {
@@ -125,9 +160,8 @@ func (e *Engine) Workers(ctx context.Context) ([]WorkerStatus, error) {
 			continue
 		}
 		all = append(all, WorkerStatus{
-			ID: w.id, Info: w.info, RegisteredAt: w.registered, LastBeat: w.lastBeat(), TTL: w.ttl,
-			Running: running[w.id], State: WorkerState(w.want.Load()),
+			ID: w.id, Info: w.info, RegisteredAt: w.registered, LastBeat: w.lastBeat(), TTL: w.ttl, State: WorkerState(w.want.Load()),
 		})
 	}
-	return all, nil
+	return all
 }

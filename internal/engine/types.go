@@ -62,6 +62,8 @@ type FetchRequest struct {
 	Max    int           // 1 to queue.FetchMax
 	Wait   time.Duration // how long to wait for the first job; at most queue.WaitMillisMax
 	Lease  time.Duration // anonymous only; default 60 s
+
+	afar bool // the answer goes to another node
 }
 
 // FetchedJob is a leased job with its payload.
@@ -186,6 +188,7 @@ type Error struct {
 	Reason  string // one word in capitals, stable, e.g. LEASE_LOST
 	Field   string // the request's field at fault, if any
 	Message string // a sentence for a person: what is wrong and what to do
+	Leader  uint64 // the node that should be asked instead, as far as known; else 0
 	Cause   error
 }
 

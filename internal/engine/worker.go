@@ -19,14 +19,20 @@ type worker struct {
 	ttl        time.Duration
 	orphan     bool         // holds leases, but the catalog does not know it: it can only be lost
 	farewell   atomic.Bool  // said goodbye, and not every shard has heard it
+	doomed     atomic.Bool  // was silent for its TTL, and not every shard has heard it
 	beat       atomic.Int64 // the last sign of life: time since the registry's epoch
 	want       atomic.Uint32
+	wished     atomic.Bool  // whoever leads the catalog: want is what was asked for last
+	heard      atomic.Int64 // the last sign of life that came to this node, as beat; 0: never
+	reported   atomic.Int64 // of heard, to the node that judges
 	epoch      time.Time
 
 	once sync.Once
 	gone chan struct{} // closed when it is lost or said goodbye
 
 	debts atomic.Int32 // len(owed)
+
+	home atomic.Uint64 // the node that last spoke for it, as its jobs' shards here know; 0: this one
 
 	mu        sync.Mutex
 	listeners []chan Notice            // REQUIRES: mu
@@ -75,7 +81,30 @@ func (w *worker) settled(id shard.ID) {
 	w.debts.Store(int32(len(w.owed)))
 }
 
+// touch gives a worker a full TTL from now.
 func (w *worker) touch() { w.beat.Store(int64(time.Since(w.epoch))) }
+
+// hear is touch for a sign of life that came to this node. The worker is connected here.
+func (w *worker) hear() {
+	now := int64(time.Since(w.epoch))
+	w.beat.Store(now)
+	w.heard.Store(now)
+}
+
+// touchAt takes a sign of life that came to another node.
+func (w *worker) touchAt(at time.Duration) {
+	for old := w.beat.Load(); old < int64(at); old = w.beat.Load() {
+		if w.beat.CompareAndSwap(old, int64(at)) {
+			return
+		}
+	}
+}
+
+// heardLately reports whether it is this node that the worker is connected to, as far as its heartbeats tell.
+func (w *worker) heardLately() bool {
+	at := w.heard.Load()
+	return at != 0 && time.Since(w.epoch)-time.Duration(at) <= w.ttl/2
+}
 
 func (w *worker) lastBeat() time.Time { return w.epoch.Add(time.Duration(w.beat.Load())) }
 
@@ -176,6 +205,9 @@ func (r *registry) put(w *worker) *worker {
 	return w
 }
 
+// now is the time as beats count it.
+func (r *registry) now() time.Duration { return time.Since(r.epoch) }
+
 func (r *registry) get(id WorkerID) *worker {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -202,6 +234,13 @@ func (r *registry) count() int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return len(r.workers)
+}
+
+// seenBy remembers which node speaks for a worker. A node that asks for itself is 0.
+func (r *registry) seenBy(id WorkerID, node uint64) {
+	if w := r.get(id); w != nil && w.home.Load() != node {
+		w.home.Store(node)
+	}
 }
 
 func (r *registry) notify(id WorkerID, n Notice) {

@@ -1,0 +1,119 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/cluster"
+)
+
+// Who is silent is judged by the node that leads the catalog, and by no other. Each node tells it which workers it heard, several times
+// in a worker's TTL, and is told what they shall do. A new leader gives everybody a full TTL first. One that lost the lead and
+// does not know it yet can dismiss nobody: it asks the others whether it leads. Should two nodes dismiss the same worker after all,
+// the second finds no lease of it, since ids of workers are never given twice, and changes nothing.
+
+// beat is a worker's sign of life on its way to the node that judges.
+type beat struct {
+	worker WorkerID
+	silent time.Duration // since then
+	wish   WorkerState   // as the node knows it
+}
+
+// reportBeats tells the node that leads the catalog which workers were heard since the last time.
+func (e *Engine) reportBeats(ctx context.Context, leader uint64) error {
+	var beats []beat
+	var heard []*worker
+	now := e.workers.now()
+	for _, w := range e.workers.all() {
+		at := w.heard.Load()
+		if at == 0 || at == w.reported.Load() || w.isGone() {
+			continue
+		}
+		heard = append(heard, w)
+		beats = append(beats, beat{w.id, now - time.Duration(at), WorkerState(w.want.Load())})
+	}
+	if len(beats) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.opts.WorkerTTL)
+	defer cancel()
+	r, _, err := e.call(ctx, leader, callBeats, appendBeats([]byte{forwardVersion}, beats))
+	if err != nil {
+		return err
+	}
+	wishes := r.beats()
+	if !r.end() {
+		return errForwardVersion(leader)
+	}
+	for _, w := range heard {
+		w.reported.Store(w.heard.Load())
+	}
+	for _, b := range wishes {
+		if w := e.workers.get(b.worker); w != nil {
+			w.want.Store(uint32(b.wish))
+		}
+	}
+	return nil
+}
+
+// serveBeats takes what another node heard, and answers what those workers shall do of which it does not know that yet.
+func (e *Engine) serveBeats(r *reader) ([]byte, *Error) {
+	beats := r.beats()
+	if !r.end() {
+		return nil, newError(CodeInvalidArgument, ReasonMalformed, "the forwarded signs of life do not decode")
+	}
+	if !e.leads(catalogShard) {
+		return nil, errNotLeader()
+	}
+	var wishes []beat
+	for _, b := range beats {
+		w := e.workers.get(b.worker)
+		if w == nil {
+			continue // it registered a moment ago, and this replica has not applied it, or it is gone
+		}
+		w.touchAt(e.workers.now() - b.silent)
+		if !w.wished.Swap(true) {
+			w.want.Store(uint32(b.wish)) // this node leads since a moment, and others know better
+		}
+		if wish := WorkerState(w.want.Load()); wish != b.wish {
+			wishes = append(wishes, beat{worker: b.worker, wish: wish})
+		}
+	}
+	return appendBeats(startAnswer(), wishes), nil
+}
+
+// appendBeats appends beats: their count v, and of each worker v, silent ms v, wish u8.
+func appendBeats(dst []byte, beats []beat) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(beats)))
+	for _, b := range beats {
+		dst = binary.AppendUvarint(dst, uint64(b.worker))
+		dst = binary.AppendUvarint(dst, uint64(max(0, b.silent.Milliseconds())))
+		dst = append(dst, byte(b.wish))
+	}
+	return dst
+}
+
+func (r *reader) beats() []beat {
+	n := r.count(cluster.WorkersMax, 3)
+	beats := make([]beat, 0, n)
+	for range n {
+		b := beat{worker: WorkerID(r.uvarint()), silent: time.Duration(r.upTo(silentMillisMax)) * time.Millisecond, wish: WorkerState(r.u8())}
+		if b.wish > WorkerStop {
+			r.fail()
+		}
+		beats = append(beats, b)
+	}
+	return beats
+}
+
+// silentMillisMax bounds the silence that a beat may tell of: a year.
+const silentMillisMax = 366 * 24 * 3600 * 1000
+
+// takeOver has this node, which leads the catalog anew, give every worker a full TTL and believe the others what they shall do.
+func (r *registry) takeOver() {
+	for _, w := range r.all() {
+		w.touch()
+		w.wished.Store(false)
+	}
+}

@@ -1,0 +1,254 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
+)
+
+// farFetch is a fetch that another node carries out for a caller here: on shards that it leads, and no others.
+type farFetch struct {
+	id     uint64 // of the asking node: names the fetch when it is stopped
+	worker WorkerID
+	max    int
+	wait   time.Duration
+	lease  time.Duration
+	legs   []farLeg
+}
+
+// farLeg is the fetch's queues on one shard.
+type farLeg struct {
+	shard  shard.ID
+	queues []queue.QueueID
+}
+
+// farJobOverhead is what a job of an answer needs at most besides its spec.
+const farJobOverhead = 9 * binary.MaxVarintLen64
+
+// appendFarFetch appends a fetch: id v, worker v, max v, wait ms v, lease ms v, shards v, each as shard v, queues v × (queue v).
+func appendFarFetch(dst []byte, f *farFetch) []byte {
+	dst = binary.AppendUvarint(dst, f.id)
+	dst = binary.AppendUvarint(dst, uint64(f.worker))
+	dst = binary.AppendUvarint(dst, uint64(f.max))
+	dst = binary.AppendUvarint(dst, uint64(max(0, f.wait.Milliseconds())))
+	dst = binary.AppendUvarint(dst, uint64(f.lease.Milliseconds()))
+	dst = binary.AppendUvarint(dst, uint64(len(f.legs)))
+	for _, l := range f.legs {
+		dst = binary.AppendUvarint(dst, uint64(l.shard))
+		dst = binary.AppendUvarint(dst, uint64(len(l.queues)))
+		for _, q := range l.queues {
+			dst = binary.AppendUvarint(dst, uint64(q))
+		}
+	}
+	return dst
+}
+
+func (r *reader) farFetch() farFetch {
+	f := farFetch{id: r.uvarint(), worker: WorkerID(r.uvarint()), max: int(r.upTo(queue.FetchMax))}
+	f.wait = time.Duration(r.upTo(queue.WaitMillisMax)) * time.Millisecond
+	f.lease = time.Duration(r.upTo(queue.LeaseMillisMax)) * time.Millisecond
+	total := 0
+	for range r.count(queue.FetchQueuesMax, 3) {
+		l := farLeg{shard: shard.ID(r.upTo(1<<16 - 1))}
+		for range r.count(queue.FetchQueuesMax, 1) {
+			l.queues = append(l.queues, queue.QueueID(r.upTo(1<<32-1)))
+		}
+		if total += len(l.queues); len(l.queues) == 0 || total > queue.FetchQueuesMax {
+			r.fail()
+		}
+		f.legs = append(f.legs, l)
+	}
+	if f.max < 1 || len(f.legs) == 0 || f.worker != 0 && f.lease != 0 {
+		r.fail()
+	}
+	return f
+}
+
+// appendFarJobs appends the jobs that a fetch leased: their count v, and of each shard v, pos v, token v, attempt v, failures v, crashes v,
+// deadline ms v, spec b.
+func appendFarJobs(dst []byte, jobs []FetchedJob) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(jobs)))
+	var spec []byte
+	for i := range jobs {
+		j := &jobs[i]
+		dst = binary.AppendUvarint(dst, uint64(j.ID.Shard))
+		dst = binary.AppendUvarint(dst, uint64(j.ID.Pos))
+		dst = binary.AppendUvarint(dst, uint64(j.Token))
+		dst = binary.AppendUvarint(dst, uint64(j.Attempt))
+		dst = binary.AppendUvarint(dst, uint64(j.Failures))
+		dst = binary.AppendUvarint(dst, uint64(j.Crashes))
+		deadline := int64(0)
+		if !j.Deadline.IsZero() {
+			deadline = j.Deadline.UnixMilli()
+		}
+		dst = binary.AppendUvarint(dst, uint64(deadline))
+		spec = queue.AppendJob(spec[:0], &j.Spec)
+		dst = appendBytes(dst, spec)
+	}
+	return dst
+}
+
+func (r *reader) farJobs() []FetchedJob {
+	n := r.count(queue.FetchMax, 8)
+	jobs := make([]FetchedJob, 0, n)
+	for range n {
+		j := FetchedJob{ID: JobID{Shard: uint16(r.upTo(1<<16 - 1))}}
+		j.ID.Pos, j.Token = queue.Pos(r.uvarint()), Token(r.uvarint())
+		j.Attempt, j.Failures, j.Crashes = uint32(r.upTo(1<<32-1)), uint32(r.upTo(1<<32-1)), uint32(r.upTo(1<<32-1))
+		j.Deadline = unixMilli(int64(r.upTo(1 << 62)))
+		var err error
+		if j.Spec, err = queue.DecodeSpec(r.bytes(queue.CommandBytesMax)); err != nil || r.bad {
+			r.fail()
+			return nil
+		}
+		jobs = append(jobs, j)
+	}
+	return jobs
+}
+
+// visitors are the fetches that other nodes have here, to stop them by name.
+type visitors struct {
+	mu  sync.Mutex
+	all map[visitor]context.CancelFunc // REQUIRES: mu
+}
+
+// visitor names a fetch of another node.
+type visitor struct{ node, id uint64 }
+
+func (v *visitors) come(name visitor, stop context.CancelFunc) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.all[name] = stop
+}
+
+func (v *visitors) leave(name visitor) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.all, name)
+}
+
+func (v *visitors) stop(name visitor) {
+	v.mu.Lock()
+	stop := v.all[name]
+	v.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+}
+
+// serveFetch carries out a fetch of another node. It ends early, with no jobs, when it is stopped or the connection is lost; what is
+// being leased then is given back.
+func (e *Engine) serveFetch(ctx context.Context, from uint64, r *reader) ([]byte, *Error) {
+	f := r.farFetch()
+	if !r.end() {
+		return nil, newError(CodeInvalidArgument, ReasonMalformed, "the forwarded fetch does not decode")
+	}
+	request := FetchRequest{Worker: f.worker, Max: f.max, Wait: f.wait, Lease: f.lease, afar: true}
+	legs := make([]leg, 0, len(f.legs))
+	for _, l := range f.legs {
+		p := e.pump(l.shard)
+		if p == nil {
+			return nil, errNoShard(l.shard)
+		}
+		legs = append(legs, leg{pump: p, queues: l.queues})
+	}
+	var w *worker // this replica of the catalog may be late: a worker that is not known here is the other node's business
+	if f.worker != 0 {
+		if w = e.workers.get(f.worker); w.isGone() {
+			return nil, errWorkerLost()
+		}
+		e.workers.seenBy(f.worker, from)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	name := visitor{from, f.id}
+	e.visitors.come(name, cancel)
+	defer e.visitors.leave(name)
+	jobs, err := e.fetchHere(ctx, &request, legs, w, f.wait)
+	if err != nil && ctx.Err() == nil {
+		return nil, asError(err)
+	}
+	return appendFarJobs(startAnswer(), jobs), nil
+}
+
+// serveStopFetch stops a fetch that another node has here. Its answer goes out as ever.
+func (e *Engine) serveStopFetch(from uint64, r *reader) ([]byte, *Error) {
+	id := r.uvarint()
+	if !r.end() {
+		return nil, newError(CodeInvalidArgument, ReasonMalformed, "the forwarded stop does not decode")
+	}
+	e.visitors.stop(visitor{from, id})
+	return startAnswer(), nil
+}
+
+// fetchHere fetches on shards that this node leads.
+func (e *Engine) fetchHere(ctx context.Context, r *FetchRequest, legs []leg, w *worker, wait time.Duration) ([]FetchedJob, error) {
+	var ft *fetch
+	var err error
+	if wait <= 0 {
+		ft, _, err = e.fetchOnce(ctx, r, legs, w)
+	} else {
+		ft, _, err = e.fetchParked(ctx, r, legs, w, wait, false, nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if ft == nil || len(ft.leases) == 0 {
+		ft.free()
+		return nil, nil
+	}
+	return e.unpack(ctx, ft, w)
+}
+
+// fetchThere has another node fetch. The call outlives ctx: an answer that nobody reads would leave leases with nobody, so a fetch that
+// is not wanted any more is stopped, and its answer is waited for.
+func (e *Engine) fetchThere(ctx context.Context, node uint64, r *FetchRequest, legs []leg, wait time.Duration) ([]FetchedJob, error) {
+	f := farFetch{id: e.fetches.Add(1), worker: r.Worker, max: r.Max, wait: wait}
+	if r.Worker == 0 {
+		if f.lease = r.Lease; f.lease == 0 {
+			f.lease = AnonymousLeaseDefault
+		}
+	}
+	for _, l := range legs {
+		f.legs = append(f.legs, farLeg{l.pump.shard, l.queues})
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	stop := context.AfterFunc(ctx, func() { e.stopFetch(node, f.id, ended) })
+	defer stop()
+	answer, _, err := e.callFor(e.calls, max(0, wait)+fetchCallGrace, node, callFetch, appendFarFetch([]byte{forwardVersion}, &f))
+	if err != nil {
+		return nil, err
+	}
+	jobs := answer.farJobs()
+	if !answer.end() {
+		return nil, errForwardVersion(node)
+	}
+	for i := range jobs {
+		if rt := e.routes.byID(jobs[i].Spec.Queue); rt != nil {
+			jobs[i].QueueName = rt.name
+		}
+	}
+	return jobs, nil
+}
+
+// stopFetch stops a fetch at another node, again and again until it has ended: the first one may overtake the fetch itself.
+func (e *Engine) stopFetch(node, id uint64, ended <-chan struct{}) {
+	body := binary.AppendUvarint([]byte{forwardVersion}, id)
+	for pause := stopPauseMin; ; pause = min(2*pause, stopPauseMax) {
+		if _, _, err := e.call(e.calls, node, callStopFetch, body); err != nil && e.calls.Err() != nil {
+			return
+		}
+		select {
+		case <-ended:
+			return
+		case <-time.After(pause):
+		case <-e.calls.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,197 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/shard"
+)
+
+// Forwarder asks the other nodes of the cluster. Any goroutine may call it.
+type Forwarder interface {
+	// Call asks a node and returns its answer: what Engine.ServeCall returned there, whose ctx ends with this one, and when the
+	// connection is lost. body and the answer have up to ForwardBytesMax; body is not changed any more by the caller. After an error
+	// nobody knows whether the other node did what it was asked, unless Undelivered says so.
+	Call(ctx context.Context, node uint64, kind uint8, body []byte) ([]byte, error)
+	// Undelivered reports whether an error of Call says that the other node certainly did not see the call.
+	Undelivered(err error) bool
+}
+
+// The kinds of calls between nodes. They and what they carry are in docs/format.md; numbers are never reused.
+const (
+	callCommands  uint8 = 1 // commands for the desk of a shard that the other node leads
+	callQuery     uint8 = 2 // a read of such a shard
+	callFetch     uint8 = 3 // a fetch that parks there
+	callStopFetch uint8 = 4 // its caller wants no more
+	callBeats     uint8 = 5 // workers that were heard, for the node that leads the catalog
+	callNotices   uint8 = 6 // what workers should hear, for the node that they are connected to
+)
+
+// forwardVersion begins each body. A node refuses one that it does not know, and does nothing.
+const forwardVersion = 1
+
+// The first byte of an answer.
+const (
+	answerOK     uint8 = 0 // what was asked for follows
+	answerFailed uint8 = 1 // an error follows, as appendError writes it
+)
+
+// ServeCall answers what another node forwards, and never forwards it again: a node that does not lead says so. What went wrong is
+// in the answer. It fits transport.Handler.
+func (e *Engine) ServeCall(ctx context.Context, from uint64, kind uint8, body []byte) ([]byte, error) {
+	answer, err := e.serve(ctx, from, kind, &reader{b: body})
+	if err != nil {
+		answer = appendError([]byte{answerFailed}, err)
+	}
+	return answer, nil
+}
+
+func (e *Engine) serve(ctx context.Context, from uint64, kind uint8, r *reader) ([]byte, *Error) {
+	if e.background.Err() != nil {
+		return nil, errStopping()
+	}
+	if r.u8() != forwardVersion || r.bad {
+		return nil, errForwardVersion(from)
+	}
+	switch kind {
+	case callCommands:
+		return e.serveCommands(ctx, r)
+	case callQuery:
+		return e.serveQuery(ctx, from, r)
+	case callFetch:
+		return e.serveFetch(ctx, from, r)
+	case callStopFetch:
+		return e.serveStopFetch(from, r)
+	case callBeats:
+		return e.serveBeats(r)
+	case callNotices:
+		return e.serveNotices(r)
+	}
+	return nil, errForwardVersion(from)
+}
+
+// startAnswer begins an answer to which more is appended.
+func startAnswer() []byte { return []byte{answerOK} }
+
+// call asks another node and returns what its answer carries. It says whether an error left the other node as it was: then somebody
+// else, or the same one later, may be asked without harm.
+func (e *Engine) call(ctx context.Context, node uint64, kind uint8, body []byte) (r reader, untouched bool, err error) {
+	return e.callFor(ctx, ForwardWaitMax, node, kind, body)
+}
+
+// callFor is call for one that may take so long.
+func (e *Engine) callFor(ctx context.Context, wait time.Duration, node uint64, kind uint8, body []byte) (r reader, untouched bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	answer, err := e.opts.Forwarder.Call(ctx, node, kind, body)
+	if err != nil {
+		if e.opts.Forwarder.Undelivered(err) {
+			return reader{}, true, errUnreachable(node, err)
+		}
+		return reader{}, false, errUnknownOutcome(err)
+	}
+	r.b = answer
+	switch status := r.u8(); {
+	case r.bad || status > answerFailed:
+		return reader{}, false, errForwardVersion(node)
+	case status == answerFailed:
+		own := r.error()
+		if r.bad {
+			return reader{}, false, errForwardVersion(node)
+		}
+		return reader{}, nothingHappened(own), own
+	}
+	return r, false, nil
+}
+
+// clustered reports whether there are other nodes to ask.
+func (e *Engine) clustered() bool { return e.opts.Forwarder != nil }
+
+// leads reports whether this node leads a shard and may propose.
+func (e *Engine) leads(id shard.ID) bool {
+	l, ok := e.host.LeadershipOf(id)
+	return ok && l.Leading
+}
+
+// search looks for the node that leads a shard, again and again while those that were asked do not.
+type search struct {
+	e     *Engine
+	shard shard.ID
+	until time.Time     // patience
+	pause time.Duration // before the next look; 0: none was in vain yet
+	last  error         // why the last one that was found was of no use
+}
+
+func (e *Engine) search(id shard.ID) *search {
+	return &search{e: e, shard: id, until: time.Now().Add(LeaderWaitMax)}
+}
+
+// next returns the node that leads the shard as far as this node knows, and whether it is this one. It waits while nobody is known
+// to lead. After failed it waits a little, or until somebody else leads.
+func (s *search) next(ctx context.Context) (node uint64, here bool, err error) {
+	for {
+		moved := s.e.host.Moved()
+		l, ok := s.e.host.LeadershipOf(s.shard)
+		if !ok {
+			return 0, false, errNoShard(s.shard)
+		}
+		known := l.Leading || l.Leader != 0 && uint64(l.Leader) != s.e.opts.Node
+		if known && s.pause == 0 {
+			return uint64(l.Leader), l.Leading, nil
+		}
+		wait := time.Until(s.until)
+		if wait <= 0 {
+			return 0, false, s.giveUp(uint64(l.Leader))
+		}
+		if known {
+			wait = min(wait, s.pause)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-moved:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return 0, false, s.outOfTime(ctx)
+		case <-s.e.background.Done():
+			timer.Stop()
+			return 0, false, errStopping()
+		}
+		timer.Stop()
+		if known {
+			if l, _ = s.e.host.LeadershipOf(s.shard); l.Leading || l.Leader != 0 && uint64(l.Leader) != s.e.opts.Node {
+				return uint64(l.Leader), l.Leading, nil
+			}
+		}
+	}
+}
+
+// failed says that the node that next returned does not lead, or could not be asked.
+func (s *search) failed(err error) {
+	s.last = err
+	s.pause = min(max(2*s.pause, searchPauseMin), searchPauseMax)
+}
+
+// found says that the node that next returned was the right one.
+func (s *search) found() { s.pause, s.last = 0, nil }
+
+func (s *search) giveUp(leader uint64) error {
+	if own := asErrorOrNil(s.last); own != nil && own.Reason != ReasonNotLeader {
+		return own
+	}
+	err := errNotLeader()
+	err.Leader = leader
+	return err
+}
+
+// outOfTime is the error of a search whose caller waits no longer: nothing happened.
+func (s *search) outOfTime(ctx context.Context) error {
+	return contextError(ctx.Err())
+}
+
+func asErrorOrNil(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	return asError(err)
+}

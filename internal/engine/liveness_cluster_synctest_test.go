@@ -1,0 +1,145 @@
+package engine
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/queue"
+)
+
+// TestCancelReachesAnotherNode: a worker hears at once that its job is cancelled, though the job's leader, the worker and who cancels are on
+// three nodes; its heartbeats say it again.
+func TestCancelReachesAnotherNode(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *fleet) {
+		name := c.queueOn(2)
+		e := c.nodes[3]
+		w := register(t, e)
+		ids := enqueue(t, e, jobs(name, 1)...)
+		got := fetchJobs(t, e, w, 1, name)
+		notices, end := e.Notices(w)
+		defer end()
+		at := time.Now()
+		if s, err := c.nodes[1].Cancel(t.Context(), ids[0]); err != nil || s != queue.StateRunning {
+			t.Fatalf("%v, %v", s, err)
+		}
+		n := <-notices
+		if !n.Cancel || n.Lease != (LeaseRef{ids[0], got[0].Token}) {
+			t.Fatalf("%+v", n)
+		}
+		if took := time.Since(at); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+		reply, err := e.Heartbeat(t.Context(), w, []LeaseRef{{ids[0], got[0].Token}})
+		if err != nil || len(reply.Cancel) != 1 {
+			t.Fatalf("%+v, %v", reply, err)
+		}
+	})
+}
+
+// TestSilentWorkerAcrossNodes: a worker whose jobs are on three leaders and that is silent loses them all after its TTL and not before;
+// one that another node hears lives. It is so too when the judge has just died.
+func TestSilentWorkerAcrossNodes(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *fleet) {
+		names := []string{c.queueOn(1), c.queueOn(2), c.queueOn(3)}
+		c.lead(0, 3)
+		e := c.nodes[2]
+		hold := func() (WorkerID, []JobID) {
+			w := register(t, e)
+			var ids []JobID
+			for _, name := range names {
+				ids = append(ids, enqueue(t, e, jobs(name, 1)...)...)
+				if got := fetchJobs(t, e, w, 1, name); len(got) != 1 {
+					t.Fatalf("%+v", got)
+				}
+			}
+			return w, ids
+		}
+		states := func(ids []JobID, want State) {
+			t.Helper()
+			for _, id := range ids {
+				d, err := e.Job(t.Context(), id)
+				if err != nil || d.Info.State != want {
+					t.Errorf("job %v: %+v, %v; want state %v", id, d.Info, err, want)
+				}
+			}
+		}
+		alive, held := hold()
+		stop := beating(e, alive)
+		defer stop()
+		_, lost := hold()
+		time.Sleep(WorkerTTLDefault / 2)
+		states(lost, queue.StateRunning)
+		time.Sleep(2 * WorkerTTLDefault)
+		states(lost, queue.StateReady)
+		states(held, queue.StateRunning)
+		for _, id := range lost {
+			if d, err := e.Job(t.Context(), id); err != nil || d.Info.Crashes != 1 {
+				t.Errorf("job %v: %+v, %v", id, d.Info, err)
+			}
+		}
+		for _, n := range c.nodes {
+			if ws, err := n.Workers(t.Context()); err != nil || len(ws) != 1 || ws[0].ID != alive || ws[0].Running != 3 {
+				t.Errorf("%+v, %v", ws, err)
+			}
+		}
+		hold() // takes the jobs that were lost, in their order, and not those made for it
+		c.crash(3)
+		time.Sleep(WorkerTTLDefault / 2)
+		states(lost, queue.StateRunning)
+		time.Sleep(3 * WorkerTTLDefault)
+		states(held, queue.StateRunning)
+		for _, id := range lost {
+			if d, err := e.Job(t.Context(), id); err != nil || d.Info.State != queue.StateReady || d.Info.Crashes != 2 {
+				t.Errorf("job %v: %+v, %v", id, d.Info, err)
+			}
+		}
+	})
+}
+
+// TestGoodbyeAcrossNodes: a worker that says goodbye on one node is gone on all, and no crash is counted.
+func TestGoodbyeAcrossNodes(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *fleet) {
+		name := c.queueOn(2)
+		w := register(t, c.nodes[3])
+		ids := enqueue(t, c.nodes[3], jobs(name, 1)...)
+		fetchJobs(t, c.nodes[3], w, 1, name)
+		if err := c.nodes[3].DeregisterWorker(t.Context(), w); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := c.nodes[1].Job(t.Context(), ids[0]); err != nil || d.Info.State != queue.StateReady || d.Info.Crashes != 0 {
+			t.Fatalf("%+v, %v", d.Info, err)
+		}
+		synctest.Wait()
+		for id, e := range c.nodes {
+			_, err := e.Heartbeat(t.Context(), w, nil)
+			if err == nil {
+				t.Errorf("node %d still knows the worker", id)
+			}
+		}
+	})
+}
+
+// TestWorkerChangesNodes: a worker whose node dies goes on at another one, with its jobs.
+func TestWorkerChangesNodes(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *fleet) {
+		name := c.queueOn(2)
+		w := register(t, c.nodes[3])
+		enqueue(t, c.nodes[3], jobs(name, 2)...)
+		got := fetchJobs(t, c.nodes[3], w, 1, name)
+		fetchJobs(t, c.nodes[3], w, 1, name) // never reaches it
+		c.crash(3)
+		e := c.nodes[1]
+		reply, err := e.ResumeWorker(t.Context(), w, []LeaseRef{{got[0].ID, got[0].Token}})
+		if err != nil || len(reply.Lost) != 0 {
+			t.Fatalf("%+v, %v", reply, err)
+		}
+		stop := beating(e, w)
+		defer stop()
+		time.Sleep(2 * WorkerTTLDefault)
+		ack(t, e, got...)
+		if more := fetchJobs(t, e, w, 5, name); len(more) != 1 || more[0].Crashes != 0 {
+			t.Fatalf("%+v", more)
+		}
+	})
+}

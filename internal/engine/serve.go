@@ -1,0 +1,58 @@
+package engine
+
+import (
+	"context"
+
+	"github.com/beaver-raft/beaver/internal/queue"
+)
+
+// serveCommands carries out the commands that another node forwards: they join the desk's own, and the answer goes out when all have
+// theirs. When ctx ends nobody reads it any more: what was not proposed by then is not.
+func (e *Engine) serveCommands(ctx context.Context, r *reader) ([]byte, *Error) {
+	id, count := r.commands()
+	d := e.deskOf(id)
+	if d == nil {
+		return nil, errNoShard(id)
+	}
+	calls := make([]*call, 0, count)
+	for range count {
+		c := d.newCall()
+		r.command(c)
+		calls = append(calls, c)
+	}
+	if !r.end() {
+		return nil, newError(CodeInvalidArgument, ReasonMalformed, "the forwarded commands do not decode")
+	}
+	failed := make([]*Error, count)
+	for i, c := range calls {
+		failed[i] = e.admit(d, c)
+	}
+	answer := startAnswer()
+	for i, c := range calls {
+		if failed[i] == nil {
+			if err := d.wait(ctx, c); err != nil {
+				failed[i] = asError(err)
+			}
+		}
+		answer = appendCommandAnswer(answer, c, failed[i])
+		if failed[i] == nil {
+			c.free()
+		}
+	}
+	return answer, nil
+}
+
+// admit submits a command of another node, if it is one.
+func (e *Engine) admit(d *desk, c *call) *Error {
+	if d.shard != catalogShard {
+		for i := range c.items.Len() {
+			if !queue.Forwardable(c.items.Item(i)) {
+				return newError(CodeInvalidArgument, ReasonMalformed, "item %d is no command that is forwarded", i)
+			}
+		}
+	}
+	if !c.urgent && e.host.Full() {
+		return errDiskFull()
+	}
+	return d.submitHere(c)
+}
