@@ -50,6 +50,7 @@ type node struct {
 	again    bool // something was appended since the flush began
 	appended int64
 	keeping  bool // maintenance is scheduled
+	rounds   int  // of maintenance
 }
 
 func newNode(w *world, index int) *node {
@@ -330,7 +331,7 @@ func (n *node) maintain() {
 	if !n.dying && !n.w.opts.HistoryOnly {
 		n.bounded()
 	}
-	if err == nil && !more {
+	if n.rounds++; err == nil && !more && (n.w.plan.rotMean > 0 || n.rounds%scrubRounds == 0) {
 		_, err = n.log.Scrub(scrubBytes)
 	}
 	if n.w.rot.node != nil && wal.IsDamage(err) {

@@ -13,8 +13,13 @@ import (
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
-// scrubBytes is how much a log is read through between two looks for background work.
-const scrubBytes = 64 << 10
+const (
+	// scrubBytes is how much a log is read through between two looks for background work.
+	scrubBytes = 64 << 10
+	// scrubRounds is every how many of these it happens where no disk rots: there is nothing to find, and it takes a third
+	// of a simulation's time.
+	scrubRounds = 16
+)
 
 // rot is what the disks of a run damage by themselves. One node rots at a time, and none does while another lacks something:
 // what is damaged everywhere is lost, and no program can bring it back.
