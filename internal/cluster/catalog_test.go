@@ -64,7 +64,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		r = s.apply(AppendRemoveWorker(nil, queue.WorkerID(number("worker"))))
 	case "found":
 		var nodes []Node
-		for _, id := range strings.Fields(strings.ReplaceAll(arg("nodes"), "+", " ")) {
+		for id := range strings.FieldsSeq(strings.ReplaceAll(arg("nodes"), "+", " ")) {
 			n, _ := strconv.Atoi(id)
 			nodes = append(nodes, Node{ID: shard.NodeID(n), Nonce: nonceOf("n" + id), Info: NodeInfo{Peer: "host" + id + ":7401"}})
 		}

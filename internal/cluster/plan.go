@@ -22,6 +22,7 @@ type Step struct {
 	Changes  []shard.Change    // propose them together
 	Transfer shard.NodeID      // hand the lead over
 	Adopt    []shard.ReplicaID // tell the nodes of these learners which replicas they have
+	Balance  bool              // the lead is handed over only so that all nodes have their share
 	Waiting  string            // what has to happen first, for people
 }
 
@@ -40,14 +41,16 @@ func Plan(nodes []Node, preferred shard.NodeID, v *View) Step {
 		}
 	}
 	if s, ok := p.moveLead(preferred); ok {
+		s.Waiting = p.waiting
 		return s
 	}
 	return p.adopt()
 }
 
 type plan struct {
-	nodes []Node
-	view  *View
+	nodes   []Node
+	view    *View
+	waiting string // what holds up a step; others may go on, and may be what it waits for
 }
 
 func (p *plan) node(id shard.NodeID) *Node {
@@ -118,7 +121,10 @@ func (p *plan) promote() (Step, bool) {
 		changes := []shard.Change{{Kind: shard.Promote, Replica: r}}
 		if old := p.voter(p.node(r.Node()).Replaces); old != 0 {
 			if old == p.view.Self {
-				return p.handOver(r.Node())
+				if s, ok := p.handOver(r.Node()); ok {
+					return s, true
+				}
+				continue
 			}
 			changes = append(changes, shard.Change{Kind: shard.Demote, Replica: old})
 		}
@@ -144,7 +150,8 @@ func (p *plan) leave() (Step, bool) {
 			}
 		}
 		if reached <= rest/2 {
-			return Step{Waiting: fmt.Sprintf("without node %d only %d of %d voters can be reached", r.Node(), reached, rest)}, true
+			p.waiting = fmt.Sprintf("without node %d only %d of %d voters can be reached", r.Node(), reached, rest)
+			continue
 		}
 		if r == p.view.Self {
 			return p.handOver(r.Node())
@@ -159,7 +166,8 @@ func (p *plan) handOver(besides shard.NodeID) (Step, bool) {
 	if heir := p.heir(besides); heir != 0 {
 		return Step{Transfer: heir}, true
 	}
-	return Step{Waiting: "no other voter can take the lead yet"}, true
+	p.waiting = "no other voter can take the lead yet"
+	return Step{}, false
 }
 
 // heir is a voter that could lead, the one that holds the most among those that are not draining, if there is such a one.
@@ -209,7 +217,7 @@ func (p *plan) moveLead(preferred shard.NodeID) (Step, bool) {
 		preferred = p.share()
 	}
 	if preferred != 0 && preferred != self && p.close(p.voter(preferred)) {
-		return Step{Transfer: preferred}, true
+		return Step{Transfer: preferred, Balance: true}, true
 	}
 	return Step{}, false
 }
@@ -231,12 +239,15 @@ func (p *plan) share() shard.NodeID {
 
 // adopt tells learners that do not answer who they are: their nodes may not know yet.
 func (p *plan) adopt() (s Step) {
+	s.Waiting = p.waiting
 	for _, r := range p.view.Members.Learners {
 		// A new member counts as heard of for a while.
 		if !p.reachable(r) || slices.ContainsFunc(p.view.Peers, func(q shard.Peer) bool { return q.Replica == r && q.Match == 0 }) {
 			s.Adopt = append(s.Adopt, r)
 		}
-		s.Waiting = fmt.Sprintf("node %d is catching up", r.Node())
+		if s.Waiting == "" {
+			s.Waiting = fmt.Sprintf("node %d is catching up", r.Node())
+		}
 	}
 	return s
 }

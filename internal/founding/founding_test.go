@@ -93,7 +93,7 @@ func (s *script) say(from, to uint64) string {
 func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	s.t = t
 	var numbers []uint64
-	for _, f := range strings.Fields(d.Input) {
+	for f := range strings.FieldsSeq(d.Input) {
 		n, _ := strconv.ParseUint(f, 10, 64)
 		numbers = append(numbers, n)
 	}

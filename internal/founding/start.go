@@ -45,7 +45,9 @@ func (e *StartError) Error() string { return e.Reason }
 
 // Decide says what a start comes to. defaultShards is how many data shards a new cluster has when nobody says.
 func Decide(s *Start, d *Directory, defaultShards int) (Way, *Record, error) {
-	refuse := func(format string, args ...any) (Way, *Record, error) { return 0, nil, &StartError{fmt.Sprintf(format, args...)} }
+	refuse := func(format string, args ...any) (Way, *Record, error) {
+		return 0, nil, &StartError{fmt.Sprintf(format, args...)}
+	}
 	r := d.Record
 	switch {
 	case r != nil && r.State == Removed:
@@ -72,7 +74,9 @@ func Decide(s *Start, d *Directory, defaultShards int) (Way, *Record, error) {
 
 // member checks a start against the record of a member.
 func member(s *Start, r *Record) (Way, *Record, error) {
-	refuse := func(format string, args ...any) (Way, *Record, error) { return 0, nil, &StartError{fmt.Sprintf(format, args...)} }
+	refuse := func(format string, args ...any) (Way, *Record, error) {
+		return 0, nil, &StartError{fmt.Sprintf(format, args...)}
+	}
 	switch {
 	case s.Node != 0 && s.Node != r.Node:
 		return refuse("the data directory belongs to node %d, and --node is %d: check the data directory", r.Node, s.Node)
