@@ -73,6 +73,7 @@ type Client struct {
 	queues   beaverv1connect.QueueServiceClient
 	workers  beaverv1connect.WorkerServiceClient
 	node     beaverv1connect.NodeServiceClient
+	cluster  beaverv1connect.ClusterServiceClient
 	enqueuer *enqueuer
 	idle     []*http.Transport // of the package's own making, to be closed
 	openWork func(context.Context) workStream
@@ -97,6 +98,7 @@ func NewClient(cfg Config) (*Client, error) {
 	c.queues = beaverv1connect.NewQueueServiceClient(calls, cfg.Addr, opts)
 	c.workers = beaverv1connect.NewWorkerServiceClient(calls, cfg.Addr, opts)
 	c.node = beaverv1connect.NewNodeServiceClient(calls, cfg.Addr, opts)
+	c.cluster = beaverv1connect.NewClusterServiceClient(calls, cfg.Addr, opts)
 	openEnqueue := dialEnqueue(enqueues, cfg.Addr, opts)
 	workJobs := beaverv1connect.NewJobServiceClient(work, cfg.Addr, opts)
 	c.openWork = func(ctx context.Context) workStream { return workJobs.Work(ctx) }

@@ -33,6 +33,7 @@ type Options struct {
 type Handler struct {
 	opts   Options
 	engine atomic.Pointer[Engine]
+	others atomic.Pointer[Cluster]
 	reason atomic.Pointer[string] // why not ready, before Serve
 	rpc    map[string]http.Handler
 	reads  map[string]bool       // the procedures that change nothing
@@ -84,6 +85,9 @@ func (h *Handler) SetNotReady(reason string) { h.reason.Store(&reason) }
 
 // Serve gives the handler the engine: from now on calls are answered.
 func (h *Handler) Serve(e Engine) { h.engine.Store(&e) }
+
+// ServeCluster gives the handler the cluster that the node is one of. It is called before Serve, or never.
+func (h *Handler) ServeCluster(c Cluster) { h.others.Store(&c) }
 
 // Drain refuses new calls, ends waiting fetches and streams once what they sent is answered, and returns when no call is
 // under way or ctx is done.

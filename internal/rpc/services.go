@@ -33,6 +33,12 @@ func (h *Handler) addServices() {
 	unary(h, beaverv1connect.WorkerServiceSignalWorkerProcedure, h.signalWorker)
 
 	reading(h, beaverv1connect.NodeServiceGetStatusProcedure, h.getStatus)
+
+	reading(h, beaverv1connect.ClusterServiceGetClusterProcedure, h.getCluster)
+	unary(h, beaverv1connect.ClusterServiceAddNodeProcedure, h.addNode)
+	unary(h, beaverv1connect.ClusterServiceRemoveNodeProcedure, h.removeNode)
+	unary(h, beaverv1connect.ClusterServiceDrainNodeProcedure, h.drainNode)
+	unary(h, beaverv1connect.ClusterServiceTransferLeadProcedure, h.transferLead)
 }
 
 // exampleProcedure is the call that everybody needs.
@@ -65,4 +71,10 @@ var examples = map[string]string{
 	beaverv1connect.WorkerServiceSignalWorkerProcedure: `{"workerId": 1, "state": "quiet"}`,
 
 	beaverv1connect.NodeServiceGetStatusProcedure: `{}`,
+
+	beaverv1connect.ClusterServiceGetClusterProcedure:   `{}`,
+	beaverv1connect.ClusterServiceAddNodeProcedure:      `{"peerAddress": "10.0.0.4:7401"}`,
+	beaverv1connect.ClusterServiceRemoveNodeProcedure:   `{"nodeId": 4}`,
+	beaverv1connect.ClusterServiceDrainNodeProcedure:    `{"nodeId": 4}`,
+	beaverv1connect.ClusterServiceTransferLeadProcedure: `{"shard": 1, "nodeId": 2}`,
 }

@@ -4649,6 +4649,855 @@ func (x *RecoveryStatus) GetTornBytes() uint64 {
 	return 0
 }
 
+type GetClusterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetClusterRequest) Reset() {
+	*x = GetClusterRequest{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetClusterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetClusterRequest) ProtoMessage() {}
+
+func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
+func (*GetClusterRequest) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{64}
+}
+
+type GetClusterResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	NodeId        uint64                 `protobuf:"varint,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"` // of the node that answers
+	Nodes         []*ClusterNode         `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Shards        []*ClusterShard        `protobuf:"bytes,4,rep,name=shards,proto3" json:"shards,omitempty"`
+	Transfers     []*ClusterTransfer     `protobuf:"bytes,5,rep,name=transfers,proto3" json:"transfers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetClusterResponse) Reset() {
+	*x = GetClusterResponse{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetClusterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetClusterResponse) ProtoMessage() {}
+
+func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetClusterResponse.ProtoReflect.Descriptor instead.
+func (*GetClusterResponse) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *GetClusterResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *GetClusterResponse) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *GetClusterResponse) GetNodes() []*ClusterNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *GetClusterResponse) GetShards() []*ClusterShard {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+func (x *GetClusterResponse) GetTransfers() []*ClusterTransfer {
+	if x != nil {
+		return x.Transfers
+	}
+	return nil
+}
+
+type ClusterNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // expected, joining, active, draining, leaving or removed
+	PeerAddress   string                 `protobuf:"bytes,3,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	PublicAddress string                 `protobuf:"bytes,4,opt,name=public_address,json=publicAddress,proto3" json:"public_address,omitempty"`
+	Zone          string                 `protobuf:"bytes,5,opt,name=zone,proto3" json:"zone,omitempty"`
+	Version       string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=since,proto3" json:"since,omitempty"`          // when it came to its state
+	Replaces      uint64                 `protobuf:"varint,8,opt,name=replaces,proto3" json:"replaces,omitempty"`   // the node whose place it takes; 0: none
+	Reachable     bool                   `protobuf:"varint,9,opt,name=reachable,proto3" json:"reachable,omitempty"` // it told what it knows just now
+	Problem       string                 `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"`     // why it does not serve; empty: it does, or it is not known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterNode) Reset() {
+	*x = ClusterNode{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterNode) ProtoMessage() {}
+
+func (x *ClusterNode) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterNode.ProtoReflect.Descriptor instead.
+func (*ClusterNode) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *ClusterNode) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ClusterNode) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ClusterNode) GetPeerAddress() string {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return ""
+}
+
+func (x *ClusterNode) GetPublicAddress() string {
+	if x != nil {
+		return x.PublicAddress
+	}
+	return ""
+}
+
+func (x *ClusterNode) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *ClusterNode) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ClusterNode) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ClusterNode) GetReplaces() uint64 {
+	if x != nil {
+		return x.Replaces
+	}
+	return 0
+}
+
+func (x *ClusterNode) GetReachable() bool {
+	if x != nil {
+		return x.Reachable
+	}
+	return false
+}
+
+func (x *ClusterNode) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+type ClusterShard struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Id              uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	LeaderNodeId    uint64                 `protobuf:"varint,2,opt,name=leader_node_id,json=leaderNodeId,proto3" json:"leader_node_id,omitempty"` // 0: none is known
+	Term            uint64                 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	PreferredNodeId uint64                 `protobuf:"varint,4,opt,name=preferred_node_id,json=preferredNodeId,proto3" json:"preferred_node_id,omitempty"` // whom an operator wants to lead it; 0: nobody said
+	Members         []*ClusterMember       `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
+	Waiting         string                 `protobuf:"bytes,6,opt,name=waiting,proto3" json:"waiting,omitempty"` // what a change of its members waits for
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ClusterShard) Reset() {
+	*x = ClusterShard{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterShard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterShard) ProtoMessage() {}
+
+func (x *ClusterShard) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterShard.ProtoReflect.Descriptor instead.
+func (*ClusterShard) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *ClusterShard) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ClusterShard) GetLeaderNodeId() uint64 {
+	if x != nil {
+		return x.LeaderNodeId
+	}
+	return 0
+}
+
+func (x *ClusterShard) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *ClusterShard) GetPreferredNodeId() uint64 {
+	if x != nil {
+		return x.PreferredNodeId
+	}
+	return 0
+}
+
+func (x *ClusterShard) GetMembers() []*ClusterMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *ClusterShard) GetWaiting() string {
+	if x != nil {
+		return x.Waiting
+	}
+	return ""
+}
+
+type ClusterMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Replica       string                 `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	Role          string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`                                      // leader, follower, learner, outgoing, outside or blank
+	AppliedIndex  uint64                 `protobuf:"varint,4,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"` // as the node itself says; 0: it did not answer
+	LastIndex     uint64                 `protobuf:"varint,5,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	MatchIndex    uint64                 `protobuf:"varint,6,opt,name=match_index,json=matchIndex,proto3" json:"match_index,omitempty"` // as the leader knows; 0: it does not
+	SnapshotIndex uint64                 `protobuf:"varint,7,opt,name=snapshot_index,json=snapshotIndex,proto3" json:"snapshot_index,omitempty"`
+	Reachable     bool                   `protobuf:"varint,8,opt,name=reachable,proto3" json:"reachable,omitempty"` // its leader has heard of it lately
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterMember) Reset() {
+	*x = ClusterMember{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterMember) ProtoMessage() {}
+
+func (x *ClusterMember) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterMember.ProtoReflect.Descriptor instead.
+func (*ClusterMember) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *ClusterMember) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *ClusterMember) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *ClusterMember) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *ClusterMember) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
+func (x *ClusterMember) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *ClusterMember) GetMatchIndex() uint64 {
+	if x != nil {
+		return x.MatchIndex
+	}
+	return 0
+}
+
+func (x *ClusterMember) GetSnapshotIndex() uint64 {
+	if x != nil {
+		return x.SnapshotIndex
+	}
+	return 0
+}
+
+func (x *ClusterMember) GetReachable() bool {
+	if x != nil {
+		return x.Reachable
+	}
+	return false
+}
+
+// ClusterTransfer is a snapshot on its way to a member that lacks what the log forgot.
+type ClusterTransfer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	FromNodeId    uint64                 `protobuf:"varint,2,opt,name=from_node_id,json=fromNodeId,proto3" json:"from_node_id,omitempty"`
+	ToNodeId      uint64                 `protobuf:"varint,3,opt,name=to_node_id,json=toNodeId,proto3" json:"to_node_id,omitempty"`
+	SnapshotIndex uint64                 `protobuf:"varint,4,opt,name=snapshot_index,json=snapshotIndex,proto3" json:"snapshot_index,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	FullBytes     uint64                 `protobuf:"varint,6,opt,name=full_bytes,json=fullBytes,proto3" json:"full_bytes,omitempty"` // what a snapshot with all payloads would take
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterTransfer) Reset() {
+	*x = ClusterTransfer{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterTransfer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterTransfer) ProtoMessage() {}
+
+func (x *ClusterTransfer) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterTransfer.ProtoReflect.Descriptor instead.
+func (*ClusterTransfer) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *ClusterTransfer) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ClusterTransfer) GetFromNodeId() uint64 {
+	if x != nil {
+		return x.FromNodeId
+	}
+	return 0
+}
+
+func (x *ClusterTransfer) GetToNodeId() uint64 {
+	if x != nil {
+		return x.ToNodeId
+	}
+	return 0
+}
+
+func (x *ClusterTransfer) GetSnapshotIndex() uint64 {
+	if x != nil {
+		return x.SnapshotIndex
+	}
+	return 0
+}
+
+func (x *ClusterTransfer) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ClusterTransfer) GetFullBytes() uint64 {
+	if x != nil {
+		return x.FullBytes
+	}
+	return 0
+}
+
+type AddNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PeerAddress   string                 `protobuf:"bytes,1,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	Replaces      uint64                 `protobuf:"varint,2,opt,name=replaces,proto3" json:"replaces,omitempty"` // the node whose place it takes; 0: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddNodeRequest) Reset() {
+	*x = AddNodeRequest{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddNodeRequest) ProtoMessage() {}
+
+func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddNodeRequest.ProtoReflect.Descriptor instead.
+func (*AddNodeRequest) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *AddNodeRequest) GetPeerAddress() string {
+	if x != nil {
+		return x.PeerAddress
+	}
+	return ""
+}
+
+func (x *AddNodeRequest) GetReplaces() uint64 {
+	if x != nil {
+		return x.Replaces
+	}
+	return 0
+}
+
+type AddNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddNodeResponse) Reset() {
+	*x = AddNodeResponse{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddNodeResponse) ProtoMessage() {}
+
+func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddNodeResponse.ProtoReflect.Descriptor instead.
+func (*AddNodeResponse) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *AddNodeResponse) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+type RemoveNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeRequest) Reset() {
+	*x = RemoveNodeRequest{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeRequest) ProtoMessage() {}
+
+func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
+func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *RemoveNodeRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+type RemoveNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeResponse) Reset() {
+	*x = RemoveNodeResponse{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeResponse) ProtoMessage() {}
+
+func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
+func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{73}
+}
+
+type DrainNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Undo          bool                   `protobuf:"varint,2,opt,name=undo,proto3" json:"undo,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeRequest) Reset() {
+	*x = DrainNodeRequest{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeRequest) ProtoMessage() {}
+
+func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
+func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *DrainNodeRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *DrainNodeRequest) GetUndo() bool {
+	if x != nil {
+		return x.Undo
+	}
+	return false
+}
+
+type DrainNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeResponse) Reset() {
+	*x = DrainNodeResponse{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeResponse) ProtoMessage() {}
+
+func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
+func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{75}
+}
+
+type TransferLeadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	NodeId        uint64                 `protobuf:"varint,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadRequest) Reset() {
+	*x = TransferLeadRequest{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadRequest) ProtoMessage() {}
+
+func (x *TransferLeadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadRequest.ProtoReflect.Descriptor instead.
+func (*TransferLeadRequest) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *TransferLeadRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *TransferLeadRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+type TransferLeadResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadResponse) Reset() {
+	*x = TransferLeadResponse{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadResponse) ProtoMessage() {}
+
+func (x *TransferLeadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadResponse.ProtoReflect.Descriptor instead.
+func (*TransferLeadResponse) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{77}
+}
+
 // ErrorInfo rides with every error as its machine-readable detail.
 type ErrorInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4660,7 +5509,7 @@ type ErrorInfo struct {
 
 func (x *ErrorInfo) Reset() {
 	*x = ErrorInfo{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[64]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4672,7 +5521,7 @@ func (x *ErrorInfo) String() string {
 func (*ErrorInfo) ProtoMessage() {}
 
 func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[64]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4685,7 +5534,7 @@ func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorInfo.ProtoReflect.Descriptor instead.
 func (*ErrorInfo) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{64}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ErrorInfo) GetReason() string {
@@ -4712,7 +5561,7 @@ type RetryPolicy_Exponential struct {
 
 func (x *RetryPolicy_Exponential) Reset() {
 	*x = RetryPolicy_Exponential{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[65]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4724,7 +5573,7 @@ func (x *RetryPolicy_Exponential) String() string {
 func (*RetryPolicy_Exponential) ProtoMessage() {}
 
 func (x *RetryPolicy_Exponential) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[65]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4763,7 +5612,7 @@ type RetryPolicy_Fixed struct {
 
 func (x *RetryPolicy_Fixed) Reset() {
 	*x = RetryPolicy_Fixed{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[66]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4775,7 +5624,7 @@ func (x *RetryPolicy_Fixed) String() string {
 func (*RetryPolicy_Fixed) ProtoMessage() {}
 
 func (x *RetryPolicy_Fixed) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[66]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4807,7 +5656,7 @@ type RetryPolicy_Delays struct {
 
 func (x *RetryPolicy_Delays) Reset() {
 	*x = RetryPolicy_Delays{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[67]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4819,7 +5668,7 @@ func (x *RetryPolicy_Delays) String() string {
 func (*RetryPolicy_Delays) ProtoMessage() {}
 
 func (x *RetryPolicy_Delays) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[67]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5252,7 +6101,71 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\bduration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12)\n" +
 	"\x10entries_replayed\x18\x02 \x01(\x04R\x0fentriesReplayed\x12\x1d\n" +
 	"\n" +
-	"torn_bytes\x18\x03 \x01(\x04R\ttornBytes\"9\n" +
+	"torn_bytes\x18\x03 \x01(\x04R\ttornBytes\"\x13\n" +
+	"\x11GetClusterRequest\"\xe5\x01\n" +
+	"\x12GetClusterResponse\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\x12,\n" +
+	"\x05nodes\x18\x03 \x03(\v2\x16.beaver.v1.ClusterNodeR\x05nodes\x12/\n" +
+	"\x06shards\x18\x04 \x03(\v2\x17.beaver.v1.ClusterShardR\x06shards\x128\n" +
+	"\ttransfers\x18\x05 \x03(\v2\x1a.beaver.v1.ClusterTransferR\ttransfers\"\xb1\x02\n" +
+	"\vClusterNode\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12!\n" +
+	"\fpeer_address\x18\x03 \x01(\tR\vpeerAddress\x12%\n" +
+	"\x0epublic_address\x18\x04 \x01(\tR\rpublicAddress\x12\x12\n" +
+	"\x04zone\x18\x05 \x01(\tR\x04zone\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x120\n" +
+	"\x05since\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
+	"\breplaces\x18\b \x01(\x04R\breplaces\x12\x1c\n" +
+	"\treachable\x18\t \x01(\bR\treachable\x12\x18\n" +
+	"\aproblem\x18\n" +
+	" \x01(\tR\aproblem\"\xd2\x01\n" +
+	"\fClusterShard\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12$\n" +
+	"\x0eleader_node_id\x18\x02 \x01(\x04R\fleaderNodeId\x12\x12\n" +
+	"\x04term\x18\x03 \x01(\x04R\x04term\x12*\n" +
+	"\x11preferred_node_id\x18\x04 \x01(\x04R\x0fpreferredNodeId\x122\n" +
+	"\amembers\x18\x05 \x03(\v2\x18.beaver.v1.ClusterMemberR\amembers\x12\x18\n" +
+	"\awaiting\x18\x06 \x01(\tR\awaiting\"\x80\x02\n" +
+	"\rClusterMember\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\x12\x12\n" +
+	"\x04role\x18\x03 \x01(\tR\x04role\x12#\n" +
+	"\rapplied_index\x18\x04 \x01(\x04R\fappliedIndex\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x05 \x01(\x04R\tlastIndex\x12\x1f\n" +
+	"\vmatch_index\x18\x06 \x01(\x04R\n" +
+	"matchIndex\x12%\n" +
+	"\x0esnapshot_index\x18\a \x01(\x04R\rsnapshotIndex\x12\x1c\n" +
+	"\treachable\x18\b \x01(\bR\treachable\"\xc3\x01\n" +
+	"\x0fClusterTransfer\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12 \n" +
+	"\ffrom_node_id\x18\x02 \x01(\x04R\n" +
+	"fromNodeId\x12\x1c\n" +
+	"\n" +
+	"to_node_id\x18\x03 \x01(\x04R\btoNodeId\x12%\n" +
+	"\x0esnapshot_index\x18\x04 \x01(\x04R\rsnapshotIndex\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12\x1d\n" +
+	"\n" +
+	"full_bytes\x18\x06 \x01(\x04R\tfullBytes\"O\n" +
+	"\x0eAddNodeRequest\x12!\n" +
+	"\fpeer_address\x18\x01 \x01(\tR\vpeerAddress\x12\x1a\n" +
+	"\breplaces\x18\x02 \x01(\x04R\breplaces\"*\n" +
+	"\x0fAddNodeResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\",\n" +
+	"\x11RemoveNodeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\"\x14\n" +
+	"\x12RemoveNodeResponse\"?\n" +
+	"\x10DrainNodeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x12\n" +
+	"\x04undo\x18\x02 \x01(\bR\x04undo\"\x13\n" +
+	"\x11DrainNodeResponse\"D\n" +
+	"\x13TransferLeadRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\"\x16\n" +
+	"\x14TransferLeadResponse\"9\n" +
 	"\tErrorInfo\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\tR\x05field*\xf7\x01\n" +
@@ -5302,7 +6215,15 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\vListWorkers\x12\x1d.beaver.v1.ListWorkersRequest\x1a\x1e.beaver.v1.ListWorkersResponse\"\x03\x90\x02\x01\x12O\n" +
 	"\fSignalWorker\x12\x1e.beaver.v1.SignalWorkerRequest\x1a\x1f.beaver.v1.SignalWorkerResponse2Z\n" +
 	"\vNodeService\x12K\n" +
-	"\tGetStatus\x12\x1b.beaver.v1.GetStatusRequest\x1a\x1c.beaver.v1.GetStatusResponse\"\x03\x90\x02\x01:M\n" +
+	"\tGetStatus\x12\x1b.beaver.v1.GetStatusRequest\x1a\x1c.beaver.v1.GetStatusResponse\"\x03\x90\x02\x012\x86\x03\n" +
+	"\x0eClusterService\x12N\n" +
+	"\n" +
+	"GetCluster\x12\x1c.beaver.v1.GetClusterRequest\x1a\x1d.beaver.v1.GetClusterResponse\"\x03\x90\x02\x01\x12@\n" +
+	"\aAddNode\x12\x19.beaver.v1.AddNodeRequest\x1a\x1a.beaver.v1.AddNodeResponse\x12I\n" +
+	"\n" +
+	"RemoveNode\x12\x1c.beaver.v1.RemoveNodeRequest\x1a\x1d.beaver.v1.RemoveNodeResponse\x12F\n" +
+	"\tDrainNode\x12\x1b.beaver.v1.DrainNodeRequest\x1a\x1c.beaver.v1.DrainNodeResponse\x12O\n" +
+	"\fTransferLead\x12\x1e.beaver.v1.TransferLeadRequest\x1a\x1f.beaver.v1.TransferLeadResponse:M\n" +
 	"\x12content_type_field\x12\x1d.google.protobuf.FieldOptions\x18\xb7\x8d\x03 \x01(\tR\x10contentTypeFieldB6Z4github.com/beaver-raft/beaver/api/beaver/v1;beaverv1b\x06proto3"
 
 var (
@@ -5318,7 +6239,7 @@ func file_beaver_v1_beaver_proto_rawDescGZIP() []byte {
 }
 
 var file_beaver_v1_beaver_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_beaver_v1_beaver_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
+var file_beaver_v1_beaver_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
 var file_beaver_v1_beaver_proto_goTypes = []any{
 	(JobState)(0),                     // 0: beaver.v1.JobState
 	(WorkerState)(0),                  // 1: beaver.v1.WorkerState
@@ -5386,45 +6307,59 @@ var file_beaver_v1_beaver_proto_goTypes = []any{
 	(*ShardStatus)(nil),               // 63: beaver.v1.ShardStatus
 	(*LogStatus)(nil),                 // 64: beaver.v1.LogStatus
 	(*RecoveryStatus)(nil),            // 65: beaver.v1.RecoveryStatus
-	(*ErrorInfo)(nil),                 // 66: beaver.v1.ErrorInfo
-	(*RetryPolicy_Exponential)(nil),   // 67: beaver.v1.RetryPolicy.Exponential
-	(*RetryPolicy_Fixed)(nil),         // 68: beaver.v1.RetryPolicy.Fixed
-	(*RetryPolicy_Delays)(nil),        // 69: beaver.v1.RetryPolicy.Delays
-	nil,                               // 70: beaver.v1.NewJob.MetadataEntry
-	nil,                               // 71: beaver.v1.EnqueueRequest.MetadataEntry
-	nil,                               // 72: beaver.v1.LeasedJob.MetadataEntry
-	nil,                               // 73: beaver.v1.Job.MetadataEntry
-	(*timestamppb.Timestamp)(nil),     // 74: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 75: google.protobuf.Duration
-	(*descriptorpb.FieldOptions)(nil), // 76: google.protobuf.FieldOptions
+	(*GetClusterRequest)(nil),         // 66: beaver.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),        // 67: beaver.v1.GetClusterResponse
+	(*ClusterNode)(nil),               // 68: beaver.v1.ClusterNode
+	(*ClusterShard)(nil),              // 69: beaver.v1.ClusterShard
+	(*ClusterMember)(nil),             // 70: beaver.v1.ClusterMember
+	(*ClusterTransfer)(nil),           // 71: beaver.v1.ClusterTransfer
+	(*AddNodeRequest)(nil),            // 72: beaver.v1.AddNodeRequest
+	(*AddNodeResponse)(nil),           // 73: beaver.v1.AddNodeResponse
+	(*RemoveNodeRequest)(nil),         // 74: beaver.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),        // 75: beaver.v1.RemoveNodeResponse
+	(*DrainNodeRequest)(nil),          // 76: beaver.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),         // 77: beaver.v1.DrainNodeResponse
+	(*TransferLeadRequest)(nil),       // 78: beaver.v1.TransferLeadRequest
+	(*TransferLeadResponse)(nil),      // 79: beaver.v1.TransferLeadResponse
+	(*ErrorInfo)(nil),                 // 80: beaver.v1.ErrorInfo
+	(*RetryPolicy_Exponential)(nil),   // 81: beaver.v1.RetryPolicy.Exponential
+	(*RetryPolicy_Fixed)(nil),         // 82: beaver.v1.RetryPolicy.Fixed
+	(*RetryPolicy_Delays)(nil),        // 83: beaver.v1.RetryPolicy.Delays
+	nil,                               // 84: beaver.v1.NewJob.MetadataEntry
+	nil,                               // 85: beaver.v1.EnqueueRequest.MetadataEntry
+	nil,                               // 86: beaver.v1.LeasedJob.MetadataEntry
+	nil,                               // 87: beaver.v1.Job.MetadataEntry
+	(*timestamppb.Timestamp)(nil),     // 88: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 89: google.protobuf.Duration
+	(*descriptorpb.FieldOptions)(nil), // 90: google.protobuf.FieldOptions
 }
 var file_beaver_v1_beaver_proto_depIdxs = []int32{
-	67,  // 0: beaver.v1.RetryPolicy.exponential:type_name -> beaver.v1.RetryPolicy.Exponential
-	68,  // 1: beaver.v1.RetryPolicy.fixed:type_name -> beaver.v1.RetryPolicy.Fixed
-	69,  // 2: beaver.v1.RetryPolicy.list:type_name -> beaver.v1.RetryPolicy.Delays
-	74,  // 3: beaver.v1.NewJob.run_at:type_name -> google.protobuf.Timestamp
-	75,  // 4: beaver.v1.NewJob.delay:type_name -> google.protobuf.Duration
-	74,  // 5: beaver.v1.NewJob.expires_at:type_name -> google.protobuf.Timestamp
+	81,  // 0: beaver.v1.RetryPolicy.exponential:type_name -> beaver.v1.RetryPolicy.Exponential
+	82,  // 1: beaver.v1.RetryPolicy.fixed:type_name -> beaver.v1.RetryPolicy.Fixed
+	83,  // 2: beaver.v1.RetryPolicy.list:type_name -> beaver.v1.RetryPolicy.Delays
+	88,  // 3: beaver.v1.NewJob.run_at:type_name -> google.protobuf.Timestamp
+	89,  // 4: beaver.v1.NewJob.delay:type_name -> google.protobuf.Duration
+	88,  // 5: beaver.v1.NewJob.expires_at:type_name -> google.protobuf.Timestamp
 	2,   // 6: beaver.v1.NewJob.retry:type_name -> beaver.v1.RetryPolicy
-	75,  // 7: beaver.v1.NewJob.timeout:type_name -> google.protobuf.Duration
-	70,  // 8: beaver.v1.NewJob.metadata:type_name -> beaver.v1.NewJob.MetadataEntry
+	89,  // 7: beaver.v1.NewJob.timeout:type_name -> google.protobuf.Duration
+	84,  // 8: beaver.v1.NewJob.metadata:type_name -> beaver.v1.NewJob.MetadataEntry
 	3,   // 9: beaver.v1.EnqueueRequest.jobs:type_name -> beaver.v1.NewJob
-	74,  // 10: beaver.v1.EnqueueRequest.run_at:type_name -> google.protobuf.Timestamp
-	75,  // 11: beaver.v1.EnqueueRequest.delay:type_name -> google.protobuf.Duration
-	74,  // 12: beaver.v1.EnqueueRequest.expires_at:type_name -> google.protobuf.Timestamp
+	88,  // 10: beaver.v1.EnqueueRequest.run_at:type_name -> google.protobuf.Timestamp
+	89,  // 11: beaver.v1.EnqueueRequest.delay:type_name -> google.protobuf.Duration
+	88,  // 12: beaver.v1.EnqueueRequest.expires_at:type_name -> google.protobuf.Timestamp
 	2,   // 13: beaver.v1.EnqueueRequest.retry:type_name -> beaver.v1.RetryPolicy
-	75,  // 14: beaver.v1.EnqueueRequest.timeout:type_name -> google.protobuf.Duration
-	71,  // 15: beaver.v1.EnqueueRequest.metadata:type_name -> beaver.v1.EnqueueRequest.MetadataEntry
+	89,  // 14: beaver.v1.EnqueueRequest.timeout:type_name -> google.protobuf.Duration
+	85,  // 15: beaver.v1.EnqueueRequest.metadata:type_name -> beaver.v1.EnqueueRequest.MetadataEntry
 	6,   // 16: beaver.v1.EnqueueResponse.errors:type_name -> beaver.v1.JobError
 	3,   // 17: beaver.v1.EnqueueStreamRequest.jobs:type_name -> beaver.v1.NewJob
 	6,   // 18: beaver.v1.EnqueueStreamResponse.errors:type_name -> beaver.v1.JobError
-	75,  // 19: beaver.v1.FetchRequest.wait:type_name -> google.protobuf.Duration
-	75,  // 20: beaver.v1.FetchRequest.lease:type_name -> google.protobuf.Duration
+	89,  // 19: beaver.v1.FetchRequest.wait:type_name -> google.protobuf.Duration
+	89,  // 20: beaver.v1.FetchRequest.lease:type_name -> google.protobuf.Duration
 	11,  // 21: beaver.v1.FetchResponse.jobs:type_name -> beaver.v1.LeasedJob
-	74,  // 22: beaver.v1.LeasedJob.deadline:type_name -> google.protobuf.Timestamp
-	74,  // 23: beaver.v1.LeasedJob.enqueued_at:type_name -> google.protobuf.Timestamp
-	72,  // 24: beaver.v1.LeasedJob.metadata:type_name -> beaver.v1.LeasedJob.MetadataEntry
-	75,  // 25: beaver.v1.Failure.retry_after:type_name -> google.protobuf.Duration
+	88,  // 22: beaver.v1.LeasedJob.deadline:type_name -> google.protobuf.Timestamp
+	88,  // 23: beaver.v1.LeasedJob.enqueued_at:type_name -> google.protobuf.Timestamp
+	86,  // 24: beaver.v1.LeasedJob.metadata:type_name -> beaver.v1.LeasedJob.MetadataEntry
+	89,  // 25: beaver.v1.Failure.retry_after:type_name -> google.protobuf.Duration
 	0,   // 26: beaver.v1.AckResponse.state:type_name -> beaver.v1.JobState
 	12,  // 27: beaver.v1.FailRequest.failure:type_name -> beaver.v1.Failure
 	0,   // 28: beaver.v1.FailResponse.state:type_name -> beaver.v1.JobState
@@ -5433,8 +6368,8 @@ var file_beaver_v1_beaver_proto_depIdxs = []int32{
 	19,  // 31: beaver.v1.FinishRequest.outcomes:type_name -> beaver.v1.Outcome
 	0,   // 32: beaver.v1.FinishResponse.states:type_name -> beaver.v1.JobState
 	6,   // 33: beaver.v1.FinishResponse.errors:type_name -> beaver.v1.JobError
-	75,  // 34: beaver.v1.ExtendRequest.lease:type_name -> google.protobuf.Duration
-	74,  // 35: beaver.v1.ExtendResponse.deadline:type_name -> google.protobuf.Timestamp
+	89,  // 34: beaver.v1.ExtendRequest.lease:type_name -> google.protobuf.Duration
+	88,  // 35: beaver.v1.ExtendResponse.deadline:type_name -> google.protobuf.Timestamp
 	49,  // 36: beaver.v1.WorkRequest.hello:type_name -> beaver.v1.WorkerInfo
 	19,  // 37: beaver.v1.WorkRequest.outcomes:type_name -> beaver.v1.Outcome
 	27,  // 38: beaver.v1.WorkRequest.held:type_name -> beaver.v1.LeaseRef
@@ -5444,109 +6379,124 @@ var file_beaver_v1_beaver_proto_depIdxs = []int32{
 	27,  // 42: beaver.v1.WorkResponse.cancel:type_name -> beaver.v1.LeaseRef
 	27,  // 43: beaver.v1.WorkResponse.lost:type_name -> beaver.v1.LeaseRef
 	1,   // 44: beaver.v1.WorkResponse.state:type_name -> beaver.v1.WorkerState
-	75,  // 45: beaver.v1.Welcome.ttl:type_name -> google.protobuf.Duration
+	89,  // 45: beaver.v1.Welcome.ttl:type_name -> google.protobuf.Duration
 	6,   // 46: beaver.v1.OutcomeRefused.error:type_name -> beaver.v1.JobError
 	0,   // 47: beaver.v1.Job.state:type_name -> beaver.v1.JobState
-	74,  // 48: beaver.v1.Job.enqueued_at:type_name -> google.protobuf.Timestamp
-	74,  // 49: beaver.v1.Job.run_at:type_name -> google.protobuf.Timestamp
-	74,  // 50: beaver.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
-	74,  // 51: beaver.v1.Job.started_at:type_name -> google.protobuf.Timestamp
-	74,  // 52: beaver.v1.Job.ended_at:type_name -> google.protobuf.Timestamp
-	74,  // 53: beaver.v1.Job.deadline:type_name -> google.protobuf.Timestamp
-	75,  // 54: beaver.v1.Job.timeout:type_name -> google.protobuf.Duration
+	88,  // 48: beaver.v1.Job.enqueued_at:type_name -> google.protobuf.Timestamp
+	88,  // 49: beaver.v1.Job.run_at:type_name -> google.protobuf.Timestamp
+	88,  // 50: beaver.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
+	88,  // 51: beaver.v1.Job.started_at:type_name -> google.protobuf.Timestamp
+	88,  // 52: beaver.v1.Job.ended_at:type_name -> google.protobuf.Timestamp
+	88,  // 53: beaver.v1.Job.deadline:type_name -> google.protobuf.Timestamp
+	89,  // 54: beaver.v1.Job.timeout:type_name -> google.protobuf.Duration
 	32,  // 55: beaver.v1.Job.errors:type_name -> beaver.v1.AttemptError
-	73,  // 56: beaver.v1.Job.metadata:type_name -> beaver.v1.Job.MetadataEntry
-	74,  // 57: beaver.v1.AttemptError.at:type_name -> google.protobuf.Timestamp
+	87,  // 56: beaver.v1.Job.metadata:type_name -> beaver.v1.Job.MetadataEntry
+	88,  // 57: beaver.v1.AttemptError.at:type_name -> google.protobuf.Timestamp
 	31,  // 58: beaver.v1.GetJobResponse.job:type_name -> beaver.v1.Job
 	0,   // 59: beaver.v1.ListJobsRequest.state:type_name -> beaver.v1.JobState
 	31,  // 60: beaver.v1.ListJobsResponse.jobs:type_name -> beaver.v1.Job
 	0,   // 61: beaver.v1.CancelJobResponse.state:type_name -> beaver.v1.JobState
 	6,   // 62: beaver.v1.DeadResponse.errors:type_name -> beaver.v1.JobError
 	2,   // 63: beaver.v1.QueueSettings.retry:type_name -> beaver.v1.RetryPolicy
-	75,  // 64: beaver.v1.QueueSettings.timeout:type_name -> google.protobuf.Duration
+	89,  // 64: beaver.v1.QueueSettings.timeout:type_name -> google.protobuf.Duration
 	41,  // 65: beaver.v1.Queue.settings:type_name -> beaver.v1.QueueSettings
-	74,  // 66: beaver.v1.Queue.oldest_ready_at:type_name -> google.protobuf.Timestamp
+	88,  // 66: beaver.v1.Queue.oldest_ready_at:type_name -> google.protobuf.Timestamp
 	42,  // 67: beaver.v1.ListQueuesResponse.queues:type_name -> beaver.v1.Queue
 	42,  // 68: beaver.v1.GetQueueResponse.queue:type_name -> beaver.v1.Queue
 	41,  // 69: beaver.v1.ConfigureQueueRequest.settings:type_name -> beaver.v1.QueueSettings
 	42,  // 70: beaver.v1.ConfigureQueueResponse.queue:type_name -> beaver.v1.Queue
 	49,  // 71: beaver.v1.Worker.info:type_name -> beaver.v1.WorkerInfo
-	74,  // 72: beaver.v1.Worker.registered_at:type_name -> google.protobuf.Timestamp
-	74,  // 73: beaver.v1.Worker.last_seen_at:type_name -> google.protobuf.Timestamp
+	88,  // 72: beaver.v1.Worker.registered_at:type_name -> google.protobuf.Timestamp
+	88,  // 73: beaver.v1.Worker.last_seen_at:type_name -> google.protobuf.Timestamp
 	1,   // 74: beaver.v1.Worker.state:type_name -> beaver.v1.WorkerState
 	49,  // 75: beaver.v1.RegisterRequest.info:type_name -> beaver.v1.WorkerInfo
-	75,  // 76: beaver.v1.RegisterResponse.ttl:type_name -> google.protobuf.Duration
+	89,  // 76: beaver.v1.RegisterResponse.ttl:type_name -> google.protobuf.Duration
 	27,  // 77: beaver.v1.HeartbeatRequest.held:type_name -> beaver.v1.LeaseRef
 	1,   // 78: beaver.v1.HeartbeatResponse.state:type_name -> beaver.v1.WorkerState
-	75,  // 79: beaver.v1.HeartbeatResponse.ttl:type_name -> google.protobuf.Duration
+	89,  // 79: beaver.v1.HeartbeatResponse.ttl:type_name -> google.protobuf.Duration
 	27,  // 80: beaver.v1.HeartbeatResponse.cancel:type_name -> beaver.v1.LeaseRef
 	27,  // 81: beaver.v1.HeartbeatResponse.lost:type_name -> beaver.v1.LeaseRef
 	50,  // 82: beaver.v1.ListWorkersResponse.workers:type_name -> beaver.v1.Worker
 	1,   // 83: beaver.v1.SignalWorkerRequest.state:type_name -> beaver.v1.WorkerState
-	74,  // 84: beaver.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	88,  // 84: beaver.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
 	63,  // 85: beaver.v1.GetStatusResponse.shards:type_name -> beaver.v1.ShardStatus
 	64,  // 86: beaver.v1.GetStatusResponse.log:type_name -> beaver.v1.LogStatus
 	65,  // 87: beaver.v1.GetStatusResponse.recovery:type_name -> beaver.v1.RecoveryStatus
-	74,  // 88: beaver.v1.ShardStatus.snapshot_at:type_name -> google.protobuf.Timestamp
-	75,  // 89: beaver.v1.RecoveryStatus.duration:type_name -> google.protobuf.Duration
-	75,  // 90: beaver.v1.RetryPolicy.Exponential.base:type_name -> google.protobuf.Duration
-	75,  // 91: beaver.v1.RetryPolicy.Exponential.max:type_name -> google.protobuf.Duration
-	75,  // 92: beaver.v1.RetryPolicy.Fixed.delay:type_name -> google.protobuf.Duration
-	75,  // 93: beaver.v1.RetryPolicy.Delays.delays:type_name -> google.protobuf.Duration
-	76,  // 94: beaver.v1.content_type_field:extendee -> google.protobuf.FieldOptions
-	4,   // 95: beaver.v1.JobService.Enqueue:input_type -> beaver.v1.EnqueueRequest
-	7,   // 96: beaver.v1.JobService.EnqueueStream:input_type -> beaver.v1.EnqueueStreamRequest
-	9,   // 97: beaver.v1.JobService.Fetch:input_type -> beaver.v1.FetchRequest
-	26,  // 98: beaver.v1.JobService.Work:input_type -> beaver.v1.WorkRequest
-	13,  // 99: beaver.v1.JobService.Ack:input_type -> beaver.v1.AckRequest
-	15,  // 100: beaver.v1.JobService.Fail:input_type -> beaver.v1.FailRequest
-	17,  // 101: beaver.v1.JobService.Release:input_type -> beaver.v1.ReleaseRequest
-	20,  // 102: beaver.v1.JobService.Finish:input_type -> beaver.v1.FinishRequest
-	22,  // 103: beaver.v1.JobService.Extend:input_type -> beaver.v1.ExtendRequest
-	24,  // 104: beaver.v1.JobService.Progress:input_type -> beaver.v1.ProgressRequest
-	33,  // 105: beaver.v1.JobService.GetJob:input_type -> beaver.v1.GetJobRequest
-	35,  // 106: beaver.v1.JobService.ListJobs:input_type -> beaver.v1.ListJobsRequest
-	37,  // 107: beaver.v1.JobService.CancelJob:input_type -> beaver.v1.CancelJobRequest
-	39,  // 108: beaver.v1.JobService.RetryDead:input_type -> beaver.v1.DeadRequest
-	39,  // 109: beaver.v1.JobService.DiscardDead:input_type -> beaver.v1.DeadRequest
-	43,  // 110: beaver.v1.QueueService.ListQueues:input_type -> beaver.v1.ListQueuesRequest
-	45,  // 111: beaver.v1.QueueService.GetQueue:input_type -> beaver.v1.GetQueueRequest
-	47,  // 112: beaver.v1.QueueService.ConfigureQueue:input_type -> beaver.v1.ConfigureQueueRequest
-	51,  // 113: beaver.v1.WorkerService.Register:input_type -> beaver.v1.RegisterRequest
-	53,  // 114: beaver.v1.WorkerService.Heartbeat:input_type -> beaver.v1.HeartbeatRequest
-	55,  // 115: beaver.v1.WorkerService.Deregister:input_type -> beaver.v1.DeregisterRequest
-	57,  // 116: beaver.v1.WorkerService.ListWorkers:input_type -> beaver.v1.ListWorkersRequest
-	59,  // 117: beaver.v1.WorkerService.SignalWorker:input_type -> beaver.v1.SignalWorkerRequest
-	61,  // 118: beaver.v1.NodeService.GetStatus:input_type -> beaver.v1.GetStatusRequest
-	5,   // 119: beaver.v1.JobService.Enqueue:output_type -> beaver.v1.EnqueueResponse
-	8,   // 120: beaver.v1.JobService.EnqueueStream:output_type -> beaver.v1.EnqueueStreamResponse
-	10,  // 121: beaver.v1.JobService.Fetch:output_type -> beaver.v1.FetchResponse
-	28,  // 122: beaver.v1.JobService.Work:output_type -> beaver.v1.WorkResponse
-	14,  // 123: beaver.v1.JobService.Ack:output_type -> beaver.v1.AckResponse
-	16,  // 124: beaver.v1.JobService.Fail:output_type -> beaver.v1.FailResponse
-	18,  // 125: beaver.v1.JobService.Release:output_type -> beaver.v1.ReleaseResponse
-	21,  // 126: beaver.v1.JobService.Finish:output_type -> beaver.v1.FinishResponse
-	23,  // 127: beaver.v1.JobService.Extend:output_type -> beaver.v1.ExtendResponse
-	25,  // 128: beaver.v1.JobService.Progress:output_type -> beaver.v1.ProgressResponse
-	34,  // 129: beaver.v1.JobService.GetJob:output_type -> beaver.v1.GetJobResponse
-	36,  // 130: beaver.v1.JobService.ListJobs:output_type -> beaver.v1.ListJobsResponse
-	38,  // 131: beaver.v1.JobService.CancelJob:output_type -> beaver.v1.CancelJobResponse
-	40,  // 132: beaver.v1.JobService.RetryDead:output_type -> beaver.v1.DeadResponse
-	40,  // 133: beaver.v1.JobService.DiscardDead:output_type -> beaver.v1.DeadResponse
-	44,  // 134: beaver.v1.QueueService.ListQueues:output_type -> beaver.v1.ListQueuesResponse
-	46,  // 135: beaver.v1.QueueService.GetQueue:output_type -> beaver.v1.GetQueueResponse
-	48,  // 136: beaver.v1.QueueService.ConfigureQueue:output_type -> beaver.v1.ConfigureQueueResponse
-	52,  // 137: beaver.v1.WorkerService.Register:output_type -> beaver.v1.RegisterResponse
-	54,  // 138: beaver.v1.WorkerService.Heartbeat:output_type -> beaver.v1.HeartbeatResponse
-	56,  // 139: beaver.v1.WorkerService.Deregister:output_type -> beaver.v1.DeregisterResponse
-	58,  // 140: beaver.v1.WorkerService.ListWorkers:output_type -> beaver.v1.ListWorkersResponse
-	60,  // 141: beaver.v1.WorkerService.SignalWorker:output_type -> beaver.v1.SignalWorkerResponse
-	62,  // 142: beaver.v1.NodeService.GetStatus:output_type -> beaver.v1.GetStatusResponse
-	119, // [119:143] is the sub-list for method output_type
-	95,  // [95:119] is the sub-list for method input_type
-	95,  // [95:95] is the sub-list for extension type_name
-	94,  // [94:95] is the sub-list for extension extendee
-	0,   // [0:94] is the sub-list for field type_name
+	88,  // 88: beaver.v1.ShardStatus.snapshot_at:type_name -> google.protobuf.Timestamp
+	89,  // 89: beaver.v1.RecoveryStatus.duration:type_name -> google.protobuf.Duration
+	68,  // 90: beaver.v1.GetClusterResponse.nodes:type_name -> beaver.v1.ClusterNode
+	69,  // 91: beaver.v1.GetClusterResponse.shards:type_name -> beaver.v1.ClusterShard
+	71,  // 92: beaver.v1.GetClusterResponse.transfers:type_name -> beaver.v1.ClusterTransfer
+	88,  // 93: beaver.v1.ClusterNode.since:type_name -> google.protobuf.Timestamp
+	70,  // 94: beaver.v1.ClusterShard.members:type_name -> beaver.v1.ClusterMember
+	89,  // 95: beaver.v1.RetryPolicy.Exponential.base:type_name -> google.protobuf.Duration
+	89,  // 96: beaver.v1.RetryPolicy.Exponential.max:type_name -> google.protobuf.Duration
+	89,  // 97: beaver.v1.RetryPolicy.Fixed.delay:type_name -> google.protobuf.Duration
+	89,  // 98: beaver.v1.RetryPolicy.Delays.delays:type_name -> google.protobuf.Duration
+	90,  // 99: beaver.v1.content_type_field:extendee -> google.protobuf.FieldOptions
+	4,   // 100: beaver.v1.JobService.Enqueue:input_type -> beaver.v1.EnqueueRequest
+	7,   // 101: beaver.v1.JobService.EnqueueStream:input_type -> beaver.v1.EnqueueStreamRequest
+	9,   // 102: beaver.v1.JobService.Fetch:input_type -> beaver.v1.FetchRequest
+	26,  // 103: beaver.v1.JobService.Work:input_type -> beaver.v1.WorkRequest
+	13,  // 104: beaver.v1.JobService.Ack:input_type -> beaver.v1.AckRequest
+	15,  // 105: beaver.v1.JobService.Fail:input_type -> beaver.v1.FailRequest
+	17,  // 106: beaver.v1.JobService.Release:input_type -> beaver.v1.ReleaseRequest
+	20,  // 107: beaver.v1.JobService.Finish:input_type -> beaver.v1.FinishRequest
+	22,  // 108: beaver.v1.JobService.Extend:input_type -> beaver.v1.ExtendRequest
+	24,  // 109: beaver.v1.JobService.Progress:input_type -> beaver.v1.ProgressRequest
+	33,  // 110: beaver.v1.JobService.GetJob:input_type -> beaver.v1.GetJobRequest
+	35,  // 111: beaver.v1.JobService.ListJobs:input_type -> beaver.v1.ListJobsRequest
+	37,  // 112: beaver.v1.JobService.CancelJob:input_type -> beaver.v1.CancelJobRequest
+	39,  // 113: beaver.v1.JobService.RetryDead:input_type -> beaver.v1.DeadRequest
+	39,  // 114: beaver.v1.JobService.DiscardDead:input_type -> beaver.v1.DeadRequest
+	43,  // 115: beaver.v1.QueueService.ListQueues:input_type -> beaver.v1.ListQueuesRequest
+	45,  // 116: beaver.v1.QueueService.GetQueue:input_type -> beaver.v1.GetQueueRequest
+	47,  // 117: beaver.v1.QueueService.ConfigureQueue:input_type -> beaver.v1.ConfigureQueueRequest
+	51,  // 118: beaver.v1.WorkerService.Register:input_type -> beaver.v1.RegisterRequest
+	53,  // 119: beaver.v1.WorkerService.Heartbeat:input_type -> beaver.v1.HeartbeatRequest
+	55,  // 120: beaver.v1.WorkerService.Deregister:input_type -> beaver.v1.DeregisterRequest
+	57,  // 121: beaver.v1.WorkerService.ListWorkers:input_type -> beaver.v1.ListWorkersRequest
+	59,  // 122: beaver.v1.WorkerService.SignalWorker:input_type -> beaver.v1.SignalWorkerRequest
+	61,  // 123: beaver.v1.NodeService.GetStatus:input_type -> beaver.v1.GetStatusRequest
+	66,  // 124: beaver.v1.ClusterService.GetCluster:input_type -> beaver.v1.GetClusterRequest
+	72,  // 125: beaver.v1.ClusterService.AddNode:input_type -> beaver.v1.AddNodeRequest
+	74,  // 126: beaver.v1.ClusterService.RemoveNode:input_type -> beaver.v1.RemoveNodeRequest
+	76,  // 127: beaver.v1.ClusterService.DrainNode:input_type -> beaver.v1.DrainNodeRequest
+	78,  // 128: beaver.v1.ClusterService.TransferLead:input_type -> beaver.v1.TransferLeadRequest
+	5,   // 129: beaver.v1.JobService.Enqueue:output_type -> beaver.v1.EnqueueResponse
+	8,   // 130: beaver.v1.JobService.EnqueueStream:output_type -> beaver.v1.EnqueueStreamResponse
+	10,  // 131: beaver.v1.JobService.Fetch:output_type -> beaver.v1.FetchResponse
+	28,  // 132: beaver.v1.JobService.Work:output_type -> beaver.v1.WorkResponse
+	14,  // 133: beaver.v1.JobService.Ack:output_type -> beaver.v1.AckResponse
+	16,  // 134: beaver.v1.JobService.Fail:output_type -> beaver.v1.FailResponse
+	18,  // 135: beaver.v1.JobService.Release:output_type -> beaver.v1.ReleaseResponse
+	21,  // 136: beaver.v1.JobService.Finish:output_type -> beaver.v1.FinishResponse
+	23,  // 137: beaver.v1.JobService.Extend:output_type -> beaver.v1.ExtendResponse
+	25,  // 138: beaver.v1.JobService.Progress:output_type -> beaver.v1.ProgressResponse
+	34,  // 139: beaver.v1.JobService.GetJob:output_type -> beaver.v1.GetJobResponse
+	36,  // 140: beaver.v1.JobService.ListJobs:output_type -> beaver.v1.ListJobsResponse
+	38,  // 141: beaver.v1.JobService.CancelJob:output_type -> beaver.v1.CancelJobResponse
+	40,  // 142: beaver.v1.JobService.RetryDead:output_type -> beaver.v1.DeadResponse
+	40,  // 143: beaver.v1.JobService.DiscardDead:output_type -> beaver.v1.DeadResponse
+	44,  // 144: beaver.v1.QueueService.ListQueues:output_type -> beaver.v1.ListQueuesResponse
+	46,  // 145: beaver.v1.QueueService.GetQueue:output_type -> beaver.v1.GetQueueResponse
+	48,  // 146: beaver.v1.QueueService.ConfigureQueue:output_type -> beaver.v1.ConfigureQueueResponse
+	52,  // 147: beaver.v1.WorkerService.Register:output_type -> beaver.v1.RegisterResponse
+	54,  // 148: beaver.v1.WorkerService.Heartbeat:output_type -> beaver.v1.HeartbeatResponse
+	56,  // 149: beaver.v1.WorkerService.Deregister:output_type -> beaver.v1.DeregisterResponse
+	58,  // 150: beaver.v1.WorkerService.ListWorkers:output_type -> beaver.v1.ListWorkersResponse
+	60,  // 151: beaver.v1.WorkerService.SignalWorker:output_type -> beaver.v1.SignalWorkerResponse
+	62,  // 152: beaver.v1.NodeService.GetStatus:output_type -> beaver.v1.GetStatusResponse
+	67,  // 153: beaver.v1.ClusterService.GetCluster:output_type -> beaver.v1.GetClusterResponse
+	73,  // 154: beaver.v1.ClusterService.AddNode:output_type -> beaver.v1.AddNodeResponse
+	75,  // 155: beaver.v1.ClusterService.RemoveNode:output_type -> beaver.v1.RemoveNodeResponse
+	77,  // 156: beaver.v1.ClusterService.DrainNode:output_type -> beaver.v1.DrainNodeResponse
+	79,  // 157: beaver.v1.ClusterService.TransferLead:output_type -> beaver.v1.TransferLeadResponse
+	129, // [129:158] is the sub-list for method output_type
+	100, // [100:129] is the sub-list for method input_type
+	100, // [100:100] is the sub-list for extension type_name
+	99,  // [99:100] is the sub-list for extension extendee
+	0,   // [0:99] is the sub-list for field type_name
 }
 
 func init() { file_beaver_v1_beaver_proto_init() }
@@ -5569,9 +6519,9 @@ func file_beaver_v1_beaver_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beaver_v1_beaver_proto_rawDesc), len(file_beaver_v1_beaver_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   72,
+			NumMessages:   86,
 			NumExtensions: 1,
-			NumServices:   4,
+			NumServices:   5,
 		},
 		GoTypes:           file_beaver_v1_beaver_proto_goTypes,
 		DependencyIndexes: file_beaver_v1_beaver_proto_depIdxs,

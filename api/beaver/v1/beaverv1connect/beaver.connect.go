@@ -35,6 +35,8 @@ const (
 	WorkerServiceName = "beaver.v1.WorkerService"
 	// NodeServiceName is the fully-qualified name of the NodeService service.
 	NodeServiceName = "beaver.v1.NodeService"
+	// ClusterServiceName is the fully-qualified name of the ClusterService service.
+	ClusterServiceName = "beaver.v1.ClusterService"
 )
 
 // These constants are the fully-qualified names of the RPCs defined in this package. They're
@@ -98,6 +100,20 @@ const (
 	WorkerServiceSignalWorkerProcedure = "/beaver.v1.WorkerService/SignalWorker"
 	// NodeServiceGetStatusProcedure is the fully-qualified name of the NodeService's GetStatus RPC.
 	NodeServiceGetStatusProcedure = "/beaver.v1.NodeService/GetStatus"
+	// ClusterServiceGetClusterProcedure is the fully-qualified name of the ClusterService's GetCluster
+	// RPC.
+	ClusterServiceGetClusterProcedure = "/beaver.v1.ClusterService/GetCluster"
+	// ClusterServiceAddNodeProcedure is the fully-qualified name of the ClusterService's AddNode RPC.
+	ClusterServiceAddNodeProcedure = "/beaver.v1.ClusterService/AddNode"
+	// ClusterServiceRemoveNodeProcedure is the fully-qualified name of the ClusterService's RemoveNode
+	// RPC.
+	ClusterServiceRemoveNodeProcedure = "/beaver.v1.ClusterService/RemoveNode"
+	// ClusterServiceDrainNodeProcedure is the fully-qualified name of the ClusterService's DrainNode
+	// RPC.
+	ClusterServiceDrainNodeProcedure = "/beaver.v1.ClusterService/DrainNode"
+	// ClusterServiceTransferLeadProcedure is the fully-qualified name of the ClusterService's
+	// TransferLead RPC.
+	ClusterServiceTransferLeadProcedure = "/beaver.v1.ClusterService/TransferLead"
 )
 
 // JobServiceClient is a client for the beaver.v1.JobService service.
@@ -948,4 +964,188 @@ type UnimplementedNodeServiceHandler struct{}
 
 func (UnimplementedNodeServiceHandler) GetStatus(context.Context, *connect.Request[v1.GetStatusRequest]) (*connect.Response[v1.GetStatusResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("beaver.v1.NodeService.GetStatus is not implemented"))
+}
+
+// ClusterServiceClient is a client for the beaver.v1.ClusterService service.
+type ClusterServiceClient interface {
+	GetCluster(context.Context, *connect.Request[v1.GetClusterRequest]) (*connect.Response[v1.GetClusterResponse], error)
+	// AddNode gives an id to a node that will join from an address. A node may also join without having been announced.
+	AddNode(context.Context, *connect.Request[v1.AddNodeRequest]) (*connect.Response[v1.AddNodeResponse], error)
+	// RemoveNode takes a node out of every shard, and then out of the cluster, for good.
+	RemoveNode(context.Context, *connect.Request[v1.RemoveNodeRequest]) (*connect.Response[v1.RemoveNodeResponse], error)
+	// DrainNode moves what a node leads to others. It goes on to store and to vote.
+	DrainNode(context.Context, *connect.Request[v1.DrainNodeRequest]) (*connect.Response[v1.DrainNodeResponse], error)
+	// TransferLead makes a node the leader of a shard, whenever it can be.
+	TransferLead(context.Context, *connect.Request[v1.TransferLeadRequest]) (*connect.Response[v1.TransferLeadResponse], error)
+}
+
+// NewClusterServiceClient constructs a client for the beaver.v1.ClusterService service. By default,
+// it uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses, and
+// sends uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the connect.WithGRPC()
+// or connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) ClusterServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	clusterServiceMethods := v1.File_beaver_v1_beaver_proto.Services().ByName("ClusterService").Methods()
+	return &clusterServiceClient{
+		getCluster: connect.NewClient[v1.GetClusterRequest, v1.GetClusterResponse](
+			httpClient,
+			baseURL+ClusterServiceGetClusterProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("GetCluster")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		addNode: connect.NewClient[v1.AddNodeRequest, v1.AddNodeResponse](
+			httpClient,
+			baseURL+ClusterServiceAddNodeProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("AddNode")),
+			connect.WithClientOptions(opts...),
+		),
+		removeNode: connect.NewClient[v1.RemoveNodeRequest, v1.RemoveNodeResponse](
+			httpClient,
+			baseURL+ClusterServiceRemoveNodeProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("RemoveNode")),
+			connect.WithClientOptions(opts...),
+		),
+		drainNode: connect.NewClient[v1.DrainNodeRequest, v1.DrainNodeResponse](
+			httpClient,
+			baseURL+ClusterServiceDrainNodeProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("DrainNode")),
+			connect.WithClientOptions(opts...),
+		),
+		transferLead: connect.NewClient[v1.TransferLeadRequest, v1.TransferLeadResponse](
+			httpClient,
+			baseURL+ClusterServiceTransferLeadProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("TransferLead")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// clusterServiceClient implements ClusterServiceClient.
+type clusterServiceClient struct {
+	getCluster   *connect.Client[v1.GetClusterRequest, v1.GetClusterResponse]
+	addNode      *connect.Client[v1.AddNodeRequest, v1.AddNodeResponse]
+	removeNode   *connect.Client[v1.RemoveNodeRequest, v1.RemoveNodeResponse]
+	drainNode    *connect.Client[v1.DrainNodeRequest, v1.DrainNodeResponse]
+	transferLead *connect.Client[v1.TransferLeadRequest, v1.TransferLeadResponse]
+}
+
+// GetCluster calls beaver.v1.ClusterService.GetCluster.
+func (c *clusterServiceClient) GetCluster(ctx context.Context, req *connect.Request[v1.GetClusterRequest]) (*connect.Response[v1.GetClusterResponse], error) {
+	return c.getCluster.CallUnary(ctx, req)
+}
+
+// AddNode calls beaver.v1.ClusterService.AddNode.
+func (c *clusterServiceClient) AddNode(ctx context.Context, req *connect.Request[v1.AddNodeRequest]) (*connect.Response[v1.AddNodeResponse], error) {
+	return c.addNode.CallUnary(ctx, req)
+}
+
+// RemoveNode calls beaver.v1.ClusterService.RemoveNode.
+func (c *clusterServiceClient) RemoveNode(ctx context.Context, req *connect.Request[v1.RemoveNodeRequest]) (*connect.Response[v1.RemoveNodeResponse], error) {
+	return c.removeNode.CallUnary(ctx, req)
+}
+
+// DrainNode calls beaver.v1.ClusterService.DrainNode.
+func (c *clusterServiceClient) DrainNode(ctx context.Context, req *connect.Request[v1.DrainNodeRequest]) (*connect.Response[v1.DrainNodeResponse], error) {
+	return c.drainNode.CallUnary(ctx, req)
+}
+
+// TransferLead calls beaver.v1.ClusterService.TransferLead.
+func (c *clusterServiceClient) TransferLead(ctx context.Context, req *connect.Request[v1.TransferLeadRequest]) (*connect.Response[v1.TransferLeadResponse], error) {
+	return c.transferLead.CallUnary(ctx, req)
+}
+
+// ClusterServiceHandler is an implementation of the beaver.v1.ClusterService service.
+type ClusterServiceHandler interface {
+	GetCluster(context.Context, *connect.Request[v1.GetClusterRequest]) (*connect.Response[v1.GetClusterResponse], error)
+	// AddNode gives an id to a node that will join from an address. A node may also join without having been announced.
+	AddNode(context.Context, *connect.Request[v1.AddNodeRequest]) (*connect.Response[v1.AddNodeResponse], error)
+	// RemoveNode takes a node out of every shard, and then out of the cluster, for good.
+	RemoveNode(context.Context, *connect.Request[v1.RemoveNodeRequest]) (*connect.Response[v1.RemoveNodeResponse], error)
+	// DrainNode moves what a node leads to others. It goes on to store and to vote.
+	DrainNode(context.Context, *connect.Request[v1.DrainNodeRequest]) (*connect.Response[v1.DrainNodeResponse], error)
+	// TransferLead makes a node the leader of a shard, whenever it can be.
+	TransferLead(context.Context, *connect.Request[v1.TransferLeadRequest]) (*connect.Response[v1.TransferLeadResponse], error)
+}
+
+// NewClusterServiceHandler builds an HTTP handler from the service implementation. It returns the
+// path on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	clusterServiceMethods := v1.File_beaver_v1_beaver_proto.Services().ByName("ClusterService").Methods()
+	clusterServiceGetClusterHandler := connect.NewUnaryHandler(
+		ClusterServiceGetClusterProcedure,
+		svc.GetCluster,
+		connect.WithSchema(clusterServiceMethods.ByName("GetCluster")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceAddNodeHandler := connect.NewUnaryHandler(
+		ClusterServiceAddNodeProcedure,
+		svc.AddNode,
+		connect.WithSchema(clusterServiceMethods.ByName("AddNode")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceRemoveNodeHandler := connect.NewUnaryHandler(
+		ClusterServiceRemoveNodeProcedure,
+		svc.RemoveNode,
+		connect.WithSchema(clusterServiceMethods.ByName("RemoveNode")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceDrainNodeHandler := connect.NewUnaryHandler(
+		ClusterServiceDrainNodeProcedure,
+		svc.DrainNode,
+		connect.WithSchema(clusterServiceMethods.ByName("DrainNode")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceTransferLeadHandler := connect.NewUnaryHandler(
+		ClusterServiceTransferLeadProcedure,
+		svc.TransferLead,
+		connect.WithSchema(clusterServiceMethods.ByName("TransferLead")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/beaver.v1.ClusterService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case ClusterServiceGetClusterProcedure:
+			clusterServiceGetClusterHandler.ServeHTTP(w, r)
+		case ClusterServiceAddNodeProcedure:
+			clusterServiceAddNodeHandler.ServeHTTP(w, r)
+		case ClusterServiceRemoveNodeProcedure:
+			clusterServiceRemoveNodeHandler.ServeHTTP(w, r)
+		case ClusterServiceDrainNodeProcedure:
+			clusterServiceDrainNodeHandler.ServeHTTP(w, r)
+		case ClusterServiceTransferLeadProcedure:
+			clusterServiceTransferLeadHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedClusterServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedClusterServiceHandler struct{}
+
+func (UnimplementedClusterServiceHandler) GetCluster(context.Context, *connect.Request[v1.GetClusterRequest]) (*connect.Response[v1.GetClusterResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("beaver.v1.ClusterService.GetCluster is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) AddNode(context.Context, *connect.Request[v1.AddNodeRequest]) (*connect.Response[v1.AddNodeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("beaver.v1.ClusterService.AddNode is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) RemoveNode(context.Context, *connect.Request[v1.RemoveNodeRequest]) (*connect.Response[v1.RemoveNodeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("beaver.v1.ClusterService.RemoveNode is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) DrainNode(context.Context, *connect.Request[v1.DrainNodeRequest]) (*connect.Response[v1.DrainNodeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("beaver.v1.ClusterService.DrainNode is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) TransferLead(context.Context, *connect.Request[v1.TransferLeadRequest]) (*connect.Response[v1.TransferLeadResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("beaver.v1.ClusterService.TransferLead is not implemented"))
 }

@@ -1,0 +1,127 @@
+package beaver
+
+import (
+	"context"
+	"time"
+
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
+)
+
+// ClusterInfo is the cluster that a node is one of, as far as its nodes could be asked.
+type ClusterInfo struct {
+	ClusterID string
+	NodeID    uint64 // of the node that answered
+	Nodes     []ClusterNode
+	Shards    []ClusterShard
+	Transfers []ClusterTransfer
+}
+
+// ClusterNode is a node. The last ones that were removed are listed too.
+type ClusterNode struct {
+	ID            uint64
+	State         string // expected, joining, active, draining, leaving or removed
+	PeerAddress   string // for the other nodes
+	PublicAddress string // for clients
+	Zone          string
+	Version       string
+	Since         time.Time // when it came to its state
+	Replaces      uint64    // the node whose place it takes; 0: none
+	Reachable     bool      // it told what it knows just now
+	Problem       string    // why it does not serve; empty: it does, or it is not known
+}
+
+// ClusterShard is a shard and the replicas that hold it.
+type ClusterShard struct {
+	ID              int
+	LeaderNodeID    uint64 // 0: none is known
+	Term            uint64
+	PreferredNodeID uint64 // whom an operator wants to lead it; 0: nobody said
+	Members         []ClusterMember
+	Waiting         string // what a change of its members waits for
+}
+
+// ClusterMember is one replica of a shard.
+type ClusterMember struct {
+	NodeID        uint64
+	Replica       string
+	Role          string // leader, follower, learner, outgoing, outside or blank
+	AppliedIndex  uint64 // as the node itself says; 0: it did not answer
+	LastIndex     uint64
+	MatchIndex    uint64 // as the leader knows; 0: it does not
+	SnapshotIndex uint64
+	Reachable     bool // its leader has heard of it lately
+}
+
+// ClusterTransfer is a snapshot on its way to a member that lacks what the log forgot.
+type ClusterTransfer struct {
+	Shard         int
+	FromNodeID    uint64
+	ToNodeID      uint64
+	SnapshotIndex uint64
+	Bytes         uint64
+	FullBytes     uint64 // what a snapshot with all payloads would take
+}
+
+// Cluster returns the cluster that the node is one of.
+func (c *Client) Cluster(ctx context.Context) (*ClusterInfo, error) {
+	res, err := call(ctx, c, c.cluster.GetCluster, &beaverv1.GetClusterRequest{})
+	if err != nil {
+		return nil, err
+	}
+	return clusterInfoOf(res), nil
+}
+
+// AddNode gives an id to a node that will join from a peer address, and returns it. replaces is the node whose place it takes, or 0.
+// A node may also join without that; its id is then known when it has joined.
+func (c *Client) AddNode(ctx context.Context, peerAddress string, replaces uint64) (uint64, error) {
+	res, err := call(ctx, c, c.cluster.AddNode, &beaverv1.AddNodeRequest{PeerAddress: peerAddress, Replaces: replaces})
+	return res.GetNodeId(), err
+}
+
+// RemoveNode takes a node out of every shard, and then out of the cluster, for good. It returns when that is decided; Cluster shows
+// how far it is.
+func (c *Client) RemoveNode(ctx context.Context, node uint64) error {
+	_, err := call(ctx, c, c.cluster.RemoveNode, &beaverv1.RemoveNodeRequest{NodeId: node})
+	return err
+}
+
+// DrainNode moves what a node leads to others, or with undo ends that.
+func (c *Client) DrainNode(ctx context.Context, node uint64, undo bool) error {
+	_, err := call(ctx, c, c.cluster.DrainNode, &beaverv1.DrainNodeRequest{NodeId: node, Undo: undo})
+	return err
+}
+
+// TransferLead makes a node the leader of a shard, whenever it can be. It returns when that is decided.
+func (c *Client) TransferLead(ctx context.Context, shard int, node uint64) error {
+	_, err := call(ctx, c, c.cluster.TransferLead, &beaverv1.TransferLeadRequest{Shard: uint32(shard), NodeId: node})
+	return err
+}
+
+func clusterInfoOf(res *beaverv1.GetClusterResponse) *ClusterInfo {
+	info := &ClusterInfo{ClusterID: res.GetClusterId(), NodeID: res.GetNodeId()}
+	for _, n := range res.GetNodes() {
+		info.Nodes = append(info.Nodes, ClusterNode{
+			ID: n.GetId(), State: n.GetState(), PeerAddress: n.GetPeerAddress(), PublicAddress: n.GetPublicAddress(), Zone: n.GetZone(),
+			Version: n.GetVersion(), Since: timeOf(n.GetSince()), Replaces: n.GetReplaces(), Reachable: n.GetReachable(), Problem: n.GetProblem(),
+		})
+	}
+	for _, s := range res.GetShards() {
+		shard := ClusterShard{
+			ID: int(s.GetId()), LeaderNodeID: s.GetLeaderNodeId(), Term: s.GetTerm(), PreferredNodeID: s.GetPreferredNodeId(), Waiting: s.GetWaiting(),
+		}
+		for _, m := range s.GetMembers() {
+			shard.Members = append(shard.Members, ClusterMember{
+				NodeID: m.GetNodeId(), Replica: m.GetReplica(), Role: m.GetRole(), AppliedIndex: m.GetAppliedIndex(), LastIndex: m.GetLastIndex(),
+				MatchIndex: m.GetMatchIndex(), SnapshotIndex: m.GetSnapshotIndex(), Reachable: m.GetReachable(),
+			})
+		}
+		info.Shards = append(info.Shards, shard)
+	}
+	for _, t := range res.GetTransfers() {
+		info.Transfers = append(info.Transfers, ClusterTransfer{
+			Shard: int(t.GetShard()), FromNodeID: t.GetFromNodeId(), ToNodeID: t.GetToNodeId(), SnapshotIndex: t.GetSnapshotIndex(),
+			Bytes: t.GetBytes(), FullBytes: t.GetFullBytes(),
+		})
+	}
+	return info
+}

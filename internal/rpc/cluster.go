@@ -1,0 +1,109 @@
+package rpc
+
+import (
+	"context"
+	"math"
+
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
+	"github.com/beaver-raft/beaver/internal/engine"
+)
+
+// Cluster is what the front door needs of the cluster that a node is one of. Its errors are *engine.Error.
+type Cluster interface {
+	// Describe tells what the nodes know, as far as they can be asked.
+	Describe(ctx context.Context) (*beaverv1.GetClusterResponse, error)
+	// AddNode expects a node at a peer address, in the place of another unless that is 0, and returns its id.
+	AddNode(ctx context.Context, peer string, replaces uint64) (uint64, error)
+	RemoveNode(ctx context.Context, node uint64) error
+	DrainNode(ctx context.Context, node uint64, undo bool) error
+	TransferLead(ctx context.Context, shard uint16, node uint64) error
+}
+
+// reasonNoPeers is the reason of a change of a cluster that the node has none of.
+const reasonNoPeers = "NO_PEERS"
+
+// cluster is the cluster that the node is one of.
+func (h *Handler) cluster() (Cluster, error) {
+	if c := h.others.Load(); c != nil {
+		return *c, nil
+	}
+	return nil, &engine.Error{
+		Code: engine.CodeFailedPrecondition, Reason: reasonNoPeers,
+		Message: "the node is alone: start it with --peer-listen HOST:PORT so that others can join it",
+	}
+}
+
+func (h *Handler) getCluster(ctx context.Context, e Engine, _ *beaverv1.GetClusterRequest) (*beaverv1.GetClusterResponse, error) {
+	if c, err := h.cluster(); err == nil {
+		return c.Describe(ctx)
+	}
+	s, err := e.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &beaverv1.GetClusterResponse{
+		ClusterId: s.ClusterID, NodeId: s.Node,
+		Nodes: []*beaverv1.ClusterNode{{Id: s.Node, State: "active", Version: s.Version, Reachable: true, Problem: s.Reason, Since: pbInstant(s.StartedAt)}},
+	}
+	for i := range s.Shards {
+		sh := &s.Shards[i]
+		out.Shards = append(out.Shards, &beaverv1.ClusterShard{
+			Id: uint32(sh.ID), LeaderNodeId: sh.Leader, Term: sh.Term,
+			Members: []*beaverv1.ClusterMember{{
+				NodeId: s.Node, Role: pbShard(sh).GetRole(), AppliedIndex: sh.Applied, LastIndex: sh.Last, MatchIndex: sh.Last,
+				SnapshotIndex: sh.SnapshotIndex, Reachable: true,
+			}},
+		})
+	}
+	return out, nil
+}
+
+func (h *Handler) addNode(ctx context.Context, _ Engine, in *beaverv1.AddNodeRequest) (*beaverv1.AddNodeResponse, error) {
+	c, err := h.cluster()
+	if err != nil {
+		return nil, err
+	}
+	if in.GetPeerAddress() == "" {
+		return nil, invalid("peer_address", "want host:port, where the new node will listen to its peers")
+	}
+	node, err := c.AddNode(ctx, in.GetPeerAddress(), in.GetReplaces())
+	return &beaverv1.AddNodeResponse{NodeId: node}, err
+}
+
+func (h *Handler) removeNode(ctx context.Context, _ Engine, in *beaverv1.RemoveNodeRequest) (*beaverv1.RemoveNodeResponse, error) {
+	c, err := h.cluster()
+	if err != nil {
+		return nil, err
+	}
+	if in.GetNodeId() == 0 {
+		return nil, errNoNode()
+	}
+	return &beaverv1.RemoveNodeResponse{}, c.RemoveNode(ctx, in.GetNodeId())
+}
+
+func (h *Handler) drainNode(ctx context.Context, _ Engine, in *beaverv1.DrainNodeRequest) (*beaverv1.DrainNodeResponse, error) {
+	c, err := h.cluster()
+	if err != nil {
+		return nil, err
+	}
+	if in.GetNodeId() == 0 {
+		return nil, errNoNode()
+	}
+	return &beaverv1.DrainNodeResponse{}, c.DrainNode(ctx, in.GetNodeId(), in.GetUndo())
+}
+
+func (h *Handler) transferLead(ctx context.Context, _ Engine, in *beaverv1.TransferLeadRequest) (*beaverv1.TransferLeadResponse, error) {
+	c, err := h.cluster()
+	if err != nil {
+		return nil, err
+	}
+	if in.GetNodeId() == 0 {
+		return nil, errNoNode()
+	}
+	if in.GetShard() > math.MaxUint16 {
+		return nil, invalid("shard", "%d is no shard", in.GetShard())
+	}
+	return &beaverv1.TransferLeadResponse{}, c.TransferLead(ctx, uint16(in.GetShard()), in.GetNodeId())
+}
+
+func errNoNode() *engine.Error { return invalid("node_id", "want the id of a node, 1 or more") }
