@@ -111,9 +111,9 @@ var layers = map[string]layer{
 
 	// server is the only place that wires.
 	"server": {own: []string{
-		"", "internal/engine", "internal/rpc", "internal/metrics", "internal/host", "internal/shard", "internal/vfs",
+		"", "internal/engine", "internal/rpc", "internal/metrics", "internal/founding", "internal/cluster", "internal/transport", "internal/host", "internal/shard", "internal/vfs",
 		"internal/wal", "internal/queue", "internal/snapshot", "api/beaver/v1", "api/beaver/v1/beaverv1connect",
-	}, outside: []string{connectModule}},
+	}, outside: []string{connectModule, protobufModule, etcdRaftModule}},
 	// The binary uses the client like any user; bench also measures plain calls and the disk itself. inspect reads the
 	// files of a stopped node, so it knows the formats.
 	"cmd/beaver": {

@@ -36,6 +36,12 @@ type Options struct {
 	// reaches; port 0 picks a free one, see Server.Addr. "-" listens nowhere: only Server.Client reaches the node.
 	Listen string
 
+	// Advertise is the address where clients reach the node, which other nodes tell them. Default: Listen.
+	Advertise string
+
+	// Peers make the node one of several that hold the same jobs.
+	Peers PeerOptions
+
 	// Logger gets the node's log. Default: none.
 	Logger *slog.Logger
 
@@ -117,6 +123,7 @@ func (o Options) validate() error {
 		"ConnectionsMax", "%d: want 1 to %d", o.ConnectionsMax, ConnectionsMax)
 	check(o.RequestBytesMax >= RequestBytesMin && o.RequestBytesMax <= RequestBytesMax,
 		"RequestBytesMax", "%d: want %d to %d", o.RequestBytesMax, RequestBytesMin, RequestBytesMax)
+	o.validatePeers(check)
 	check(o.LogFileBytes >= 0, "LogFileBytes", "%d: want a size, or 0 for the default", o.LogFileBytes)
 	check(o.SnapshotBytes >= 0, "SnapshotBytes", "%d: want a size, or 0 for the default", o.SnapshotBytes)
 	return errors.Join(errs...)

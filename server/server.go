@@ -30,6 +30,7 @@ type Server struct {
 	logger *slog.Logger
 	front  *rpc.Handler
 	engine *engine.Engine
+	peers  *peers // nil when the node is alone
 
 	http     *http.Server
 	listener net.Listener // nil when listening nowhere
@@ -42,7 +43,8 @@ type Server struct {
 }
 
 // Open starts a node: it listens, recovers what the data directory holds, and returns when the node serves. A data
-// directory that another process uses, or that is damaged, is an error that says so. ctx bounds the start only.
+// directory that another process uses, or that is damaged, is an error that says so. ctx bounds the start only. A node of several
+// also waits for the others: founders for each other and for a quorum, and a node that joins for its place.
 func Open(ctx context.Context, opts Options) (*Server, error) {
 	opts = opts.withDefaults()
 	if err := opts.validate(); err != nil {
@@ -60,16 +62,43 @@ func Open(ctx context.Context, opts Options) (*Server, error) {
 		return nil, err
 	}
 	start := time.Now()
-	e, err := engine.Open(ctx, s.engineOptions())
-	if err != nil {
+	if err := s.openEngine(ctx); err != nil {
 		s.stopListening()
 		return nil, fmt.Errorf("open %s: %w", opts.DataDir, err)
 	}
-	s.engine = e
-	figures.SetEngine(e)
-	s.front.Serve(e)
+	figures.SetEngine(s.engine)
+	if s.peers != nil {
+		s.front.ServeCluster(s.peers)
+	}
+	s.front.Serve(s.engine)
 	s.logger.Info("ready", "addr", s.Addr(), "dir", opts.DataDir, "elapsed", time.Since(start))
 	return s, nil
+}
+
+// openEngine finds the cluster of a node that has peers, and starts the engine.
+func (s *Server) openEngine(ctx context.Context) (err error) {
+	options := s.engineOptions()
+	if s.opts.Peers.wanted() {
+		s.front.SetNotReady("looking for the cluster")
+		if s.peers, err = s.openPeers(ctx); err != nil {
+			return err
+		}
+		if err := s.peers.configure(ctx, &options); err != nil {
+			return errors.Join(err, s.peers.close())
+		}
+	} else if _, _, err := s.decide(nil); err != nil {
+		return err
+	}
+	if s.engine, err = engine.Open(ctx, options); err != nil {
+		if s.peers != nil {
+			err = errors.Join(err, s.peers.close())
+		}
+		return err
+	}
+	if s.peers != nil {
+		s.peers.start()
+	}
+	return nil
 }
 
 func (s *Server) engineOptions() engine.Options {
@@ -151,14 +180,23 @@ func (s *Server) Addr() string {
 	return s.listener.Addr().String()
 }
 
+// Removed is closed when the node was taken out of its cluster: there is nothing left for it to do. It never is on a node
+// that is alone.
+func (s *Server) Removed() <-chan struct{} {
+	if s.peers == nil {
+		return nil
+	}
+	return s.peers.removed
+}
+
 // Wait returns when the node is closed, with what Close returned.
 func (s *Server) Wait() error {
 	<-s.closed
 	return s.err
 }
 
-// Close stops the node: it is not ready any more, hands out nothing, finishes what clients asked for, ends their streams
-// and closes the engine. When ctx is done first, what is under way is cut off; nothing acknowledged is lost by that.
+// Close stops the node: it is not ready any more, hands out nothing, finishes what clients asked for, ends their streams,
+// hands the shards that it leads over to other nodes and closes the engine. When ctx is done first, what is under way is cut off; nothing acknowledged is lost by that.
 // Further calls wait for the first one and return the same.
 func (s *Server) Close(ctx context.Context) error {
 	s.closing.Do(func() {
@@ -175,7 +213,13 @@ func (s *Server) close(ctx context.Context) error {
 	if err := s.front.Drain(ctx); err != nil {
 		s.logger.Warn("clients were cut off", "err", err)
 	}
+	if s.peers != nil {
+		s.peers.halt() // nothing is begun any more that the others would have to finish
+	}
 	err := s.engine.Close(ctx)
+	if s.peers != nil {
+		err = errors.Join(err, s.peers.close())
+	}
 	s.stopListening()
 	if err != nil {
 		return fmt.Errorf("close: %w", err)

@@ -28,12 +28,27 @@ func newServerCommand(a *app) *cobra.Command {
 		Use:   "server",
 		Short: "Run a node: the queue itself",
 		Long: `Run a node until it is told to stop by SIGTERM or SIGINT: then it takes no more work, finishes what is under way, takes
-snapshots and exits with 0. A second signal ends it at once; nothing acknowledged is lost by that.
+snapshots, hands over what it leads to other nodes and exits with 0. A second signal ends it at once; nothing acknowledged is lost
+by that.
+
+A node is alone unless it is told of peers. Several nodes hold the same jobs and go on without any minority of them:
+  --bootstrap founds a cluster: all founders are given the same list, and --node says which of them this is
+  --join adds a node with an empty data directory to a cluster; one of its members is enough
+  --peer-listen alone makes a cluster of one, which keeps the jobs that it has and which others may join
+Started again, a node takes the same flags; what it has become is in its data directory. Nodes on several machines need
+--cluster-secret-file or the three --peer-… files.
 
 Every flag can be given by an environment variable too: BEAVER_DATA_DIR is --data-dir.`,
 		Example: `  beaver server
   beaver server --data-dir /var/lib/beaver --listen 0.0.0.0:7400
-  BEAVER_LOG_FORMAT=json beaver server`,
+  BEAVER_LOG_FORMAT=json beaver server
+
+  # three nodes, this one the first
+  beaver server --node 1 --bootstrap 1=10.0.0.1:7401,2=10.0.0.2:7401,3=10.0.0.3:7401 \
+    --listen 10.0.0.1:7400 --cluster-secret-file /etc/beaver/secret
+
+  # one more
+  beaver server --join 10.0.0.1:7401 --peer-listen 10.0.0.4:7401 --listen 10.0.0.4:7400 --cluster-secret-file /etc/beaver/secret`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), &f) },
 	}
@@ -41,7 +56,8 @@ Every flag can be given by an environment variable too: BEAVER_DATA_DIR is --dat
 	o := &f.options
 	flags.StringVar(&o.DataDir, "data-dir", "./"+server.DefaultDataDir, "directory of everything the node keeps; made when missing")
 	flags.StringVar(&o.Listen, "listen", server.DefaultListen, "address for clients, workers, curl and Prometheus")
-	flags.IntVar(&o.Shards, "shards", 0, "data shards; may grow from one start to the next (default: as many as there are, or the engine's choice)")
+	f.peerFlags(flags)
+	flags.IntVar(&o.Shards, "shards", 0, "data shards; on a node alone they may grow from one start to the next (default: as many as there are, or the engine's choice)")
 	flags.DurationVar(&o.WorkerTTL, "worker-ttl", 5*time.Second, "how long a worker may be silent before its jobs go to others")
 	flags.IntVar(&o.ConnectionsMax, "connections-max", server.DefaultConnectionsMax, "connections open at once")
 	flags.IntVar(&o.RequestBytesMax, "request-bytes-max", server.DefaultRequestBytesMax, "size of the largest message from a client")
@@ -59,10 +75,30 @@ Every flag can be given by an environment variable too: BEAVER_DATA_DIR is --dat
 	return cmd
 }
 
+// peerFlags are those of a node that is one of several.
+func (f *serverFlags) peerFlags(flags *pflag.FlagSet) {
+	o, p := &f.options, &f.options.Peers
+	flags.StringVar(&o.Advertise, "advertise", "", "address where clients reach this node (default: --listen)")
+	flags.StringVar(&p.Bootstrap, "bootstrap", "", "found a cluster with these nodes: ID=HOST:PORT,… by their peer addresses")
+	flags.StringVar(&p.Join, "join", "", "join the cluster of which a member listens to peers at this address")
+	flags.Uint64Var(&p.Node, "node", 0, "id of this node: which of --bootstrap it is, or the one that it must get with --join")
+	flags.StringVar(&p.Listen, "peer-listen", "", "address for the other nodes (default: this node's in --bootstrap, else "+server.DefaultPeerListen+" if there are peers)")
+	flags.StringVar(&p.Advertise, "advertise-peer", "", "address where the other nodes reach this one (default: this node's in --bootstrap, else --peer-listen)")
+	flags.StringVar(&p.Zone, "zone", "", "where this node is, for people")
+	flags.StringVar(&p.SecretFile, "cluster-secret-file", "", "file of the secret that all nodes of the cluster share, at least 32 random bytes")
+	flags.StringVar(&p.CA, "peer-ca", "", "PEM file of the authority of the nodes' certificates, instead of a secret")
+	flags.StringVar(&p.Cert, "peer-cert", "", "PEM file of this node's certificate; it names the node, as node-3.beaver")
+	flags.StringVar(&p.Key, "peer-key", "", "PEM file of its key")
+	takes(flags, "node", "1 to 65535")
+}
+
 // optionFlags are the flags that set the fields of server.Options.
 var optionFlags = map[string]string{
 	"Listen": "listen", "Shards": "shards", "WorkerTTL": "worker-ttl", "ConnectionsMax": "connections-max",
 	"RequestBytesMax": "request-bytes-max", "LogFileBytes": "log-file-bytes", "SnapshotBytes": "snapshot-bytes",
+	"Advertise": "advertise", "Peers.Bootstrap": "bootstrap", "Peers.Join": "join", "Peers.Node": "node", "Peers.Listen": "peer-listen",
+	"Peers.Advertise": "advertise-peer", "Peers.Zone": "zone", "Peers.SecretFile": "cluster-secret-file", "Peers.CA": "peer-ca",
+	"Peers.Cert": "peer-cert", "Peers.Key": "peer-key",
 }
 
 // serve runs a node until ctx ends.
@@ -82,6 +118,9 @@ func (a *app) serve(ctx context.Context, f *serverFlags) error {
 	if wrong, ok := errors.AsType[*server.OptionError](err); ok {
 		return usage("--%s is %s", optionFlags[wrong.Field], wrong.Problem)
 	}
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // it was told to stop before it was ready
+	}
 	if err != nil {
 		return err
 	}
@@ -90,6 +129,8 @@ func (a *app) serve(ctx context.Context, f *serverFlags) error {
 	}
 	select {
 	case <-ctx.Done():
+	case <-node.Removed():
+		defer a.note("beaver: this node was removed from its cluster; its jobs are on the others\n")
 	case err := <-failed:
 		// No graceful end: what was not written must not be acknowledged.
 		return fmt.Errorf("the log failed, and the node ends so that nothing is acknowledged that is not stored: %w", err)

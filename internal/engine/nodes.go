@@ -1,0 +1,25 @@
+package engine
+
+import (
+	"context"
+
+	"github.com/beaver-raft/beaver/internal/cluster"
+)
+
+// ReadCatalog calls read with this node's copy of the catalog, which may be late. read must not keep it.
+func (e *Engine) ReadCatalog(ctx context.Context, read func(*cluster.Catalog)) error {
+	if err := e.host.StaleRead(ctx, catalogShard, func() { read(e.catalog.catalog) }); err != nil {
+		return hostError(err)
+	}
+	return nil
+}
+
+// ChangeCatalog carries out a command on the catalog and returns its outcome once it is committed and applied where the catalog is
+// led. An error says that there is none, or that it is not known.
+func (e *Engine) ChangeCatalog(ctx context.Context, encode func(dst []byte) []byte) (cluster.Code, error) {
+	r, err := e.catalog.propose(ctx, encode)
+	if r.Code != cluster.CodeOK {
+		return r.Code, nil
+	}
+	return r.Code, err
+}

@@ -1,0 +1,343 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/cluster"
+	"github.com/beaver-raft/beaver/internal/engine"
+	"github.com/beaver-raft/beaver/internal/founding"
+	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/transport"
+	"github.com/beaver-raft/beaver/internal/vfs"
+)
+
+func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// found founds the cluster together with the other founders. It returns when the record is stored.
+func (p *peers) found(ctx context.Context, record *founding.Record, shards int) (*founding.Record, error) {
+	record, err := p.born(record)
+	if err != nil {
+		return nil, err
+	}
+	if shards == 0 {
+		shards = engine.DefaultShards
+	}
+	p.mu.Lock()
+	p.founder = founding.NewMachine(record, p.options.Node, p.options.founders, shards)
+	p.mu.Unlock()
+	for pause := askPauseMin; ; pause = min(2*pause, askPauseMax) {
+		record, missing, err := p.decided()
+		if record != nil || err != nil {
+			return record, err
+		}
+		for _, f := range missing {
+			p.greet(ctx, f)
+		}
+		if record, missing, err = p.decided(); record != nil || err != nil {
+			return record, err
+		}
+		p.logger.Info("waiting for the other founders", "missing", len(missing), "first", missing[0].Node)
+		if err := p.rest(ctx, pause); err != nil {
+			return nil, fmt.Errorf("waiting for node %d, which founds the cluster too: %w", missing[0].Node, err)
+		}
+	}
+}
+
+// rest waits for a while, or until somebody has said something.
+func (p *peers) rest(ctx context.Context, pause time.Duration) error {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-p.changed:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// decided stores the founding when it is decided, and says who is missing when it is not.
+func (p *peers) decided() (record *founding.Record, missing []founding.Founder, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.founder
+	if err := m.Refused(); err != nil {
+		return nil, nil, err
+	}
+	if record = m.Record(); record == nil {
+		return nil, m.Missing(), nil
+	}
+	if err := founding.Write(vfs.OS(), p.dir, record); err != nil {
+		return nil, nil, err
+	}
+	m.Stored()
+	return record, nil, nil
+}
+
+// greet introduces this node to another founder.
+func (p *peers) greet(ctx context.Context, f founding.Founder) {
+	p.mu.Lock()
+	hello := founding.Message{Hello: p.founder.Hello()}
+	p.mu.Unlock()
+	answer, by, err := p.introduce(ctx, f.Address, hello)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err != nil:
+		p.logger.Debug("a founder could not be asked", "node", f.Node, "err", err)
+	case answer.Refused != "" && !answer.Later:
+		p.founder.Turned(answer.Refused)
+	case answer.Hello != nil && by.Names(answer.Hello.Node):
+		if refusal := p.founder.Meet(answer.Hello); refusal != "" {
+			p.logger.Warn("a founder does not fit", "node", f.Node, "err", refusal)
+		}
+	}
+}
+
+// introduce says something to whoever listens at an address, and returns the answer.
+func (p *peers) introduce(ctx context.Context, address string, m founding.Message) (*founding.Message, transport.Introduced, error) {
+	body, err := m.Encode()
+	if err != nil {
+		return nil, transport.Introduced{}, err
+	}
+	answer, by, err := p.transport.Introduce(ctx, address, body)
+	if err != nil {
+		return nil, by, err
+	}
+	got, err := founding.DecodeMessage(answer)
+	return got, by, err
+}
+
+// introduced answers a node that introduces itself.
+func (p *peers) introduced(ctx context.Context, from transport.Introduced, body []byte) ([]byte, error) {
+	m, err := founding.DecodeMessage(body)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case m.Hello != nil:
+		return p.meet(from, m.Hello).Encode()
+	case m.Join != nil:
+		if m.Join.Node != 0 && !from.Names(m.Join.Node) {
+			return founding.Message{Refused: fmt.Sprintf("the certificate does not name node %d", m.Join.Node)}.Encode()
+		}
+		return p.admitAnywhere(ctx, m.Join).Encode()
+	case m.Still != nil:
+		return p.still(ctx, m.Still).Encode()
+	}
+	return nil, errors.New("an introduction that asks for nothing")
+}
+
+// meet answers a founder.
+func (p *peers) meet(from transport.Introduced, h *founding.Hello) founding.Message {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case !from.Names(h.Node):
+		return founding.Message{Refused: fmt.Sprintf("the certificate does not name node %d", h.Node)}
+	case p.founder == nil && p.record != nil:
+		return founding.Message{Refused: fmt.Sprintf("node %d is a member of cluster %016x, and founds no other: start with --join instead of --bootstrap", p.record.Node, p.record.Cluster)}
+	case p.founder == nil:
+		return founding.Message{Refused: "this node is starting", Later: true}
+	}
+	refusal := p.founder.Meet(h)
+	p.poke()
+	return founding.Message{Hello: p.founder.Hello(), Refused: refusal}
+}
+
+// info is what this node says of itself.
+func (p *peers) info() cluster.NodeInfo {
+	return cluster.NodeInfo{Peer: p.options.Advertise, Public: p.options.public, Zone: p.options.Zone, Version: p.version}
+}
+
+// join asks a member for a place in its cluster, until it gets one. It returns when the record is stored.
+func (p *peers) join(ctx context.Context, record *founding.Record) (*founding.Record, error) {
+	record, err := p.born(record)
+	if err != nil {
+		return nil, err
+	}
+	info := p.info()
+	request := founding.Message{Join: &founding.Join{
+		Nonce: record.Nonce, Node: p.options.Node, Address: info.Peer, Public: info.Public, Zone: info.Zone, Version: info.Version,
+	}}
+	for pause := askPauseMin; ; pause = min(2*pause, askPauseMax) {
+		answer, _, err := p.introduce(ctx, p.options.Join, request)
+		switch {
+		case errors.Is(err, transport.ErrSecurity), errors.Is(err, transport.ErrOtherVersion):
+			return nil, fmt.Errorf("join by way of %s: %w", p.options.Join, err)
+		case err != nil:
+			p.logger.Info("the member that this node is to join by cannot be asked yet", "addr", p.options.Join, "err", err)
+		case answer.Refused != "" && !answer.Later:
+			return nil, &founding.RefusedError{Reason: answer.Refused}
+		case answer.Refused != "":
+			p.logger.Info("the cluster cannot take this node yet", "addr", p.options.Join, "err", answer.Refused)
+		case answer.Joined != nil && answer.Joined.Nonce == record.Nonce:
+			return answer.Joined, founding.Write(vfs.OS(), p.dir, answer.Joined)
+		}
+		if err := p.rest(ctx, pause); err != nil {
+			return nil, fmt.Errorf("waiting for a place in the cluster of %s: %w", p.options.Join, err)
+		}
+	}
+}
+
+// admitAnywhere has the node that leads the catalog admit a newcomer.
+func (p *peers) admitAnywhere(ctx context.Context, j *founding.Join) founding.Message {
+	leader, here, err := p.catalogLeader()
+	switch {
+	case err != nil:
+		return founding.Message{Refused: err.Error(), Later: true}
+	case here:
+		return p.admit(ctx, j)
+	}
+	answer, err := ask[founding.Message](ctx, p, leader, callJoin, j)
+	if err != nil {
+		return founding.Message{Refused: err.Error(), Later: true}
+	}
+	return *answer
+}
+
+// errNoCatalogLeader says that the cluster cannot decide anything now.
+var errNoCatalogLeader = errors.New("no node leads the catalog at the moment; try again")
+
+// catalogLeader is the node that leads the catalog, as far as this one knows.
+func (p *peers) catalogLeader() (node shard.NodeID, here bool, err error) {
+	h := p.host.Load()
+	if h == nil || p.engine.Load() == nil {
+		return 0, false, errNoCatalogLeader
+	}
+	l, _ := h.LeadershipOf(0)
+	if l.Leader == 0 {
+		return 0, false, errNoCatalogLeader
+	}
+	return l.Leader, l.Leading, nil
+}
+
+// admit gives a newcomer a place. REQUIRES: this node leads the catalog, else it is refused for now.
+func (p *peers) admit(ctx context.Context, j *founding.Join) founding.Message {
+	later := func(err error) founding.Message { return founding.Message{Refused: err.Error(), Later: true} }
+	e := p.engine.Load()
+	if e == nil {
+		return later(errNoCatalogLeader)
+	}
+	info := cluster.NodeInfo{Peer: j.Address, Public: j.Public, Zone: j.Zone, Version: j.Version}
+	if err := info.Validate(); err != nil {
+		return founding.Message{Refused: "the node's " + err.Error()}
+	}
+	code, err := e.ChangeCatalog(ctx, func(dst []byte) []byte {
+		return cluster.AppendJoin(dst, j.Nonce, shard.NodeID(j.Node), &info)
+	})
+	if err != nil {
+		return later(err)
+	}
+	var node cluster.Node
+	var known bool
+	var nodes []cluster.Node
+	if err := e.ReadCatalog(ctx, func(c *cluster.Catalog) {
+		node, known = c.NodeByNonce(j.Nonce)
+		for n := range c.Nodes() {
+			nodes = append(nodes, *n)
+		}
+	}); err != nil {
+		return later(err)
+	}
+	switch {
+	case known && (node.State == cluster.NodeRemoved || node.State == cluster.NodeLeaving):
+		return founding.Message{Refused: fmt.Sprintf("node %d was removed, and its id is never used again: start with an empty data directory", node.ID)}
+	case known:
+		p.keeper.wake()
+		return founding.Message{Joined: p.ticket(&node, nodes)}
+	case code == cluster.CodeLimit:
+		return founding.Message{Refused: fmt.Sprintf("the cluster has %d nodes, which is the limit", cluster.NodesMax)}
+	case code == cluster.CodeNotFound:
+		return founding.Message{Refused: fmt.Sprintf("the id %d is taken, or was before: give another --node, or none", j.Node)}
+	case code == cluster.CodeExists:
+		for i := range nodes {
+			if n := &nodes[i]; n.Info.Peer == j.Address && n.State != cluster.NodeRemoved {
+				return founding.Message{Refused: fmt.Sprintf("node %d has the address %s. If it lost its disk, replace it first: beaver cluster replace %d %s", n.ID, j.Address, n.ID, j.Address)}
+			}
+		}
+	}
+	return later(errNoCatalogLeader)
+}
+
+// ticket is the record of a node that joins.
+func (p *peers) ticket(node *cluster.Node, nodes []cluster.Node) *founding.Record {
+	own := p.membership()
+	r := &founding.Record{State: founding.Joined, Nonce: node.Nonce, Cluster: own.Cluster, Node: uint64(node.ID), Shards: own.Shards}
+	for i := range nodes {
+		if n := &nodes[i]; n.State.Holds() && n.ID != node.ID {
+			r.Members = append(r.Members, founding.Member{Node: uint64(n.ID), Address: n.Info.Peer, Nonce: n.Nonce})
+		}
+	}
+	return r
+}
+
+// inquire asks the other nodes whether this one still is a member, until one knows. Nobody else could tell a node that was removed
+// while it was down.
+func (p *peers) inquire() {
+	own := p.membership()
+	request := founding.Message{Still: &founding.Still{Cluster: own.Cluster, Node: own.Node, Nonce: own.Nonce}}
+	for pause := askPauseMin; ; pause = min(2*pause, askPauseMax) {
+		for _, address := range p.addresses() {
+			switch answer, _, err := p.introduce(p.ctx, address, request); {
+			case err != nil:
+			case answer.Still == nil && answer.Refused != "" && !answer.Later:
+				p.logger.Warn("a node does not know this one", "addr", address, "err", answer.Refused)
+			case answer.Still != nil && answer.Refused != "":
+				p.remove()
+				return
+			case answer.Still != nil:
+				return
+			}
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-p.ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// addresses are where the other nodes are, as far as this one knows.
+func (p *peers) addresses() (list []string) {
+	for _, s := range p.transport.Stats().Peers {
+		list = append(list, s.Address)
+	}
+	return list
+}
+
+// still says whether a node still is a member, as far as this one knows.
+func (p *peers) still(ctx context.Context, s *founding.Still) founding.Message {
+	own := p.membership()
+	e := p.engine.Load()
+	if own == nil || e == nil {
+		return founding.Message{Refused: "this node is starting", Later: true}
+	}
+	if own.Cluster != s.Cluster {
+		return founding.Message{Refused: fmt.Sprintf("this is cluster %016x, and node %d is of cluster %016x", own.Cluster, s.Node, s.Cluster)}
+	}
+	var node cluster.Node
+	var known bool
+	var last shard.NodeID
+	if err := e.ReadCatalog(ctx, func(c *cluster.Catalog) {
+		node, known = c.Node(shard.NodeID(s.Node))
+		last = c.LastNode()
+	}); err != nil {
+		return founding.Message{Refused: err.Error(), Later: true}
+	}
+	switch {
+	case known && node.State == cluster.NodeRemoved, !known && shard.NodeID(s.Node) <= last:
+		return founding.Message{Still: s, Refused: fmt.Sprintf("node %d was removed from the cluster", s.Node)}
+	case known && node.Nonce != s.Nonce && node.State != cluster.NodeExpected:
+		return founding.Message{Refused: fmt.Sprintf("the cluster knows another node %d", s.Node)}
+	case !known:
+		return founding.Message{Refused: "this node does not know it yet", Later: true}
+	}
+	return founding.Message{Still: s}
+}

@@ -1,0 +1,477 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/beaver-raft/beaver/internal/cluster"
+	"github.com/beaver-raft/beaver/internal/engine"
+	"github.com/beaver-raft/beaver/internal/founding"
+	"github.com/beaver-raft/beaver/internal/host"
+	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/transport"
+	"github.com/beaver-raft/beaver/internal/vfs"
+)
+
+// The calls between nodes about who belongs where; the engine's have lower numbers. Bodies and answers are JSON.
+const (
+	callsFrom   uint8 = 64
+	callAdopt   uint8 = 64 // a node is told which replica of a shard it has
+	callReport  uint8 = 65 // what a node's replicas know
+	callWish    uint8 = 66 // an operator's wish, for the node that leads the catalog
+	callJoin    uint8 = 67 // a node wants to join; for the same
+	callRemoved uint8 = 68 // a node is told that it was removed
+)
+
+// Times of a cluster's membership.
+const (
+	askPauseMin = 50 * time.Millisecond // between two attempts to reach founders or a member
+	askPauseMax = time.Second
+	callWait    = 3 * time.Second // for a node's answer about membership
+)
+
+// peers is what makes a node one of several: the connections, the way into the cluster, and what is done about its nodes.
+//
+// Its goroutines are the *keeper*, which brings shards and nodes in line, and the *inquirer*, which asks at the start whether the node
+// still is a member; close waits for both.
+type peers struct {
+	options   *peering
+	dir       string
+	version   string
+	logger    *slog.Logger
+	transport *transport.Transport
+
+	ctx     context.Context // ends with close
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+
+	host   atomic.Pointer[host.Host]
+	engine atomic.Pointer[engine.Engine]
+
+	mu      sync.Mutex
+	founder *founding.Machine                 // REQUIRES: mu; nil unless the node founds with others
+	record  *founding.Record                  // REQUIRES: mu; the membership, once there is one
+	adopted map[shard.ID]shard.ReplicaID      // REQUIRES: mu; replicas that leaders told this node it has
+	known   map[shard.NodeID]cluster.NodeInfo // of the keeper: as the transport was told last
+	changed chan struct{}                     // has room for one: founder or adopted may have changed
+	removed chan struct{}                     // closed when the node was removed from its cluster; then removal says so
+	out     sync.Once
+	keeper  keeper
+}
+
+// openPeers opens the peer port and finds this node's cluster: the one that the data directory is of, or the one that it founds or
+// joins now. It waits for the others, until ctx ends. Errors: *founding.StartError, *founding.RefusedError, those of files and
+// network.
+func (s *Server) openPeers(ctx context.Context) (p *peers, err error) {
+	options, err := s.opts.interpret()
+	if err != nil {
+		return nil, err
+	}
+	dir := s.opts.DataDir
+	way, record, err := s.decide(options)
+	if err != nil {
+		return nil, err
+	}
+	options.public = orElse(options.public, s.Addr())
+	p = &peers{
+		options: options, dir: dir, version: s.opts.Version, logger: s.logger,
+		adopted: make(map[shard.ID]shard.ReplicaID), known: make(map[shard.NodeID]cluster.NodeInfo),
+		changed: make(chan struct{}, 1), removed: make(chan struct{}),
+	}
+	p.keeper.init(p)
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	listener, err := net.Listen("tcp", options.Listen)
+	if err != nil {
+		advice := "choose an address of this machine with --peer-listen"
+		if errors.Is(err, syscall.EADDRINUSE) {
+			advice = "is another node running here? choose another address with --peer-listen"
+		}
+		return nil, fmt.Errorf("listen to peers on %s: %w; %s", options.Listen, err, advice)
+	}
+	node := options.Node
+	if record != nil && record.Node != 0 {
+		node = record.Node
+	}
+	p.transport, err = transport.New(transport.Config{
+		Node: node, Listener: listener, Security: options.security, Logger: s.logger, Introduce: p.introduced,
+	}, p)
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	if err := p.enter(ctx, way, record, s.opts.Shards); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return p, nil
+}
+
+// decide looks at the data directory and says how the node starts.
+func (s *Server) decide(options *peering) (founding.Way, *founding.Record, error) {
+	fsys, dir := vfs.OS(), s.opts.DataDir
+	if err := fsys.MkdirAll(dir); err != nil {
+		return 0, nil, fmt.Errorf("make data directory: %w", err)
+	}
+	record, err := founding.Read(fsys, dir)
+	if err != nil {
+		return 0, nil, err
+	}
+	found := founding.Directory{Record: record, Shards: engine.DefaultShards}
+	switch id, err := host.ReadIdentity(fsys, dir); {
+	case err == nil:
+		found.Identity, found.Cluster, found.Node = true, id.Cluster, id.Node
+	case !isNotExist(err):
+		return 0, nil, err
+	}
+	records, err := host.ReadRecords(fsys, dir)
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, r := range records {
+		found.Shards = max(found.Shards, int(r.Shard))
+	}
+	start := &founding.Start{Shards: s.opts.Shards}
+	if options != nil {
+		start.Founders, start.Node, start.Join, start.Peers = options.founders, options.Node, options.Join, true
+		start.SelfAddress = options.Advertise
+	}
+	return founding.Decide(start, &found, engine.DefaultShards)
+}
+
+// enter finds the cluster and makes the node a peer of it.
+func (p *peers) enter(ctx context.Context, way founding.Way, record *founding.Record, shards int) (err error) {
+	switch {
+	case way == founding.Found && record != nil && record.State == founding.Founded:
+		var nonce cluster.Nonce
+		_, _ = rand.Read(nonce[:]) // never fails
+		record = record.Alone(nonce)
+		err = founding.Write(vfs.OS(), p.dir, record)
+	case way == founding.Found:
+		record, err = p.found(ctx, record, shards)
+	case way == founding.Come:
+		record, err = p.join(ctx, record)
+	}
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.record = record
+	if record.State == founding.Founded && p.founder == nil && len(record.Members) > 1 {
+		p.founder = founding.NewMachine(record, record.Node, p.founders(record), record.Shards)
+	}
+	p.mu.Unlock()
+	if err := p.transport.Identify(record.Cluster, record.Node); err != nil {
+		return err
+	}
+	for _, m := range record.Members {
+		address := m.Address
+		for _, f := range p.options.founders { // the list may have been corrected since
+			if f.Node == m.Node {
+				address = f.Address
+			}
+		}
+		if m.Node != record.Node {
+			if err := p.transport.SetPeer(m.Node, address); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// founders are those of a record, with the addresses that the node was started with.
+func (p *peers) founders(record *founding.Record) (list []founding.Founder) {
+	for _, m := range record.Members {
+		list = append(list, founding.Founder{Node: m.Node, Address: m.Address})
+	}
+	return list
+}
+
+// born makes the record of a directory that has none durable, before anybody is told its nonce.
+func (p *peers) born(record *founding.Record) (*founding.Record, error) {
+	if record != nil {
+		return record, nil
+	}
+	record = &founding.Record{State: founding.Born}
+	_, _ = rand.Read(record.Nonce[:]) // never fails
+	return record, founding.Write(vfs.OS(), p.dir, record)
+}
+
+// replicas are what the engine is to run. A node that joins waits until the leaders of all shards have told it who it is.
+func (p *peers) replicas(ctx context.Context) ([]host.Replica, error) {
+	records, err := host.ReadRecords(vfs.OS(), p.dir)
+	if err != nil {
+		return nil, err
+	}
+	record := p.membership()
+	var founders []shard.ReplicaID
+	if record.State == founding.Founded {
+		for _, m := range record.Members {
+			founders = append(founders, shard.NewReplicaID(shard.NodeID(m.Node), 0))
+		}
+	}
+	list := make([]host.Replica, record.Shards+1)
+	for before := 0; ; {
+		missing := 0
+		p.mu.Lock()
+		for i := range list {
+			id := shard.ID(i)
+			r := host.Replica{Shard: id, Founders: founders}
+			known := slices.ContainsFunc(records, func(o host.Record) bool { return o.Shard == id && o.State != host.Retired })
+			switch {
+			case known:
+			case len(founders) > 0:
+				r.ID = shard.NewReplicaID(shard.NodeID(record.Node), 0)
+			case p.adopted[id] != 0:
+				r.ID, r.Join = p.adopted[id], true
+			default:
+				missing++
+			}
+			list[i] = r
+		}
+		p.mu.Unlock()
+		if missing == 0 {
+			return list, nil
+		}
+		if missing != before {
+			p.logger.Info("waiting to be made a member of the shards", "node", record.Node, "missing", missing)
+			before = missing
+		}
+		if err := p.rest(ctx, askPauseMax); err != nil {
+			return nil, fmt.Errorf("waiting to be made a member of %d of %d shards: %w", missing, len(list), err)
+		}
+		if isRemoved(p.removed) {
+			return nil, p.removal()
+		}
+		if err := p.askAgain(ctx, record); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func isRemoved(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// askAgain asks for the place that this node has been given, to hear of nodes that came since: they may lead a shard.
+func (p *peers) askAgain(ctx context.Context, record *founding.Record) error {
+	info := p.info()
+	request := founding.Message{Join: &founding.Join{
+		Nonce: record.Nonce, Address: info.Peer, Public: info.Public, Zone: info.Zone, Version: info.Version,
+	}}
+	for _, address := range p.addresses() {
+		answer, _, err := p.introduce(ctx, address, request)
+		switch {
+		case err != nil || answer.Later:
+			continue
+		case answer.Refused != "":
+			return &founding.RefusedError{Reason: answer.Refused}
+		case answer.Joined == nil || answer.Joined.Nonce != record.Nonce:
+			continue
+		}
+		for _, m := range answer.Joined.Members {
+			if err := p.transport.SetPeer(m.Node, m.Address); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return nil
+}
+
+func (p *peers) membership() *founding.Record {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.record
+}
+
+// removal is the error of a node that was removed from its cluster.
+func (p *peers) removal() error {
+	r := p.membership()
+	return fmt.Errorf("node %d was removed from cluster %016x; its jobs are on the other nodes. To join anew, start with an empty data directory and --join", r.Node, r.Cluster)
+}
+
+// remove records that the node was removed from its cluster, and tells whoever runs it.
+func (p *peers) remove() {
+	p.mu.Lock()
+	record := p.record
+	p.mu.Unlock()
+	if record == nil {
+		return
+	}
+	p.out.Do(func() {
+		gone := *record
+		gone.State = founding.Removed
+		if err := founding.Write(vfs.OS(), p.dir, &gone); err != nil {
+			p.logger.Error("the removal of this node could not be recorded", "err", err)
+		}
+		close(p.removed)
+	})
+}
+
+// configure makes the engine one of several.
+func (p *peers) configure(ctx context.Context, o *engine.Options) (err error) {
+	record := p.membership()
+	o.Cluster, o.Node, o.Shards = record.Cluster, record.Node, record.Shards
+	o.Transport, o.Forwarder = p.transport, p
+	o.Hosted = func(h *host.Host) { p.host.Store(h) }
+	o.Serving = func(e *engine.Engine) { p.engine.Store(e) }
+	o.Replicas, err = p.replicas(ctx)
+	return err
+}
+
+// halt ends the goroutines.
+func (p *peers) halt() {
+	p.cancel()
+	p.running.Wait()
+}
+
+// close ends the goroutines and the connections.
+func (p *peers) close() error {
+	p.halt()
+	if p.transport == nil {
+		return nil
+	}
+	return p.transport.Close()
+}
+
+// poke says that something changed that openPeers may wait for.
+func (p *peers) poke() {
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Receive implements transport.Handler.
+func (p *peers) Receive(from uint64, id uint16, messages []*raftpb.Message) {
+	if h := p.host.Load(); h != nil {
+		h.Receive(from, id, messages)
+	}
+}
+
+// ReceiveTransfer implements transport.Handler.
+func (p *peers) ReceiveTransfer(from uint64, id uint16, kind uint8, data []byte) {
+	if h := p.host.Load(); h != nil {
+		h.ReceiveTransfer(from, id, kind, data)
+	}
+}
+
+// PeerUp implements transport.Handler.
+func (p *peers) PeerUp(node uint64) {
+	if h := p.host.Load(); h != nil {
+		h.PeerUp(node)
+	}
+}
+
+// PeerDown implements transport.Handler.
+func (p *peers) PeerDown(node uint64, cause error) {
+	if h := p.host.Load(); h != nil {
+		h.PeerDown(node, cause)
+	}
+}
+
+// errStarting answers the engine's calls before there is one: nothing has happened.
+var errStarting = errors.New("the node is starting")
+
+// ServeCall implements transport.Handler.
+func (p *peers) ServeCall(ctx context.Context, from uint64, kind uint8, body []byte) ([]byte, error) {
+	if kind < callsFrom {
+		e := p.engine.Load()
+		if e == nil {
+			return nil, errStarting
+		}
+		return e.ServeCall(ctx, from, kind, body)
+	}
+	switch kind {
+	case callAdopt:
+		return serveCall(body, func(in *adoption) (any, error) { return p.adopt(in) })
+	case callReport:
+		return serveCall(body, func(*struct{}) (any, error) { return p.report(ctx) })
+	case callWish:
+		return serveCall(body, func(in *wish) (any, error) { return p.grant(ctx, in), nil })
+	case callJoin:
+		return serveCall(body, func(in *founding.Join) (any, error) { return p.admit(ctx, in), nil })
+	case callRemoved:
+		p.remove()
+		return []byte("{}"), nil
+	}
+	return nil, fmt.Errorf("a call of kind %d, which this version does not know", kind)
+}
+
+// serveCall decodes a call's body and encodes its answer.
+func serveCall[In any](body []byte, f func(*In) (any, error)) ([]byte, error) {
+	in := new(In)
+	if err := json.Unmarshal(body, in); err != nil {
+		return nil, err
+	}
+	out, err := f(in)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(out)
+}
+
+// ask makes a call about membership to another node.
+func ask[Out any](ctx context.Context, p *peers, node shard.NodeID, kind uint8, in any) (*Out, error) {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callWait)
+	defer cancel()
+	answer, err := p.transport.Call(ctx, uint64(node), kind, body)
+	if err != nil {
+		return nil, err
+	}
+	out := new(Out)
+	return out, json.Unmarshal(answer, out)
+}
+
+// Call implements engine.Forwarder.
+func (p *peers) Call(ctx context.Context, node uint64, kind uint8, body []byte) ([]byte, error) {
+	return p.transport.Call(ctx, node, kind, body)
+}
+
+// Undelivered implements engine.Forwarder.
+func (p *peers) Undelivered(err error) bool {
+	if far, ok := errors.AsType[*transport.RemoteError](err); ok {
+		return far.Text == errStarting.Error()
+	}
+	return p.transport.Undelivered(err)
+}
+
+// adoption tells a node which replica of a shard it has.
+type adoption struct {
+	Shard   shard.ID        `json:"shard"`
+	Replica shard.ReplicaID `json:"replica"`
+}
+
+// adopt takes what a shard's leader says. A node that runs has all its replicas.
+func (p *peers) adopt(a *adoption) (any, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.record == nil || uint64(a.Replica.Node()) != p.record.Node || int(a.Shard) > p.record.Shards:
+		return nil, fmt.Errorf("replica %s of shard %d is not one of this node", a.Replica, a.Shard)
+	case p.host.Load() == nil && a.Replica.Birth() >= p.adopted[a.Shard].Birth():
+		p.adopted[a.Shard] = a.Replica
+		p.poke()
+	}
+	return struct{}{}, nil
+}
