@@ -49,7 +49,8 @@ func (e *Engine) fetchAcross(ctx context.Context, r *FetchRequest, legs []leg, w
 		moved, began := e.host.Moved(), time.Now()
 		sites := e.sites(legs)
 		jobs, end, err := e.fetchOn(ctx, r, legs, sites, w, until, missing, view, moved)
-		if err != nil && asError(err).Code == CodeUnknownOutcome && r.Wait > 0 && ctx.Err() == nil && !e.doubtful(ctx, w, legs) {
+		if err != nil && asError(err).Code == CodeUnknownOutcome && r.Wait > 0 {
+			// Jobs may have been leased that the worker will never hear of. They come to light when it says next what it holds.
 			end, err = endMoved, nil
 		}
 		if time.Since(began) > searchPauseMax {
@@ -252,22 +253,4 @@ func (e *Engine) giveBack(jobs []FetchedJob) {
 			e.release(p, some)
 		}
 	}
-}
-
-// doubtful tells whether a lost answer, with which jobs may have been leased that the worker will never hear of, is a reason to end a
-// fetch. A worker that holds nothing there goes on. Another one has to say what it knows: the error makes its client connect anew,
-// and then what is unknown to it is given back. Leases without a worker run out by themselves.
-func (e *Engine) doubtful(ctx context.Context, w *worker, legs []leg) bool {
-	if w == nil {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(ctx, w.ttl)
-	defer cancel()
-	for _, l := range legs {
-		f, err := e.ask(ctx, &query{Kind: queryHolders, Shard: l.pump.shard, Workers: []WorkerID{w.id}})
-		if err != nil || len(f.Holders) > 0 {
-			return true
-		}
-	}
-	return false
 }

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,6 +123,32 @@ func TestNewQueueIsKnownEverywhere(t *testing.T) {
 		}
 		_, err := c.nodes[2].Queue(t.Context(), "never")
 		wantError(t, err, CodeNotFound, ReasonQueueNotFound)
+	})
+}
+
+// TestUpdatesOnAllNodes: updates of a queue's settings by different nodes at once are each applied to what the one before it left.
+func TestUpdatesOnAllNodes(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *fleet) {
+		const each = 10
+		before, err := c.nodes[1].UpdateQueue(t.Context(), "q", func(s *Settings) { s.DepthMax = 1000 })
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		for _, e := range c.nodes {
+			all.Go(func() {
+				for range each {
+					if _, err := e.UpdateQueue(context.Background(), "q", func(s *Settings) { s.DepthMax++ }); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		all.Wait()
+		after, err := c.nodes[3].Queue(t.Context(), "q")
+		if err != nil || after.Info.Settings.DepthMax != before.Info.Settings.DepthMax+3*each {
+			t.Fatalf("the depth is %d, %v", after.Info.Settings.DepthMax, err)
+		}
 	})
 }
 

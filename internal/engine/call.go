@@ -33,7 +33,7 @@ type call struct {
 	adds     []laneCount // jobs that are ready once the command is applied
 	urgent   bool        // ends or tends jobs: admitted past the ordinary limit
 	ends     bool        // its first item ends an attempt: a sample for the run histogram
-	foreign  bool        // another node forwarded it: it is not forwarded again
+	foreign  bool        // it goes to no other node, mostly since another one forwarded it
 	patience time.Time   // until when it waits for a leader; for an outlet
 	state    atomic.Uint32
 	done     chan struct{} // one token per answer

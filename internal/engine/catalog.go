@@ -161,21 +161,35 @@ func (p *catalogPump) Restore(r io.Reader) error {
 // propose sends one catalog command through the log and returns its result, when this node's replica has it too: who was told of a
 // change sees it here. A refusal is an error.
 func (p *catalogPump) propose(ctx context.Context, encode func(dst []byte) []byte) (cluster.Result, error) {
+	r, index, err := p.send(ctx, p.newCall(), encode)
+	if err != nil {
+		return r, err
+	}
+	if err := p.reach.await(ctx, index); err != nil {
+		return cluster.Result{}, err
+	}
+	return r, nil
+}
+
+// proposeHere is propose on the node that leads the catalog: the command goes to no other.
+func (p *catalogPump) proposeHere(ctx context.Context, encode func(dst []byte) []byte) (cluster.Result, uint64, error) {
 	c := p.newCall()
+	c.foreign = true
+	return p.send(ctx, c, encode)
+}
+
+func (p *catalogPump) send(ctx context.Context, c *call, encode func(dst []byte) []byte) (cluster.Result, uint64, error) {
 	c.urgent = true
 	c.items.Add(encode)
 	if err := p.do(ctx, c); err != nil {
-		return cluster.Result{}, err
+		return cluster.Result{}, 0, err
 	}
-	if err := p.reach.await(ctx, c.index); err != nil {
-		return cluster.Result{}, err
-	}
-	r := c.catalog[0]
+	r, index := c.catalog[0], c.index
 	c.free()
 	if err := catalogRefusal(r); err != nil {
-		return r, err
+		return r, index, err
 	}
-	return r, nil
+	return r, index, nil
 }
 
 // reach tells how far this node's replica of the catalog has come. Any goroutine may call its methods.

@@ -66,7 +66,7 @@ func (f *flight) reset() {
 // submit hands a call in, or says why not. While another node leads the shard, the call goes there.
 func (d *desk) submit(c *call) error {
 	err := d.submitHere(c)
-	if err != nil && d.away != nil && err.Reason == ReasonNotLeader {
+	if err != nil && d.away != nil && !c.foreign && err.Reason == ReasonNotLeader {
 		return d.sendAway(c)
 	}
 	if err != nil {

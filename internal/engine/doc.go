@@ -35,8 +35,8 @@
 //   - Reads are typed queries, answered by the shard's leader after it made sure that it still leads.
 //   - A fetch asks one node after the other. When there is no work it parks on all of them; what comes first is the caller's, and what
 //     comes second is given back. A fetch at another node is stopped by name and its answer waited for, never just
-//     abandoned: an answer that nobody reads would leave leases with nobody. When an answer is lost with its connection, a
-//     worker that may hold such leases is made to connect anew, and ResumeWorker gives them back.
+//     abandoned: an answer that nobody reads would leave leases with nobody. What an answer leased that is lost with its
+//     connection comes to light when the worker says what it holds: see ResumeWorker.
 //   - A catalog command is answered when the node that was asked has applied it: who was told of a change sees it there.
 //   - A worker is connected to one node. Its heartbeats are soft state: its node tells the one that leads the catalog, and
 //     only that one judges who was silent; see beats.go. What a shard wants to tell a worker goes to the node that spoke for
@@ -48,6 +48,7 @@
 //
 //	monitor     one: tells who was heard, or judges who was silent; gives back what workers do not know of
 //	learner     one with other nodes: routes follow the catalog; settings that did not reach their shard are brought there
+//	usher       one with other nodes: ends calls to nodes that lead no more
 //	creation    one for each queue in the making
 //	sender      up to OutletSendersMax for each shard that another node leads, while commands wait for it
 //	courier     one for each other node while there are notices for its workers

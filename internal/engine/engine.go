@@ -36,6 +36,7 @@ type Engine struct {
 
 	learn    chan struct{} // the catalog's queues changed
 	courier  courier
+	usher    usher
 	judges   atomic.Uint64 // the newest term of the catalog in which this node judges workers
 	visitors visitors      // fetches of other nodes
 	fetches  atomic.Uint64 // the newest name of a fetch at another node
@@ -72,6 +73,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 		creations: make(map[string]*creation),
 		learn:     make(chan struct{}, 1),
 	}
+	e.usher.guests = make(map[uint64]guest)
 	e.visitors.all = make(map[visitor]context.CancelFunc)
 	e.courier = courier{engine: e, waiting: make(map[uint64][]addressed), sending: make(map[uint64]bool)}
 	e.background, e.cancel = context.WithCancel(context.Background())
@@ -85,6 +87,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	bring := e.reconcile
 	if e.clustered() {
 		bring = e.join
+		e.spawn(e.watchLeaders)
 	}
 	if err := bring(ctx); err != nil {
 		return nil, errors.Join(err, e.Close(ctx))

@@ -32,6 +32,7 @@ const (
 	ReasonNotLeader      = "NOT_LEADER"
 	ReasonStopping       = "STOPPING"
 	ReasonUnreachable    = "UNREACHABLE"
+	ReasonConflict       = "CONFLICT"
 	ReasonDropped        = "NOT_PROPOSED"
 	ReasonUnknownOutcome = "UNKNOWN_OUTCOME"
 	ReasonDeadline       = "DEADLINE"

@@ -115,6 +115,39 @@ func TestFailoverIsLatency(t *testing.T) {
 	})
 }
 
+// TestSilentLeader: when the leader's machine is gone and its connections do not know it, requests go on as soon as another node leads.
+func TestSilentLeader(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *fleet) {
+		name := c.queueOn(2)
+		e := c.nodes[1]
+		ids := enqueue(t, e, jobs(name, 2)...)
+		c.net.mu.Lock()
+		c.net.mute[2] = true
+		c.net.mu.Unlock()
+		at := time.Now()
+		lost := make(chan error, 1)
+		go func() {
+			_, err := e.Enqueue(context.Background(), &EnqueueRequest{Jobs: jobs(name, 1)}, nil)
+			lost <- err
+		}()
+		if s := state(t, e, ids[1]); s != queue.StateReady {
+			t.Errorf("the job is %v", s)
+		}
+		enqueue(t, e, jobs(name, 1)...)
+		wantError(t, <-lost, CodeUnknownOutcome, ReasonUnknownOutcome)
+		if got := fetchJobs(t, e, 0, 1, name); len(got) != 1 {
+			t.Errorf("%+v", got)
+		}
+		if took := time.Since(at); took > 3*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		c.net.mu.Lock()
+		c.net.mute[2] = false
+		c.net.mu.Unlock()
+		c.leader(2)
+	})
+}
+
 // TestConnectionBreaks: what was sent and got no answer has an unknown outcome, and its repeat under the session is the same operation;
 // what was not sent goes elsewhere or waits.
 func TestConnectionBreaks(t *testing.T) {
@@ -152,8 +185,7 @@ func TestConnectionBreaks(t *testing.T) {
 	})
 }
 
-// TestLostFetchAnswer: jobs whose fetch got no answer run out by themselves without a worker. A worker that holds nothing there goes on at
-// once; another one is told to come back and say what it holds, and then they are given back.
+// TestLostFetchAnswer: a fetch whose answer is lost goes on, and jobs that came with it are given back when the worker says what it holds.
 func TestLostFetchAnswer(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *fleet) {
 		name := c.queueOn(2)
@@ -167,13 +199,12 @@ func TestLostFetchAnswer(t *testing.T) {
 		stop := beating(e, w)
 		defer stop()
 		lose()
-		got := e.fetchAside(t.Context(), &FetchRequest{Worker: w, Queues: []string{name}, Max: 5, Wait: time.Second})
-		if f := <-got; f.err != nil || len(f.jobs) != 0 {
-			t.Fatalf("%+v, %v; the worker holds nothing", f.jobs, f.err)
-		}
 		ids := enqueue(t, e, jobs(name, 1)...)
+		if jobs, err := e.Fetch(t.Context(), &FetchRequest{Worker: w, Queues: []string{name}, Max: 5, Wait: time.Second}); err != nil || len(jobs) != 0 {
+			t.Fatalf("%+v, %v", jobs, err)
+		}
 		lose()
-		_, err := e.Fetch(t.Context(), &FetchRequest{Worker: w, Queues: []string{name}, Max: 5, Wait: time.Second})
+		_, err := e.Fetch(t.Context(), &FetchRequest{Worker: w, Queues: []string{name}, Max: 5})
 		wantError(t, err, CodeUnknownOutcome, ReasonUnknownOutcome)
 		if s := state(t, e, ids[0]); s != queue.StateRunning {
 			t.Fatalf("the job is %v", s)

@@ -220,7 +220,10 @@ func (e *Engine) fetchThere(ctx context.Context, node uint64, r *FetchRequest, l
 	defer close(ended)
 	stop := context.AfterFunc(ctx, func() { e.stopFetch(node, f.id, ended) })
 	defer stop()
-	answer, _, err := e.callFor(e.calls, max(0, wait)+fetchCallGrace, node, callFetch, appendFarFetch([]byte{forwardVersion}, &f))
+	call, cancel := context.WithCancel(e.calls)
+	defer cancel()
+	defer e.usher.leave(e.usher.enter(legs[0].pump.shard, node, cancel))
+	answer, _, err := e.callFor(call, max(0, wait)+fetchCallGrace, node, callFetch, appendFarFetch([]byte{forwardVersion}, &f))
 	if err != nil {
 		return nil, err
 	}

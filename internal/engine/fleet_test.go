@@ -28,6 +28,7 @@ type network struct {
 	hosts   map[uint64]*host.Host // guarded by mu
 	engines map[uint64]*Engine    // guarded by mu
 	cut     map[uint64]bool       // guarded by mu
+	mute    map[uint64]bool       // guarded by mu; what is sent there gets lost, and no connection breaks
 	broken  chan struct{}         // guarded by mu; closed when calls under way lose their connections
 	calls   map[uint8]int         // guarded by mu; made, by kind
 	lose    map[uint8]int         // guarded by mu; of how many calls of a kind the answers get lost
@@ -63,10 +64,16 @@ func (n *network) cutOff(node uint64, cut bool) {
 	n.hangUp()
 }
 
+func (n *network) isMute(from, to uint64) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.mute[from] || n.mute[to]
+}
+
 func (w wire) Send(to uint64, id uint16, messages []*raftpb.Message) bool {
 	h, _, _ := w.net.link(w.from, to)
-	if h == nil {
-		return false
+	if h == nil || w.net.isMute(w.from, to) {
+		return h != nil
 	}
 	var copies []*raftpb.Message
 	for _, m := range messages {
@@ -113,6 +120,9 @@ func (w wire) Call(ctx context.Context, node uint64, kind uint8, body []byte) ([
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	body = slices.Clone(body)
 	go func() {
+		if w.net.isMute(w.from, node) {
+			return
+		}
 		answer, err := e.ServeCall(serving, w.from, kind, body)
 		done <- result{answer, err}
 	}()
@@ -153,7 +163,7 @@ func found(t testing.TB) *fleet {
 	c := &fleet{
 		t: t, shards: 3, nodes: map[uint64]*Engine{}, disks: map[uint64]*vfs.Sim{},
 		net: &network{
-			hosts: map[uint64]*host.Host{}, engines: map[uint64]*Engine{}, cut: map[uint64]bool{}, broken: make(chan struct{}),
+			hosts: map[uint64]*host.Host{}, engines: map[uint64]*Engine{}, cut: map[uint64]bool{}, mute: map[uint64]bool{}, broken: make(chan struct{}),
 			calls: map[uint8]int{}, lose: map[uint8]int{},
 		},
 	}

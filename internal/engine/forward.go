@@ -79,6 +79,15 @@ func (e *Engine) call(ctx context.Context, node uint64, kind uint8, body []byte)
 	return e.callFor(ctx, ForwardWaitMax, node, kind, body)
 }
 
+// callLeader is call to the node that leads a shard. When another one leads it, the answer is waited for a little and then no more: the
+// node is gone, or cut off, and the connection does not know it yet.
+func (e *Engine) callLeader(ctx context.Context, id shard.ID, node uint64, kind uint8, body []byte) (r reader, untouched bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer e.usher.leave(e.usher.enter(id, node, cancel))
+	return e.call(ctx, node, kind, body)
+}
+
 // callFor is call for one that may take so long.
 func (e *Engine) callFor(ctx context.Context, wait time.Duration, node uint64, kind uint8, body []byte) (r reader, untouched bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)

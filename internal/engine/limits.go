@@ -25,6 +25,8 @@ const (
 	ParkedFetchesMax = 100_000
 	// FetchBytesMax bounds the jobs that one fetch leases, all their fields counted, and small ones as queue.SmallJobBytes.
 	FetchBytesMax = 16 << 20
+	// farListBytesMax is where a list of jobs is cut whose answer goes to another node.
+	farListBytesMax = ForwardBytesMax / 4
 	// farFetchBytesMax is FetchBytesMax for a fetch whose answer goes to another node.
 	farFetchBytesMax = 6 << 20
 	// FinishMax is how many attempts one Finish may end.
@@ -80,6 +82,8 @@ const (
 	forwardItemsMax    = 8192
 	// errorTextMax bounds each text of an error between nodes; what is longer is cut.
 	errorTextMax = 2 << 10
+	// movedGrace is how long the answer of a node is waited for after another one leads the shard.
+	movedGrace = 250 * time.Millisecond
 	// fetchSlack is how much later than its wait a fetch ends that another node does not answer in time.
 	fetchSlack = time.Second
 	// fetchCallGrace is how much longer than its wait a fetch at another node may take.

@@ -178,7 +178,7 @@ func (o *outlet) exchange(node uint64) (again []*call, failed error) {
 		return nil, nil
 	}
 	body := appendCommands(nil, o.desk.shard, calls)
-	r, untouched, err := o.engine.call(o.engine.calls, node, callCommands, body)
+	r, untouched, err := o.engine.callLeader(o.engine.calls, o.desk.shard, node, callCommands, body)
 	switch {
 	case untouched:
 		return calls, err

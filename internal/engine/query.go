@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/queue"
 	"github.com/beaver-raft/beaver/internal/shard"
 )
@@ -27,6 +28,7 @@ const (
 	queryJudge   queryKind = 10 // which of the leases that a worker names it lost or should stop
 	queryWorkers queryKind = 11 // the registered workers, at the catalog
 	querySignal  queryKind = 12 // not a question: what a worker shall do, at the catalog
+	queryChange  queryKind = 13 // not a question: a queue's settings, at the catalog
 )
 
 // query is a read of one shard. What a kind does not need is left out.
@@ -43,6 +45,7 @@ type query struct {
 	Workers []WorkerID    `json:",omitzero"`
 	Held    []heldLease   `json:",omitzero"`
 	Wish    WorkerState   `json:",omitzero"`
+	Change  *queueChange  `json:",omitzero"`
 	From    uint64        `json:"-"` // the node that asks; 0: this one
 }
 
@@ -70,6 +73,7 @@ type findings struct {
 	Cancel   []heldLease         `json:",omitzero"`
 	Lost     []heldLease         `json:",omitzero"`
 	Workers  []seenWorker        `json:",omitzero"`
+	Changed  *cluster.Queue      `json:",omitzero"`
 }
 
 // seenWorker is what the node that leads the catalog has heard of a worker.
@@ -79,7 +83,7 @@ type seenWorker struct {
 	Wish   WorkerState
 }
 
-// ask answers a query here or, when another node leads the shard, there. A read that got no answer is asked again.
+// ask answers a query here or, when another node leads the shard, there. A read that got no answer is asked again; a change is not.
 func (e *Engine) ask(ctx context.Context, q *query) (*findings, error) {
 	if !e.clustered() {
 		return e.answer(ctx, q)
@@ -97,7 +101,7 @@ func (e *Engine) ask(ctx context.Context, q *query) (*findings, error) {
 			f, err = e.askNode(ctx, node, q)
 		}
 		own := asErrorOrNil(err)
-		if own == nil || ctx.Err() != nil || !nothingHappened(own) && own.Code != CodeUnknownOutcome && own.Reason != ReasonUnreachable {
+		if own == nil || ctx.Err() != nil || !nothingHappened(own) && (own.Code != CodeUnknownOutcome || q.Kind == queryChange) && own.Reason != ReasonUnreachable {
 			return f, err
 		}
 		s.failed(own)
@@ -113,7 +117,7 @@ func (e *Engine) askNode(ctx context.Context, node uint64, q *query) (*findings,
 	if len(body)+1 > ForwardBytesMax {
 		return nil, newError(CodeResourceExhausted, ReasonTooLarge, "the request is too large to be forwarded to node %d: %d bytes, %d are possible", node, len(body), ForwardBytesMax)
 	}
-	r, _, err := e.call(ctx, node, callQuery, append([]byte{forwardVersion}, body...))
+	r, _, err := e.callLeader(ctx, q.Shard, node, callQuery, append([]byte{forwardVersion}, body...))
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, contextError(ctx.Err())
@@ -194,7 +198,7 @@ func (e *Engine) answer(ctx context.Context, q *query) (*findings, error) {
 	case queryJudge:
 		e.workers.seenBy(q.Worker, q.From)
 		look = func() { p.judge(q, f) }
-	case queryIndex, queryWorkers, querySignal:
+	case queryIndex, queryWorkers, querySignal, queryChange:
 		return nil, errForwardVersion(q.From)
 	default:
 		return nil, errForwardVersion(q.From)
@@ -222,6 +226,11 @@ func (e *Engine) answerCatalog(ctx context.Context, q *query) (*findings, error)
 	}
 	switch q.Kind {
 	case queryIndex:
+	case queryChange:
+		if q.Change == nil {
+			return nil, errForwardVersion(q.From)
+		}
+		return e.changeHere(ctx, q.Change)
 	case queryWorkers:
 		if e.clustered() {
 			f.Workers = e.workers.seen()

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/queue"
@@ -18,30 +19,36 @@ func (e *Engine) ConfigureQueue(ctx context.Context, name string, s Settings) (Q
 }
 
 // UpdateQueue changes a queue's settings by edit, which sees the present ones: defaults, when the queue is made by this
-// call. Updates come one after the other, and each edit sees what the one before it left.
+// call. Updates come one after the other, on whatever nodes, and each edit sees what the one before it left: it is called again when
+// another one came first.
 func (e *Engine) UpdateQueue(ctx context.Context, name string, edit func(*Settings)) (QueueStatus, error) {
 	if !cluster.ValidQueueName(name) {
 		return QueueStatus{}, badQueueName("queue", name)
 	}
-	e.naming.Lock()
-	defer e.naming.Unlock()
-	settings := queue.DefaultSettings()
-	if err := e.readCatalog(ctx, func() {
-		if q, ok := e.catalog.catalog.Queue(name); ok {
-			settings = q.Settings
+	for {
+		old := cluster.Queue{Settings: queue.DefaultSettings()}
+		if err := e.readCatalog(ctx, func() {
+			if q, ok := e.catalog.catalog.Queue(name); ok {
+				old = q
+			}
+		}); err != nil {
+			return QueueStatus{}, err
 		}
-	}); err != nil {
-		return QueueStatus{}, err
+		settings := old.Settings
+		settings.Retry.List = slices.Clone(settings.Retry.List) // records are shared
+		edit(&settings)
+		settings = settings.WithDefaults()
+		if err := settings.Validate(); err != nil {
+			return QueueStatus{}, fieldError(err)
+		}
+		if _, err := e.ensureQueue(ctx, name); err != nil {
+			return QueueStatus{}, err
+		}
+		s, err := e.changeQueue(ctx, &queueChange{Name: name, From: max(old.Version, 1), Settings: &settings})
+		if err == nil || asError(err).Reason != ReasonConflict {
+			return s, err
+		}
 	}
-	edit(&settings)
-	settings = settings.WithDefaults()
-	if err := settings.Validate(); err != nil {
-		return QueueStatus{}, fieldError(err)
-	}
-	if _, err := e.ensureQueue(ctx, name); err != nil {
-		return QueueStatus{}, err
-	}
-	return e.changeQueue(ctx, name, func(dst []byte) []byte { return cluster.AppendConfigureQueue(dst, name, &settings) })
 }
 
 // PauseQueue stops a queue's jobs from being fetched; running ones go on.
@@ -58,22 +65,57 @@ func (e *Engine) setPaused(ctx context.Context, name string, paused bool) (Queue
 	if _, err := e.existing(ctx, name); err != nil {
 		return QueueStatus{}, err
 	}
-	e.naming.Lock()
-	defer e.naming.Unlock()
-	return e.changeQueue(ctx, name, func(dst []byte) []byte { return cluster.AppendPauseQueue(dst, name, paused) })
+	return e.changeQueue(ctx, &queueChange{Name: name, Paused: paused})
+}
+
+// queueChange is a change of a queue's settings: of all, if they are still those of a version, or of whether it is paused.
+type queueChange struct {
+	Name     string
+	From     uint64    `json:",omitzero"`
+	Settings *Settings `json:",omitzero"`
+	Paused   bool      `json:",omitzero"`
 }
 
 // changeQueue changes a queue's record in the catalog and brings the settings to its shard. When it fails in between,
-// repeating it or the next start completes it.
-func (e *Engine) changeQueue(ctx context.Context, name string, encode func(dst []byte) []byte) (QueueStatus, error) {
-	r, err := e.catalog.propose(ctx, encode)
+// repeating it completes it, or the node that leads the shard does.
+func (e *Engine) changeQueue(ctx context.Context, change *queueChange) (QueueStatus, error) {
+	f, err := e.ask(ctx, &query{Kind: queryChange, Shard: catalogShard, Change: change})
 	if err != nil {
 		return QueueStatus{}, err
 	}
-	if err := e.configureShard(ctx, &r.Queue); err != nil {
+	if err := e.catalog.reach.await(ctx, f.Index); err != nil {
 		return QueueStatus{}, err
 	}
-	return e.Queue(ctx, name)
+	if err := e.configureShard(ctx, f.Changed); err != nil {
+		return QueueStatus{}, err
+	}
+	return e.Queue(ctx, change.Name)
+}
+
+// changeHere answers queryChange. The lock keeps what it compares as it is until the change is applied: changes are made on the node
+// that leads the catalog alone, and one that loses the lead in between has its command refused.
+func (e *Engine) changeHere(ctx context.Context, change *queueChange) (*findings, error) {
+	e.naming.Lock()
+	defer e.naming.Unlock()
+	encode := func(dst []byte) []byte { return cluster.AppendPauseQueue(dst, change.Name, change.Paused) }
+	if change.Settings != nil {
+		version := uint64(0)
+		if err := e.host.Read(ctx, catalogShard, func() {
+			q, _ := e.catalog.catalog.Queue(change.Name)
+			version = q.Version
+		}); err != nil {
+			return nil, hostError(err)
+		}
+		if version != change.From {
+			return nil, newError(CodeAborted, ReasonConflict, "the queue's settings were changed by somebody else at the same time; look at them and try again")
+		}
+		encode = func(dst []byte) []byte { return cluster.AppendConfigureQueue(dst, change.Name, change.Settings) }
+	}
+	r, index, err := e.catalog.proposeHere(ctx, encode)
+	if err != nil {
+		return nil, err
+	}
+	return &findings{Index: index, Changed: &r.Queue}, nil
 }
 
 // Queue returns one queue's status.

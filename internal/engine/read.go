@@ -163,13 +163,14 @@ func (e *Engine) List(ctx context.Context, r ListRequest) ([]JobDetail, string, 
 	return f.Jobs, formatCursor(f.Cursor), nil
 }
 
-// listHere answers queryList.
+// listHere answers queryList. What goes to another node is cut where it gets too large, and goes on from there.
 func (e *Engine) listHere(ctx context.Context, p *pump, q *query) (*findings, error) {
 	infos, cursor, err := e.pageHere(ctx, p, q)
 	if err != nil {
 		return nil, err
 	}
 	jobs := make([]JobDetail, 0, len(infos))
+	bytes := 0
 	for _, info := range infos {
 		d := JobDetail{Info: info, ID: JobID{Shard: uint16(p.shard), Pos: info.Pos}}
 		if d.Spec, d.HasSpec, err = e.spec(d.ID); err != nil {
@@ -180,8 +181,20 @@ func (e *Engine) listHere(ctx context.Context, p *pump, q *query) (*findings, er
 		}
 		e.describe(&d, q.Full)
 		jobs = append(jobs, d)
+		if bytes += d.bytes(); q.From != 0 && bytes > farListBytesMax && len(jobs) < len(infos) {
+			return &findings{Jobs: jobs, Cursor: cursorAfter(q.State, &info)}, nil
+		}
 	}
 	return &findings{Jobs: jobs, Cursor: cursor}, nil
+}
+
+// bytes is about how long a job is that is sent to another node.
+func (d *JobDetail) bytes() int {
+	n := len(d.Spec.Payload) + len(d.Result) + len(d.Progress)
+	for i := range d.Errors {
+		n += len(d.Errors[i].Message) + len(d.Errors[i].Stack)
+	}
+	return n
 }
 
 // pageHere reads rows until there are some or the listing ends: the machine's own pages may be short.
