@@ -72,6 +72,7 @@ func TestKill(t *testing.T) {
 	}
 	t.Logf("all rounds are over; drain")
 	stopProducing()
+	l.making.Wait() // what is on its way is stored, or is not, before anybody counts
 	tidy.Store(true)
 	drain(t, client)
 	stopConsuming()

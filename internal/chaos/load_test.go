@@ -27,7 +27,8 @@ type load struct {
 	history *history
 	seed    uint64
 	next    atomic.Int64
-	wg      sync.WaitGroup
+	making  sync.WaitGroup // producers
+	wg      sync.WaitGroup // consumers
 }
 
 func newLoad(client *beaver.Client, h *history, seed uint64) *load {
@@ -38,7 +39,7 @@ func newLoad(client *beaver.Client, h *history, seed uint64) *load {
 func (l *load) produce(ctx context.Context, n int) {
 	for i := range n {
 		rng := rand.New(rand.NewPCG(l.seed, uint64(i)))
-		l.wg.Go(func() {
+		l.making.Go(func() {
 			for ctx.Err() == nil {
 				enqueued, completed := l.history.counts()
 				switch {
