@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/binary"
+	"log/slog"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
@@ -12,6 +13,52 @@ import (
 // in a worker's TTL, and is told what they shall do. A new leader gives everybody a full TTL first. One that lost the lead and
 // does not know it yet can dismiss nobody: it asks the others whether it leads. Should two nodes dismiss the same worker after all,
 // the second finds no lease of it, since ids of workers are never given twice, and changes nothing.
+
+// pulse is the goroutine that nothing holds up: several times in a TTL it tells the node that judges which workers were heard here. It
+// also finds out when the node itself stood still. Then nobody could reach it: the workers' silence is its own, and they get a full TTL.
+func (e *Engine) pulse() {
+	ticker := time.NewTicker(e.pulseInterval())
+	defer ticker.Stop()
+	for {
+		if e.stoodStill() {
+			for _, w := range e.workers.all() {
+				w.touch()
+			}
+		}
+		e.pulsed.Store(int64(e.workers.now()))
+		lead, _ := e.host.LeadershipOf(catalogShard)
+		if e.clustered() && !lead.Leading && lead.Leader != 0 {
+			if err := e.reportBeats(e.background, uint64(lead.Leader)); err != nil && e.background.Err() == nil {
+				e.opts.Logger.Warn("the catalog's leader could not be told which workers live", slog.Uint64("node", uint64(lead.Leader)), slog.Any("error", err))
+			}
+			e.pulsed.Store(int64(e.workers.now())) // it waited for another node, and not for itself
+		}
+		select {
+		case <-ticker.C:
+		case <-e.background.Done():
+			return
+		}
+	}
+}
+
+func (e *Engine) pulseInterval() time.Duration { return e.opts.WorkerTTL / pulseShare }
+
+// stoodStill reports whether the pulse missed its turn by much.
+func (e *Engine) stoodStill() bool {
+	return e.workers.now()-time.Duration(e.pulsed.Load()) > e.pulseInterval()+e.opts.WorkerTTL/2
+}
+
+// judging reports whether this node decides which workers are lost.
+func (e *Engine) judging() bool {
+	if e.stoodStill() {
+		return false // as long as the pulse has not made up for it
+	}
+	if !e.clustered() {
+		return true
+	}
+	lead, _ := e.host.LeadershipOf(catalogShard)
+	return lead.Leading && e.judges.Load() == lead.Term
+}
 
 // beat is a worker's sign of life on its way to the node that judges.
 type beat struct {
@@ -36,9 +83,9 @@ func (e *Engine) reportBeats(ctx context.Context, leader uint64) error {
 	if len(beats) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.opts.WorkerTTL)
+	ctx, cancel := context.WithTimeout(ctx, e.pulseInterval())
 	defer cancel()
-	r, _, err := e.call(ctx, leader, callBeats, appendBeats([]byte{forwardVersion}, beats))
+	r, _, err := e.callLeader(ctx, catalogShard, leader, callBeats, appendBeats([]byte{forwardVersion}, beats))
 	if err != nil {
 		return err
 	}

@@ -166,7 +166,7 @@ func (p *catalogPump) propose(ctx context.Context, encode func(dst []byte) []byt
 		return r, err
 	}
 	if err := p.reach.await(ctx, index); err != nil {
-		return cluster.Result{}, err
+		return cluster.Result{}, errUnknownOutcome(err) // it is done, and does not show here
 	}
 	return r, nil
 }
@@ -232,9 +232,9 @@ func (r *reach) await(ctx context.Context, index uint64) error {
 		select {
 		case <-further:
 		case <-timer.C:
-			return newError(CodeUnknownOutcome, ReasonUnknownOutcome, "the cluster's catalog was asked, and this node is too far behind to know it; ask another node")
+			return newError(CodeUnavailable, ReasonBehind, "this node is too far behind the cluster's catalog; ask another node")
 		case <-ctx.Done():
-			return errUnknownOutcome(ctx.Err())
+			return contextError(ctx.Err())
 		}
 	}
 }

@@ -46,7 +46,8 @@
 //
 // Close waits for all of them.
 //
-//	monitor     one: tells who was heard, or judges who was silent; gives back what workers do not know of
+//	pulse       one: tells who was heard, and notices when the node stood still
+//	monitor     one: finds and dismisses the silent; gives back what workers do not know of
 //	learner     one with other nodes: routes follow the catalog; settings that did not reach their shard are brought there
 //	usher       one with other nodes: ends calls to nodes that lead no more
 //	creation    one for each queue in the making

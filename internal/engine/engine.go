@@ -38,6 +38,7 @@ type Engine struct {
 	courier  courier
 	usher    usher
 	judges   atomic.Uint64 // the newest term of the catalog in which this node judges workers
+	pulsed   atomic.Int64  // when the pulse came last, as beats count time
 	visitors visitors      // fetches of other nodes
 	fetches  atomic.Uint64 // the newest name of a fetch at another node
 
@@ -74,6 +75,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 		learn:     make(chan struct{}, 1),
 	}
 	e.usher.guests = make(map[uint64]guest)
+	e.fetches.Store(rand.Uint64()) // another node may still have fetches of this one's earlier life
 	e.visitors.all = make(map[visitor]context.CancelFunc)
 	e.courier = courier{engine: e, waiting: make(map[uint64][]addressed), sending: make(map[uint64]bool)}
 	e.background, e.cancel = context.WithCancel(context.Background())
@@ -92,6 +94,8 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	if err := bring(ctx); err != nil {
 		return nil, errors.Join(err, e.Close(ctx))
 	}
+	e.pulsed.Store(int64(e.workers.now()))
+	e.spawn(e.pulse)
 	e.spawn(e.monitor)
 	if e.clustered() {
 		e.spawn(e.learner)

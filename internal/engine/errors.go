@@ -33,6 +33,7 @@ const (
 	ReasonStopping       = "STOPPING"
 	ReasonUnreachable    = "UNREACHABLE"
 	ReasonConflict       = "CONFLICT"
+	ReasonBehind         = "REPLICA_BEHIND"
 	ReasonDropped        = "NOT_PROPOSED"
 	ReasonUnknownOutcome = "UNKNOWN_OUTCOME"
 	ReasonDeadline       = "DEADLINE"

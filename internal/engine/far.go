@@ -216,12 +216,18 @@ func (e *Engine) fetchThere(ctx context.Context, node uint64, r *FetchRequest, l
 	for _, l := range legs {
 		f.legs = append(f.legs, farLeg{l.pump.shard, l.queues})
 	}
-	ended := make(chan struct{})
-	defer close(ended)
-	stop := context.AfterFunc(ctx, func() { e.stopFetch(node, f.id, ended) })
-	defer stop()
 	call, cancel := context.WithCancel(e.calls)
 	defer cancel()
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		e.stopFetch(call, node, f.id)
+	})
+	defer func() {
+		if cancel(); !stop() {
+			<-stopped
+		}
+	}()
 	defer e.usher.leave(e.usher.enter(legs[0].pump.shard, node, cancel))
 	answer, _, err := e.callFor(call, max(0, wait)+fetchCallGrace, node, callFetch, appendFarFetch([]byte{forwardVersion}, &f))
 	if err != nil {
@@ -239,19 +245,14 @@ func (e *Engine) fetchThere(ctx context.Context, node uint64, r *FetchRequest, l
 	return jobs, nil
 }
 
-// stopFetch stops a fetch at another node, again and again until it has ended: the first one may overtake the fetch itself.
-func (e *Engine) stopFetch(node, id uint64, ended <-chan struct{}) {
+// stopFetch stops a fetch at another node, again and again until ctx ends with it: the first one may overtake the fetch itself.
+func (e *Engine) stopFetch(ctx context.Context, node, id uint64) {
 	body := binary.AppendUvarint([]byte{forwardVersion}, id)
-	for pause := stopPauseMin; ; pause = min(2*pause, stopPauseMax) {
-		if _, _, err := e.call(e.calls, node, callStopFetch, body); err != nil && e.calls.Err() != nil {
-			return
-		}
+	for pause := stopPauseMin; ctx.Err() == nil; pause = min(2*pause, stopPauseMax) {
+		_, _, _ = e.call(ctx, node, callStopFetch, body) // if it does not get there, the next one does, or the fetch fails
 		select {
-		case <-ended:
-			return
 		case <-time.After(pause):
-		case <-e.calls.Done():
-			return
+		case <-ctx.Done():
 		}
 	}
 }

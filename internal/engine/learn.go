@@ -86,7 +86,7 @@ func (e *Engine) learner() {
 		}
 		if err != nil && e.background.Err() == nil {
 			e.opts.Logger.Warn("queues of the catalog could not be looked up on their shards yet", slog.Any("error", err))
-			retry.Reset(searchPauseMax)
+			retry.Reset(learnPause)
 		}
 	}
 }

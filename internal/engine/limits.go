@@ -52,6 +52,9 @@ const (
 	// beatShare is the part of a worker's TTL that its heartbeat may spend on asking shards.
 	beatShare = 4
 
+	// pulseShare is how many times in a TTL a node tells which workers it heard, and looks for silent ones.
+	pulseShare = 5
+
 	// AnonymousLeaseDefault is how long a fetch without a worker holds its jobs when it does not say.
 	AnonymousLeaseDefault = time.Minute
 	// AnonymousLeaseMin is the shortest it may ask for.
@@ -95,6 +98,8 @@ const (
 	courierMax = 4096
 	// repairInterval is how often a leader looks for queues of its shards whose settings were not brought to them.
 	repairInterval = 10 * time.Second
+	// learnPause is after how long queues are looked up again whose shards could not be asked.
+	learnPause = time.Second
 	// closeGrace is for how long a node that stops lets its calls to others finish.
 	closeGrace = time.Second
 

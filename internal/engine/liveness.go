@@ -304,39 +304,23 @@ func (e *Engine) SignalWorker(ctx context.Context, id WorkerID, s WorkerState) e
 	return err
 }
 
-// monitor finds silent workers and workers that only leases know of, or tells the node that does whom it heard.
+// monitor finds silent workers, and workers that only leases know of. What it does takes its time when a shard does not answer.
 func (e *Engine) monitor() {
-	interval := e.opts.WorkerTTL / 5
-	ticker := time.NewTicker(interval)
+	ticker := time.NewTicker(e.pulseInterval())
 	defer ticker.Stop()
-	last := time.Now()
 	for round := 1; ; round++ {
 		select {
 		case <-ticker.C:
 		case <-e.background.Done():
 			return
 		}
-		// When the node itself stood still, nobody could reach it: the workers' silence is its own.
-		if now := time.Now(); now.Sub(last) > interval+e.opts.WorkerTTL/2 {
-			for _, w := range e.workers.all() {
-				w.touch()
-			}
-		}
-		last = time.Now()
-		lead, _ := e.host.LeadershipOf(catalogShard)
-		judging := !e.clustered() || lead.Leading && e.judges.Load() == lead.Term
-		if e.clustered() && !lead.Leading && lead.Leader != 0 {
-			if err := e.reportBeats(e.background, uint64(lead.Leader)); err != nil && e.background.Err() == nil {
-				e.opts.Logger.Warn("the catalog's leader could not be told which workers live", slog.Uint64("node", uint64(lead.Leader)), slog.Any("error", err))
-			}
-		}
-		if judging && round%10 == 0 {
+		if e.judging() && round%10 == 0 {
 			if err := e.adoptHolders(e.background); err != nil && e.background.Err() == nil {
 				e.opts.Logger.Warn("could not look for leases of unknown workers", slog.Any("error", err))
 			}
 		}
 		e.settleDebts()
-		e.judgeWorkers(judging)
+		e.judgeWorkers(e.judging())
 	}
 }
 

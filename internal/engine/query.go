@@ -119,7 +119,7 @@ func (e *Engine) askNode(ctx context.Context, node uint64, q *query) (*findings,
 	}
 	r, _, err := e.callLeader(ctx, q.Shard, node, callQuery, append([]byte{forwardVersion}, body...))
 	if err != nil {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && q.Kind != queryChange {
 			return nil, contextError(ctx.Err())
 		}
 		return nil, err

@@ -84,7 +84,7 @@ func (e *Engine) changeQueue(ctx context.Context, change *queueChange) (QueueSta
 		return QueueStatus{}, err
 	}
 	if err := e.catalog.reach.await(ctx, f.Index); err != nil {
-		return QueueStatus{}, err
+		return QueueStatus{}, errUnknownOutcome(err)
 	}
 	if err := e.configureShard(ctx, f.Changed); err != nil {
 		return QueueStatus{}, err

@@ -82,7 +82,7 @@ func (e *Engine) Status(ctx context.Context) (NodeStatus, error) {
 		if hs.SnapshotMillis != 0 {
 			st.SnapshotAt = time.UnixMilli(hs.SnapshotMillis)
 		}
-		if !hs.Leading {
+		if !hs.Leading && (hs.Leader == 0 || !e.clustered()) {
 			st.Problem = "it has no leader here"
 		}
 		if p := e.pump(hs.ID); p != nil {
