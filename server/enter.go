@@ -127,6 +127,9 @@ func (p *peers) introduced(ctx context.Context, from transport.Introduced, body 
 		}
 		return p.admitAnywhere(ctx, m.Join).Encode()
 	case m.Still != nil:
+		if !from.Names(m.Still.Node) {
+			return founding.Message{Refused: fmt.Sprintf("the certificate does not name node %d", m.Still.Node)}.Encode()
+		}
 		return p.still(ctx, m.Still).Encode()
 	}
 	return nil, errors.New("an introduction that asks for nothing")
@@ -276,23 +279,19 @@ func (p *peers) ticket(node *cluster.Node, nodes []cluster.Node) *founding.Recor
 	return r
 }
 
-// inquire asks the other nodes whether this one still is a member, until one knows. Nobody else could tell a node that was removed
-// while it was down.
+// inquireInterval is between two questions whether this node still is a member.
+const inquireInterval = 10 * time.Second
+
+// inquire asks the other nodes from time to time whether this one still is a member, and tells them where it is. Nobody else could
+// tell a node that was removed while it was down, and one that moved hears nothing of its groups before the others know.
 func (p *peers) inquire() {
-	own := p.membership()
-	request := founding.Message{Still: &founding.Still{Cluster: own.Cluster, Node: own.Node, Nonce: own.Nonce}}
 	for pause := askPauseMin; ; pause = min(2*pause, askPauseMax) {
-		for _, address := range p.addresses() {
-			switch answer, _, err := p.introduce(p.ctx, address, request); {
-			case err != nil:
-			case answer.Still == nil && answer.Refused != "" && !answer.Later:
-				p.logger.Warn("a node does not know this one", "addr", address, "err", answer.Refused)
-			case answer.Still != nil && answer.Refused != "":
-				p.remove()
-				return
-			case answer.Still != nil:
-				return
-			}
+		answered := p.inquireOnce()
+		if isRemoved(p.removed) {
+			return
+		}
+		if answered {
+			pause = inquireInterval
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -302,6 +301,28 @@ func (p *peers) inquire() {
 			return
 		}
 	}
+}
+
+// inquireOnce asks all, and reports whether anybody knew, or there is nobody to ask.
+func (p *peers) inquireOnce() (answered bool) {
+	own, info := p.membership(), p.info()
+	request := founding.Message{Still: &founding.Still{
+		Cluster: own.Cluster, Node: own.Node, Nonce: own.Nonce, Address: info.Peer,
+	}}
+	addresses := p.addresses()
+	for _, address := range addresses {
+		switch answer, _, err := p.introduce(p.ctx, address, request); {
+		case err != nil:
+		case answer.Still == nil && answer.Refused != "" && !answer.Later:
+			p.logger.Warn("a node does not know this one", "addr", address, "err", answer.Refused)
+		case answer.Still != nil && answer.Refused != "":
+			p.remove()
+			return true
+		case answer.Still != nil:
+			answered = true
+		}
+	}
+	return answered || len(addresses) == 0
 }
 
 // addresses are where the other nodes are, as far as this one knows.
@@ -338,6 +359,12 @@ func (p *peers) still(ctx context.Context, s *founding.Still) founding.Message {
 		return founding.Message{Refused: fmt.Sprintf("the cluster knows another node %d", s.Node)}
 	case !known:
 		return founding.Message{Refused: "this node does not know it yet", Later: true}
+	}
+	// The catalog is told by the node itself; but that may take its vote, and so this node's messages to it.
+	if cluster.ValidAddress(s.Address) == nil && s.Node != own.Node {
+		if err := p.transport.SetPeer(s.Node, s.Address); err != nil {
+			return founding.Message{Refused: err.Error(), Later: true}
+		}
 	}
 	return founding.Message{Still: s}
 }

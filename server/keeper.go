@@ -336,7 +336,4 @@ func (p *peers) allMembers(ctx context.Context, nodes []cluster.Node) []shard.Me
 // start begins to keep the cluster. REQUIRES: the engine is open.
 func (p *peers) start() {
 	p.running.Go(p.keeper.run)
-	if len(p.transport.Stats().Peers) > 0 {
-		p.running.Go(p.inquire)
-	}
 }

@@ -67,7 +67,6 @@ type peers struct {
 	known   map[shard.NodeID]cluster.NodeInfo // of the keeper: as the transport was told last
 	changed chan struct{}                     // has room for one: founder or adopted may have changed
 	removed chan struct{}                     // closed when the node was removed from its cluster; then removal says so
-	out     sync.Once
 	keeper  keeper
 }
 
@@ -215,7 +214,7 @@ func (p *peers) replicas(ctx context.Context) ([]host.Replica, error) {
 	}
 	record := p.membership()
 	var founders []shard.ReplicaID
-	if record.State == founding.Founded {
+	if record.State == founding.Founded && !record.Ran {
 		for _, m := range record.Members {
 			founders = append(founders, shard.NewReplicaID(shard.NodeID(m.Node), 0))
 		}
@@ -230,7 +229,7 @@ func (p *peers) replicas(ctx context.Context) ([]host.Replica, error) {
 			known := slices.ContainsFunc(records, func(o host.Record) bool { return o.Shard == id && o.State != host.Retired })
 			switch {
 			case known:
-			case len(founders) > 0:
+			case record.State == founding.Founded: // without founders it is refused: it was lost
 				r.ID = shard.NewReplicaID(shard.NodeID(record.Node), 0)
 			case p.adopted[id] != 0:
 				r.ID, r.Join = p.adopted[id], true
@@ -309,19 +308,17 @@ func (p *peers) removal() error {
 // remove records that the node was removed from its cluster, and tells whoever runs it.
 func (p *peers) remove() {
 	p.mu.Lock()
-	record := p.record
-	p.mu.Unlock()
-	if record == nil {
+	defer p.mu.Unlock()
+	if p.record == nil || isRemoved(p.removed) {
 		return
 	}
-	p.out.Do(func() {
-		gone := *record
-		gone.State = founding.Removed
-		if err := founding.Write(vfs.OS(), p.dir, &gone); err != nil {
-			p.logger.Error("the removal of this node could not be recorded", "err", err)
-		}
-		close(p.removed)
-	})
+	gone := *p.record
+	gone.State = founding.Removed
+	if err := founding.Write(vfs.OS(), p.dir, &gone); err != nil {
+		p.logger.Error("the removal of this node could not be recorded", "err", err)
+	}
+	close(p.removed)
+	p.poke()
 }
 
 // configure makes the engine one of several.
@@ -329,10 +326,42 @@ func (p *peers) configure(ctx context.Context, o *engine.Options) (err error) {
 	record := p.membership()
 	o.Cluster, o.Node, o.Shards = record.Cluster, record.Node, record.Shards
 	o.Transport, o.Forwarder = p.transport, p
-	o.Hosted = func(h *host.Host) { p.host.Store(h) }
+	o.Hosted = func(h *host.Host) {
+		p.ran()
+		p.host.Store(h)
+	}
 	o.Serving = func(e *engine.Engine) { p.engine.Store(e) }
 	o.Replicas, err = p.replicas(ctx)
 	return err
+}
+
+// whileMember is a context that ends when the node is removed from its cluster.
+func (p *peers) whileMember(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() { // ends with the context
+		select {
+		case <-p.removed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// ran records that the node's replicas have run, before they hear of others.
+func (p *peers) ran() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.record.Ran || isRemoved(p.removed) {
+		return
+	}
+	record := *p.record
+	record.Ran = true
+	if err := founding.Write(vfs.OS(), p.dir, &record); err != nil {
+		p.logger.Error("it could not be recorded that the node has run", "err", err)
+		return
+	}
+	p.record = &record
 }
 
 // halt ends the goroutines.

@@ -83,14 +83,21 @@ func (s *Server) openEngine(ctx context.Context) (err error) {
 		if s.peers, err = s.openPeers(ctx); err != nil {
 			return err
 		}
+		s.peers.running.Go(s.peers.inquire)
 		if err := s.peers.configure(ctx, &options); err != nil {
 			return errors.Join(err, s.peers.close())
 		}
+		var cancel context.CancelFunc
+		ctx, cancel = s.peers.whileMember(ctx)
+		defer cancel()
 	} else if _, _, err := s.decide(nil); err != nil {
 		return err
 	}
 	if s.engine, err = engine.Open(ctx, options); err != nil {
 		if s.peers != nil {
+			if isRemoved(s.peers.removed) {
+				err = s.peers.removal()
+			}
 			err = errors.Join(err, s.peers.close())
 		}
 		return err

@@ -213,11 +213,12 @@ func (p *plan) moveLead(preferred shard.NodeID) (Step, bool) {
 			return Step{Transfer: heir}, true
 		}
 	}
-	if !p.mayLead(preferred) || p.voter(preferred) == 0 {
+	balance := !p.mayLead(preferred) || p.voter(preferred) == 0
+	if balance {
 		preferred = p.share()
 	}
 	if preferred != 0 && preferred != self && p.close(p.voter(preferred)) {
-		return Step{Transfer: preferred, Balance: true}, true
+		return Step{Transfer: preferred, Balance: balance}, true
 	}
 	return Step{}, false
 }

@@ -32,11 +32,12 @@ type Join struct {
 	Version string        `json:"version,omitempty"`
 }
 
-// Still asks whether a node still is a member.
+// Still asks whether a node still is a member, and says where it is: it may have moved, and not hear of the others until they know.
 type Still struct {
 	Cluster uint64        `json:"cluster"`
 	Node    uint64        `json:"node"`
 	Nonce   cluster.Nonce `json:"nonce"`
+	Address string        `json:"address"`
 }
 
 // Encode writes a message.

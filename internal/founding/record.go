@@ -56,6 +56,8 @@ type Record struct {
 	Shards  int           `json:"shards,omitempty"` // data shards
 	// Members are the founders, or whom a node that joined was told of: by them it finds the others when it starts.
 	Members []Member `json:"members,omitempty"`
+	// Ran says that the node's replicas have run: from then on one that is missing was lost, and must not be founded again.
+	Ran bool `json:"ran,omitempty"`
 }
 
 // FileError says what is wrong with a record's file.

@@ -1,0 +1,222 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/beaver-raft/beaver"
+	"github.com/beaver-raft/beaver/internal/founding"
+)
+
+// TestPeerOptions: each wrong combination is refused by the field that is at fault, with what to do.
+func TestPeerOptions(t *testing.T) {
+	dir := t.TempDir()
+	short := filepath.Join(dir, "short")
+	if err := os.WriteFile(short, []byte("hunter2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const three = "1=10.0.0.1:7401,2=10.0.0.2:7401,3=10.0.0.3:7401"
+	const local = "1=127.0.0.1:7401,2=127.0.0.1:7411,3=127.0.0.1:7421"
+	for name, c := range map[string]struct {
+		peers PeerOptions
+		field string // empty: it is right
+		want  string
+	}{
+		"alone":                 {PeerOptions{}, "", ""},
+		"local founders":        {PeerOptions{Bootstrap: local, Node: 2}, "", ""},
+		"founders with secret":  {PeerOptions{Bootstrap: three, Node: 3, SecretFile: "s"}, "", ""},
+		"joins":                 {PeerOptions{Join: "127.0.0.1:7401", Listen: "127.0.0.1:7411"}, "", ""},
+		"one founder":           {PeerOptions{Bootstrap: "7=127.0.0.1:7401"}, "", ""},
+		"nat":                   {PeerOptions{Join: "10.0.0.1:7401", Listen: "0.0.0.0:7401", Advertise: "10.0.0.9:7401", SecretFile: "s"}, "", ""},
+		"zone without peers":    {PeerOptions{Zone: "a"}, "Peers.Zone", "no peers"},
+		"node without peers":    {PeerOptions{Node: 2}, "Peers.Node", "no peers"},
+		"secret without peers":  {PeerOptions{SecretFile: "s"}, "Peers.SecretFile", "no peers"},
+		"both":                  {PeerOptions{Bootstrap: local, Node: 1, Join: "127.0.0.1:7401"}, "Peers.Join", "either founds"},
+		"not in the list":       {PeerOptions{Bootstrap: local, Node: 4}, "Peers.Node", "not in the --bootstrap list"},
+		"which one":             {PeerOptions{Bootstrap: local}, "Peers.Node", "not in the --bootstrap list"},
+		"no ids":                {PeerOptions{Bootstrap: "10.0.0.1:7401", Node: 1}, "Peers.Bootstrap", "no node id"},
+		"twice":                 {PeerOptions{Bootstrap: "1=a:1,1=b:1", Node: 1}, "Peers.Bootstrap", "twice"},
+		"one address":           {PeerOptions{Bootstrap: "1=a:1,2=a:1", Node: 1}, "Peers.Bootstrap", "one address"},
+		"no port":               {PeerOptions{Bootstrap: "1=a,2=b:1", Node: 1}, "Peers.Bootstrap", "host:port"},
+		"too many":              {PeerOptions{Bootstrap: manyFounders(founding.FoundersMax + 1), Node: 1}, "Peers.Bootstrap", "too many"},
+		"join nowhere":          {PeerOptions{Join: "somewhere"}, "Peers.Join", "host:port"},
+		"open to all":           {PeerOptions{Bootstrap: three, Node: 1}, "Peers.Listen", "--cluster-secret-file"},
+		"half a pair":           {PeerOptions{Bootstrap: local, Node: 1, CA: "ca.pem", Cert: "cert.pem"}, "Peers.CA", "all three"},
+		"secret and files":      {PeerOptions{Bootstrap: local, Node: 1, CA: "a", Cert: "b", Key: "c", SecretFile: "s"}, "Peers.SecretFile", "one or the other"},
+		"listens everywhere":    {PeerOptions{Join: "10.0.0.1:7401", Listen: "0.0.0.0:7401", SecretFile: "s"}, "Peers.Advertise", "cannot dial"},
+		"advertises everywhere": {PeerOptions{Join: "10.0.0.1:7401", Listen: "10.0.0.2:7401", Advertise: "0.0.0.0:7401", SecretFile: "s"}, "Peers.Advertise", "no peer can dial"},
+		"advertises loopback":   {PeerOptions{Join: "10.0.0.1:7401", Listen: "10.0.0.2:7401", Advertise: "127.0.0.1:7401", SecretFile: "s"}, "Peers.Advertise", "their own machines"},
+		"any port":              {PeerOptions{Join: "127.0.0.1:7401", Listen: "127.0.0.1:0"}, "Peers.Listen", "1 to 65535"},
+		"secret too short":      {PeerOptions{Join: "127.0.0.1:7401", SecretFile: short}, "Peers.SecretFile", "openssl rand"},
+	} {
+		o := Options{Peers: c.peers}.withDefaults()
+		err := o.validate()
+		if err == nil && c.peers.SecretFile == short {
+			_, err = o.interpret()
+		}
+		wrong, found := errors.AsType[*OptionError](err)
+		switch {
+		case c.field == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case c.field != "" && (!found || wrong.Field != c.field || !strings.Contains(wrong.Problem, c.want)):
+			t.Errorf("%s: %v, want %s with %q", name, err, c.field, c.want)
+		}
+	}
+}
+
+func manyFounders(n int) string {
+	var list []string
+	for i := range n {
+		list = append(list, fmt.Sprintf("%d=10.0.0.%d:7401", i+1, i+1))
+	}
+	return strings.Join(list, ",")
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }() // it is only asked for its port
+	return l.Addr().String()
+}
+
+// openTogether opens nodes that wait for each other.
+func openTogether(t *testing.T, options ...Options) []*Server {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	nodes, errs := make([]*Server, len(options)), make([]error, len(options))
+	done := make(chan int)
+	for i := range options {
+		go func() {
+			nodes[i], errs[i] = Open(ctx, options[i])
+			done <- i
+		}()
+	}
+	for range options {
+		<-done
+	}
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	return nodes
+}
+
+func closeAll(t *testing.T, nodes ...*Server) {
+	t.Helper()
+	for _, n := range nodes {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		if err := n.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		cancel()
+	}
+}
+
+// await asks for the cluster until a condition holds.
+func await(t *testing.T, c *beaver.Client, what string, condition func(*beaver.ClusterInfo) bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		info, err := c.Cluster(ctx)
+		if err == nil && condition(info) {
+			return
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			t.Fatalf("it does not come that %s: %+v, %v", what, info, err)
+		}
+	}
+}
+
+func clientOf(t *testing.T, s *Server) *beaver.Client {
+	t.Helper()
+	c, err := s.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close(context.Background()) }) // its server may be closed
+	return c
+}
+
+// TestCluster: three nodes in one process found a cluster. One is removed while it is down, another moves to a new address, and both
+// find out when they come back.
+func TestCluster(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte(strings.Repeat("0123456789abcdef", 2)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var list []string
+	for node := range 3 {
+		list = append(list, fmt.Sprintf("%d=%s", node+1, freeAddress(t)))
+	}
+	options := make([]Options, 3)
+	for i := range options {
+		options[i] = Options{
+			DataDir: t.TempDir(), Listen: "127.0.0.1:0", Shards: 2, Fatal: func(err error) { t.Errorf("fatal: %v", err) },
+			Peers: PeerOptions{Bootstrap: strings.Join(list, ","), Node: uint64(i + 1), SecretFile: secret},
+		}
+	}
+	nodes := openTogether(t, options...)
+	first := clientOf(t, nodes[0])
+	for i := range 20 {
+		if _, err := clientOf(t, nodes[i%3]).Enqueue(t.Context(), beaver.Job{Queue: fmt.Sprintf("q%d", i%4), Payload: []byte("1")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await(t, first, "the founders are known", func(i *beaver.ClusterInfo) bool { return len(i.Nodes) == 3 })
+
+	closeAll(t, nodes[2])
+	if err := first.RemoveNode(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	await(t, first, "node 3 is removed", func(i *beaver.ClusterInfo) bool {
+		return slices.ContainsFunc(i.Nodes, func(n beaver.ClusterNode) bool { return n.ID == 3 && n.State == "removed" })
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if n, err := Open(ctx, options[2]); err == nil || !strings.Contains(err.Error(), "was removed from cluster") {
+		t.Fatalf("a node that was removed while it was down: %v, %v", n, err)
+	}
+	if n, err := Open(ctx, options[2]); err == nil || !strings.Contains(err.Error(), "never used again") {
+		t.Fatalf("a node that was removed: %v, %v", n, err)
+	}
+
+	closeAll(t, nodes[1])
+	moved := freeAddress(t)
+	options[1].Peers.Listen, options[1].Peers.Advertise = moved, moved
+	nodes[1] = openTogether(t, options[1])[0]
+	await(t, first, "node 2 has moved, and votes", func(i *beaver.ClusterInfo) bool {
+		there := slices.ContainsFunc(i.Nodes, func(n beaver.ClusterNode) bool { return n.ID == 2 && n.PeerAddress == moved && n.Reachable })
+		for _, s := range i.Shards {
+			there = there && s.LeaderNodeID != 0 && len(s.Members) == 2 && s.Members[0].Reachable && s.Members[1].Reachable
+		}
+		return there
+	})
+	queues, err := clientOf(t, nodes[1]).Queues(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	total := uint64(0)
+	for _, q := range queues {
+		total += q.Ready
+	}
+	if total != 20 {
+		t.Fatalf("%d jobs wait, want 20", total)
+	}
+	closeAll(t, nodes[0], nodes[1])
+}
