@@ -89,8 +89,8 @@ func TestIdentity(t *testing.T) {
 		{"all gone but the records", func(s *vfs.Sim) error {
 			return errors.Join(s.Remove("data/IDENTITY"), s.Rename("data/log", "gone"), s.Rename("data/snapshots", "away"))
 		}, nil, "is missing, but the directory has data"},
-		{"record damaged", func(s *vfs.Sim) error { return rewrite(s, "data/replicas/00001", 17, 0xff) }, nil, "is damaged"},
-		{"bit flipped", func(s *vfs.Sim) error { return rewrite(s, "data/IDENTITY", 17, 0xff) }, nil, "is damaged"},
+		{"record damaged", func(s *vfs.Sim) error { return flip(s, "data/replicas/00001", 17) }, nil, "is damaged"},
+		{"bit flipped", func(s *vfs.Sim) error { return flip(s, "data/IDENTITY", 17) }, nil, "is damaged"},
 		{"newer format", func(s *vfs.Sim) error { return rewrite(s, "data/IDENTITY", 8, 9) }, nil, "format 9, this program reads up to 1"},
 		{"other file", func(s *vfs.Sim) error { return rewrite(s, "data/IDENTITY", 0, 'X') }, nil, "is no identity file"},
 	} {
@@ -118,6 +118,20 @@ func rewrite(disk vfs.FS, name string, off int64, to byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+// flip flips all bits of one byte: whatever it was, it is another now.
+func flip(disk vfs.FS, name string, off int64) error {
+	f, err := disk.Open(name)
+	if err != nil {
+		return err
+	}
+	var b [1]byte
+	_, err = f.ReadAt(b[:], off)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return rewrite(disk, name, off, ^b[0])
+}
+
 // The newest snapshot is damaged: the one before it and a longer replay give the same state.
 func TestDamagedSnapshotFallsBack(t *testing.T) {
 	t.Parallel()
@@ -142,7 +156,7 @@ func TestDamagedSnapshotFallsBack(t *testing.T) {
 	if err != nil || len(files) != SnapshotsKept {
 		t.Fatalf("%d snapshots, %v", len(files), err)
 	}
-	if err := rewrite(disk, files[0].Path, files[0].Bytes/2, 0xff); err != nil {
+	if err := flip(disk, files[0].Path, files[0].Bytes/2); err != nil {
 		t.Fatal(err)
 	}
 	n = mustOpen(t, disk, nil, nil)
@@ -161,7 +175,7 @@ func TestDamagedSnapshotFallsBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range files {
-		if err := rewrite(disk, f.Path, f.Bytes/2, 0xfe); err != nil {
+		if err := flip(disk, f.Path, f.Bytes/2); err != nil {
 			t.Fatal(err)
 		}
 	}
