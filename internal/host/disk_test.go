@@ -175,7 +175,7 @@ func TestDamagedSnapshotFallsBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range files {
-		if err := flip(disk, f.Path, f.Bytes/2); err != nil {
+		if err := flip(disk, f.Path, f.Bytes/3); err != nil {
 			t.Fatal(err)
 		}
 	}
