@@ -59,6 +59,16 @@ func (g *group) operate() {
 	}
 }
 
+// knows reports whether a new voter has heard itself that it is one. Before that, the loss of another may cost the majority of
+// the voters that there were: the change is committed, and nobody is left who knows.
+func (g *group) knows(n *node, id shard.ReplicaID) bool {
+	if !n.up || n.members[g.id] == nil {
+		return false
+	}
+	m := n.members[g.id].rep.Members()
+	return slices.Contains(m.Voters, id) && len(m.Outgoing) == 0
+}
+
 func (g *group) step(leader *member, lost *node) {
 	members := leader.rep.Members()
 	id := g.identity[lost.index]
@@ -68,8 +78,10 @@ func (g *group) step(leader *member, lost *node) {
 		case r.Node() != lost.id:
 			continue
 		case r == id && voter:
-			g.w.trace.printf("operator", "shard %d: %v is a voter", g.id, r)
-			g.replace = -1
+			if g.knows(lost, id) {
+				g.w.trace.printf("operator", "shard %d: %v is a voter", g.id, r)
+				g.replace = -1
+			}
 			return
 		case r == id:
 			change = shard.Change{Kind: shard.Promote, Replica: r}
