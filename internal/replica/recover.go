@@ -57,6 +57,11 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What a replica before this one appended in the same process is in the log and may not be durable: nothing that relies on
+	// it may be promised before it is.
+	if r.lastPos, err = cfg.Log.Append(cfg.Shard, nil, nil); err != nil {
+		return nil, fmt.Errorf("shard %d: %w", cfg.Shard, err)
+	}
 	r.setMendable() // Before anybody can read a payload and take a damaged one for lost.
 	r.snap.index = snap.Index
 	r.count.SnapshotIndex = snap.Index

@@ -70,7 +70,7 @@ type Replica struct {
 	committed shard.Committed
 	waits     []waiting // oldest first
 	durable   wal.Position
-	lastPos   wal.Position
+	lastPos   wal.Position // of what this replica appended, or found appended
 	handed    wal.Position // what was appended up to it was flushed, or the owner was asked to
 	unsynced  int          // bytes appended behind handed
 
