@@ -22,6 +22,8 @@ type snapshotState struct {
 	notBefore time.Duration // the last one found no room
 
 	wantedAfter time.Duration // when the log's next wish is granted
+
+	closing bool // one was begun since the replica is closing
 }
 
 // SnapshotJob is a frozen state on its way to the disk. Store it from any one goroutine.
@@ -57,7 +59,7 @@ func (r *Replica) WantSnapshot() { r.snap.wanted = true }
 
 // snapshot says when a snapshot is due: after so much log, when the log cannot recycle a file without it, and at the end.
 func (r *Replica) snapshot() error {
-	if r.snap.running {
+	if r.snap.running || r.snap.closing { // the one that a closing replica begins is its last
 		return nil
 	}
 	applied, _, bytes := r.sh.Applied()
@@ -82,7 +84,7 @@ func (r *Replica) Freeze() (SnapshotJob, error) {
 	}
 	applied, term, bytes := r.sh.Applied()
 	image := r.cfg.Driver.Snapshot()
-	r.snap.wanted, r.snap.running = false, true
+	r.snap.wanted, r.snap.running, r.snap.closing = false, true, r.closing
 	return SnapshotJob{
 		Shard: r.cfg.Shard,
 		Meta: snapshot.Meta{
@@ -111,16 +113,17 @@ func (r *Replica) advance() error {
 }
 
 // closingSnapshot says that the replica is closing, nothing is in flight, and a snapshot would spare the next start some
-// replay.
+// replay. One is enough: a group that goes on under load has something new to be applied whenever one is stored.
 func (r *Replica) closingSnapshot() bool {
 	_, _, bytes := r.sh.Applied()
-	return r.closing && len(r.inflight) == 0 && bytes > r.snap.bytes
+	return r.closing && !r.snap.closing && len(r.inflight) == 0 && bytes > r.snap.bytes
 }
 
 // SnapshotStored tells what became of the job that is out. at is the node's wall clock when it was done.
 func (r *Replica) SnapshotStored(now Instant, res SnapshotResult) {
 	r.snap.running = false
 	if res.Err != nil {
+		r.snap.closing = false
 		r.cfg.Logger.Warn("snapshot waits for disk space", "shard", r.cfg.Shard, "error", res.Err)
 		r.snap.notBefore = now.Mono + SnapshotRetry
 		return
