@@ -38,7 +38,8 @@ func (r *Replica) ask() error {
 	if len(r.asked) == 0 {
 		return nil
 	}
-	if leading, _ := r.sh.Leading(); !leading {
+	// Only a lead that the driver was told of is also told to be over, which answers the reads that wait.
+	if leading, _ := r.sh.Leading(); !leading || !r.leading {
 		err := r.notLeader()
 		for _, read := range r.asked {
 			read.Finish(err)
