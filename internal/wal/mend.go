@@ -77,15 +77,25 @@ func (l *Log) NoteDamage(shard ShardID, index uint64) <-chan struct{} {
 	if !ok {
 		return nil
 	}
+	return l.note(shard, &name)
+}
+
+// note notes a name, unless the log has moved on since it was found out: what is at the index now may be another entry, in whose
+// place the named one must never be read.
+func (l *Log) note(shard ShardID, name *Name) <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := l.shards[shard]
+	s, index := l.shards[shard], name.Index
+	if e, ok := s.find(index); ok && (!name.Known || name.Term != e.term || name.Bytes != e.size.bytes() || name.CRC != e.crc) ||
+		index > s.last || s.dead(index) {
+		return nil // if that is damaged too, it is found when it is read
+	}
 	w := s.wanted[index]
 	switch {
 	case w == nil && len(s.wanted) >= wantedMax:
 		w = &want{done: make(chan struct{})} // it is noted when it is found again
 	case w == nil:
-		w = &want{name: name, done: make(chan struct{})}
+		w = &want{name: *name, done: make(chan struct{})}
 		if s.wanted == nil {
 			s.wanted = make(map[uint64]*want)
 		}

@@ -322,3 +322,31 @@ func TestMendLimits(t *testing.T) {
 		t.Error("over the limit of what is noted, nobody waits, or it was noted")
 	}
 }
+
+// What was found damaged may be replaced by another entry before it is noted: the old name is not noted for the new one, or else
+// a peer's old entry would be read in its place.
+func TestMendReplacedMeanwhile(t *testing.T) {
+	l, _ := openSim(t, Options{})
+	l.SetMendable(1, true)
+	appendOne := func(term uint64, data string) {
+		t.Helper()
+		if _, err := l.Append(1, nil, []Entry{{Index: 1, Term: term, Data: []byte(data)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	appendOne(1, "old")
+	old, ok := l.name(1, 1)
+	if !ok {
+		t.Fatal("the entry has no name")
+	}
+	appendOne(2, "new and longer")
+	if l.note(1, &old) != nil || len(l.Wanted(1, 0, 9)) != 0 {
+		t.Errorf("wanted are %+v", l.Wanted(1, 0, 9))
+	}
+	if err := l.Mend(1, &Entry{Index: 1, Term: 1, Data: []byte("old")}); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := l.Read(1, 1); err != nil || e.Term != 2 || string(e.Data) != "new and longer" {
+		t.Errorf("reads %+v, %v", e, err)
+	}
+}
