@@ -278,7 +278,7 @@ func (l *loop) install(from uint64) error {
 		h.opts.Logger.Info("snapshot of another node is installed", "shard", l.id, "node", from, "index", ack.Index())
 		c.reply(from, ack)
 	case errors.Is(err, transfer.ErrNotNeeded):
-	case replica.NoSpace(err): // The next chunk, which is a repetition, has it tried again.
+	case replica.NoSpace(err) && c.receiver.Ready(): // Nothing was decided. The next chunk, which is a repetition, has it tried again.
 		h.opts.Logger.Warn("a snapshot waits for disk space", "shard", l.id, "error", err)
 	default:
 		return err
