@@ -74,6 +74,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 		creations: make(map[string]*creation),
 		learn:     make(chan struct{}, 1),
 	}
+	e.usher.parked = make(map[uint64]int)
 	e.usher.guests = make(map[uint64]guest)
 	e.fetches.Store(rand.Uint64()) // another node may still have fetches of this one's earlier life
 	e.visitors.all = make(map[visitor]context.CancelFunc)

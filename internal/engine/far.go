@@ -216,6 +216,10 @@ func (e *Engine) fetchThere(ctx context.Context, node uint64, r *FetchRequest, l
 	for _, l := range legs {
 		f.legs = append(f.legs, farLeg{l.pump.shard, l.queues})
 	}
+	if err := e.usher.park(node); err != nil {
+		return nil, err
+	}
+	defer e.usher.unpark(node)
 	call, cancel := context.WithCancel(e.calls)
 	defer cancel()
 	stopped := make(chan struct{})

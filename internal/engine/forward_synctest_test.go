@@ -221,6 +221,35 @@ func TestOutletLimits(t *testing.T) {
 	})
 }
 
+// TestFarFetchesAreBounded: so many fetches wait at another node and no more, and whoever leaves makes room.
+func TestFarFetchesAreBounded(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *fleet) {
+		name := c.queueOn(2)
+		e := c.nodes[1]
+		var held []*Error
+		for range FarFetchesMax - 1 {
+			held = append(held, e.usher.park(2))
+		}
+		got := e.fetchAside(t.Context(), &FetchRequest{Queues: []string{name}, Max: 1, Wait: time.Minute})
+		time.Sleep(time.Second)
+		_, err := e.Fetch(t.Context(), &FetchRequest{Queues: []string{name}, Max: 1, Wait: time.Minute})
+		wantError(t, err, CodeResourceExhausted, ReasonOverloaded)
+		enqueue(t, e, jobs(name, 2)...)
+		if f := <-got; f.err != nil || len(f.jobs) != 1 {
+			t.Fatalf("%+v, %v", f.jobs, f.err)
+		}
+		if some := fetchJobs(t, e, 0, 1, name); len(some) != 1 {
+			t.Fatalf("%+v", some)
+		}
+		for range held {
+			e.usher.unpark(2)
+		}
+		if len(e.usher.parked) != 0 {
+			t.Errorf("%v are still counted", e.usher.parked)
+		}
+	})
+}
+
 // TestManyCommandsShareCalls: what waits for a node goes there together.
 func TestManyCommandsShareCalls(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *fleet) {

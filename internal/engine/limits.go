@@ -25,6 +25,8 @@ const (
 	ParkedFetchesMax = 100_000
 	// FetchBytesMax bounds the jobs that one fetch leases, all their fields counted, and small ones as queue.SmallJobBytes.
 	FetchBytesMax = 16 << 20
+	// FarFetchesMax is how many fetches may wait at one other node. It leaves room for other calls in what a connection carries.
+	FarFetchesMax = 16_000
 	// farListBytesMax is where a list of jobs is cut whose answer goes to another node.
 	farListBytesMax = ForwardBytesMax / 4
 	// farFetchBytesMax is FetchBytesMax for a fetch whose answer goes to another node.

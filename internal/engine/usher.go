@@ -13,6 +13,7 @@ type usher struct {
 	mu     sync.Mutex
 	last   uint64           // REQUIRES: mu
 	guests map[uint64]guest // REQUIRES: mu
+	parked map[uint64]int   // REQUIRES: mu; fetches that wait at each other node
 }
 
 // guest is one call.
@@ -34,6 +35,26 @@ func (u *usher) leave(ticket uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.guests, ticket)
+}
+
+// park counts a fetch that is going to wait at a node, or says why it may not.
+func (u *usher) park(node uint64) *Error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.parked[node] >= FarFetchesMax {
+		return newError(CodeResourceExhausted, ReasonOverloaded,
+			"as many fetches of this node wait at node %d as may (%d); connect workers to other nodes, or use fewer connections with more jobs each", node, FarFetchesMax)
+	}
+	u.parked[node]++
+	return nil
+}
+
+func (u *usher) unpark(node uint64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.parked[node]--; u.parked[node] == 0 {
+		delete(u.parked, node)
+	}
 }
 
 // watchLeaders is the usher's goroutine. A node that lost the lead and lives answers at once; one that is dead is noticed by its

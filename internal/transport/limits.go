@@ -35,12 +35,13 @@ const (
 	transferQueueBytesMax = 16 << 20
 	// transferQueueMax bounds their number.
 	transferQueueMax = 1024
-	// callsMax bounds the calls to a peer that have no answer yet.
-	callsMax = 4096
+	// callsMax bounds the calls to a peer that have no answer yet. Most of them are fetches that wait there for work, one for each
+	// connected worker.
+	callsMax = 20_000
 	// callQueueBytesMax bounds the bodies of the calls that wait to be sent to a peer.
 	callQueueBytesMax = 64 << 20
 	// callsServedMax bounds the calls of one peer that the handler works on at once.
-	callsServedMax = 1024
+	callsServedMax = 20_000
 	// callsServedBytesMax bounds the bodies of these calls and of their answers.
 	callsServedBytesMax = 64 << 20
 )
