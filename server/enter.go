@@ -41,6 +41,7 @@ func (p *peers) found(ctx context.Context, record *founding.Record, shards int) 
 			return record, err
 		}
 		p.logger.Info("waiting for the other founders", "missing", len(missing), "first", missing[0].Node)
+		p.waits(fmt.Sprintf("waiting for node %d at %s, which founds the cluster too", missing[0].Node, missing[0].Address))
 		if err := p.rest(ctx, pause); err != nil {
 			return nil, fmt.Errorf("waiting for node %d, which founds the cluster too: %w", missing[0].Node, err)
 		}
@@ -174,10 +175,12 @@ func (p *peers) join(ctx context.Context, record *founding.Record) (*founding.Re
 			return nil, fmt.Errorf("join by way of %s: %w", p.options.Join, err)
 		case err != nil:
 			p.logger.Info("the member that this node is to join by cannot be asked yet", "addr", p.options.Join, "err", err)
+			p.waits(fmt.Sprintf("the member at %s cannot be asked for a place in its cluster: %v", p.options.Join, err))
 		case answer.Refused != "" && !answer.Later:
 			return nil, &founding.RefusedError{Reason: answer.Refused}
 		case answer.Refused != "":
 			p.logger.Info("the cluster cannot take this node yet", "addr", p.options.Join, "err", answer.Refused)
+			p.waits("the cluster cannot take this node yet: " + answer.Refused)
 		case answer.Joined != nil && answer.Joined.Nonce == record.Nonce:
 			return answer.Joined, founding.Write(vfs.OS(), p.dir, answer.Joined)
 		}
@@ -230,29 +233,25 @@ func (p *peers) admit(ctx context.Context, j *founding.Join) founding.Message {
 	if err := info.Validate(); err != nil {
 		return founding.Message{Refused: "the node's " + err.Error()}
 	}
-	code, err := e.ChangeCatalog(ctx, func(dst []byte) []byte {
-		return cluster.AppendJoin(dst, j.Nonce, shard.NodeID(j.Node), &info)
-	})
+	node, nodes, err := p.newcomer(ctx, e, j.Nonce)
+	var code cluster.Code
+	if err == nil && node == nil {
+		code, err = e.ChangeCatalog(ctx, func(dst []byte) []byte {
+			return cluster.AppendJoin(dst, j.Nonce, shard.NodeID(j.Node), &info)
+		})
+		if err == nil {
+			p.keeper.wake()
+			node, nodes, err = p.newcomer(ctx, e, j.Nonce)
+		}
+	}
 	if err != nil {
 		return later(err)
 	}
-	var node cluster.Node
-	var known bool
-	var nodes []cluster.Node
-	if err := e.ReadCatalog(ctx, func(c *cluster.Catalog) {
-		node, known = c.NodeByNonce(j.Nonce)
-		for n := range c.Nodes() {
-			nodes = append(nodes, *n)
-		}
-	}); err != nil {
-		return later(err)
-	}
 	switch {
-	case known && (node.State == cluster.NodeRemoved || node.State == cluster.NodeLeaving):
+	case node != nil && (node.State == cluster.NodeRemoved || node.State == cluster.NodeLeaving):
 		return founding.Message{Refused: fmt.Sprintf("node %d was removed, and its id is never used again: start with an empty data directory", node.ID)}
-	case known:
-		p.keeper.wake()
-		return founding.Message{Joined: p.ticket(&node, nodes)}
+	case node != nil:
+		return founding.Message{Joined: p.ticket(node, nodes)}
 	case code == cluster.CodeLimit:
 		return founding.Message{Refused: fmt.Sprintf("the cluster has %d nodes, which is the limit", cluster.NodesMax)}
 	case code == cluster.CodeNotFound:
@@ -265,6 +264,19 @@ func (p *peers) admit(ctx context.Context, j *founding.Join) founding.Message {
 		}
 	}
 	return later(errNoCatalogLeader)
+}
+
+// newcomer finds a node by its nonce, nil when there is none, and all others.
+func (p *peers) newcomer(ctx context.Context, e *engine.Engine, nonce cluster.Nonce) (node *cluster.Node, nodes []cluster.Node, err error) {
+	err = e.ReadCatalog(ctx, func(c *cluster.Catalog) {
+		if n, ok := c.NodeByNonce(nonce); ok {
+			node = &n
+		}
+		for n := range c.Nodes() {
+			nodes = append(nodes, *n)
+		}
+	})
+	return node, nodes, err
 }
 
 // ticket is the record of a node that joins.

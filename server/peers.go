@@ -51,6 +51,7 @@ type peers struct {
 	dir       string
 	version   string
 	logger    *slog.Logger
+	waits     func(why string) // says why the node is not ready
 	transport *transport.Transport
 
 	ctx     context.Context // ends with close
@@ -85,7 +86,7 @@ func (s *Server) openPeers(ctx context.Context) (p *peers, err error) {
 	}
 	options.public = orElse(options.public, s.Addr())
 	p = &peers{
-		options: options, dir: dir, version: s.opts.Version, logger: s.logger,
+		options: options, dir: dir, version: s.opts.Version, logger: s.logger, waits: s.front.SetNotReady,
 		adopted: make(map[shard.ID]shard.ReplicaID), known: make(map[shard.NodeID]cluster.NodeInfo),
 		changed: make(chan struct{}, 1), removed: make(chan struct{}),
 	}
@@ -244,6 +245,7 @@ func (p *peers) replicas(ctx context.Context) ([]host.Replica, error) {
 		}
 		if missing != before {
 			p.logger.Info("waiting to be made a member of the shards", "node", record.Node, "missing", missing)
+			p.waits(fmt.Sprintf("waiting to be made a member of %d of %d shards", missing, len(list)))
 			before = missing
 		}
 		if err := p.rest(ctx, askPauseMax); err != nil {
@@ -328,6 +330,7 @@ func (p *peers) configure(ctx context.Context, o *engine.Options) (err error) {
 	o.Transport, o.Forwarder = p.transport, p
 	o.Hosted = func(h *host.Host) {
 		p.ran()
+		p.waits("waiting for the cluster's shards to have leaders")
 		p.host.Store(h)
 	}
 	o.Serving = func(e *engine.Engine) { p.engine.Store(e) }
@@ -498,7 +501,7 @@ func (p *peers) adopt(a *adoption) (any, error) {
 	switch {
 	case p.record == nil || uint64(a.Replica.Node()) != p.record.Node || int(a.Shard) > p.record.Shards:
 		return nil, fmt.Errorf("replica %s of shard %d is not one of this node", a.Replica, a.Shard)
-	case p.host.Load() == nil && a.Replica.Birth() >= p.adopted[a.Shard].Birth():
+	case p.host.Load() == nil && (p.adopted[a.Shard] == 0 || a.Replica.Birth() > p.adopted[a.Shard].Birth()):
 		p.adopted[a.Shard] = a.Replica
 		p.poke()
 	}

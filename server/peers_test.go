@@ -50,6 +50,7 @@ func TestPeerOptions(t *testing.T) {
 		"join nowhere":          {PeerOptions{Join: "somewhere"}, "Peers.Join", "host:port"},
 		"open to all":           {PeerOptions{Bootstrap: three, Node: 1}, "Peers.Listen", "--cluster-secret-file"},
 		"half a pair":           {PeerOptions{Bootstrap: local, Node: 1, CA: "ca.pem", Cert: "cert.pem"}, "Peers.CA", "all three"},
+		"certificate of whom":   {PeerOptions{Join: "127.0.0.1:7401", CA: "a", Cert: "b", Key: "c"}, "Peers.Node", "its certificate names"},
 		"secret and files":      {PeerOptions{Bootstrap: local, Node: 1, CA: "a", Cert: "b", Key: "c", SecretFile: "s"}, "Peers.SecretFile", "one or the other"},
 		"listens everywhere":    {PeerOptions{Join: "10.0.0.1:7401", Listen: "0.0.0.0:7401", SecretFile: "s"}, "Peers.Advertise", "cannot dial"},
 		"advertises everywhere": {PeerOptions{Join: "10.0.0.1:7401", Listen: "10.0.0.2:7401", Advertise: "0.0.0.0:7401", SecretFile: "s"}, "Peers.Advertise", "no peer can dial"},

@@ -359,6 +359,7 @@ func TestGrowAndShrink(t *testing.T) {
 		return s[1] == "active" && s[2] == "active" && s[3] == "active" && whole(i, 3)
 	})
 	f.wants(56, 1, 2, 3)
+	f.until(1, "the catalog has been left alone", func(i *beaver.ClusterInfo) bool { return i.Shards[0].Members[0].AppliedIndex < 100 })
 	f.agree(1, 2, 3)
 
 	// A stranger that lacks the secret gets nowhere.
