@@ -151,7 +151,7 @@ func (l *Log) account() (more bool, err error) {
 		s := l.shards[id]
 		live, snapshot, check := s.live, s.snapshot, !s.complete && !s.fallback
 		l.mu.RUnlock()
-		if live == s.accounted {
+		if live == s.accounted || live == nil {
 			continue
 		}
 		if s.accounted != nil {
