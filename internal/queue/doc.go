@@ -57,7 +57,7 @@
 //
 // The fingerprint is a sum of hashes over all elements of the state, kept as they change. It does not hold the applied
 // index. A leader puts its own through the log (AppendVerify); the result of that item may differ between replicas, which
-// is its purpose, and it changes no state. A replica that reports EventDiverged must stop.
+// is its purpose, and it changes no state. Verified says what was compared: whose replicas disagree must find out who is right.
 //
 // # Room for more
 //

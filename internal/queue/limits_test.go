@@ -306,6 +306,9 @@ func TestVerify(t *testing.T) {
 	if out.Items[0].Code != CodeWrongState || len(out.Events) != 1 || out.Events[0].Kind != EventDiverged {
 		t.Fatalf("other: %v %v", out.Items, out.Events)
 	}
+	if v := m.Verified(); v != (Verification{index, sum + 1, sum}) {
+		t.Fatalf("verified: %+v", v)
+	}
 	for m.Applied() < index+VerifyWindow-1 {
 		apply(m, AppendTick(nil))
 	}

@@ -37,6 +37,7 @@ type Machine struct {
 	leases      leaseTable
 	counts      [stateCount]uint64
 	past        [VerifyWindow]pastFingerprint // at index modulo the window
+	verified    Verification
 
 	// Of the Apply under way.
 	out     *Results
@@ -287,12 +288,25 @@ func (m *Machine) applyVerify(r *reader) {
 	sum := r.u64()
 	code := codeIf(r.done(), CodeOK)
 	past := m.past[index%VerifyWindow]
+	if code == CodeOK && past.index == index && index != 0 {
+		m.verified = Verification{Index: index, Logged: sum, Own: past.sum}
+	}
 	if code == CodeOK && past.index == index && index != 0 && past.sum != sum {
 		code = CodeWrongState
 		m.event(EventDiverged, 0, 0, MakePos(index&indexMax, 0), 0)
 	}
 	m.answer(code)
 }
+
+// Verification is a fingerprint of the log, beside the machine's own.
+type Verification struct {
+	Index       uint64 // after which entry
+	Logged, Own uint64
+}
+
+// Verified is what the last AppendVerify compared that was applied and could be; the zero Verification when there was none. It
+// is no part of the state.
+func (m *Machine) Verified() Verification { return m.verified }
 
 // Now is the shard's clock: the greatest stamp applied.
 func (m *Machine) Now() Millis { return m.now }

@@ -9,6 +9,9 @@
 // ones, with or without the new. Load checks every byte of a file before it hands out the first. Prune removes old
 // files, but only good ones with enough good ones newer than them: damaged files stay for inspection.
 //
+// A good file may still be of a wrong state, which only the replicas of the shard can tell. Condemn says so in a file beside them,
+// Condemned reads it, and Acquit removes both, once there is a snapshot of a right state.
+//
 // The caller writes one snapshot of a shard at a time, and prunes after that. An error of Write that is not the encoder's
 // own or a full disk (syscall.ENOSPC, syscall.EDQUOT) may be a failed sync, after which the process must end.
 // The package starts no goroutine and reads no clock.

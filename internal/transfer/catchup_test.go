@@ -103,6 +103,43 @@ func TestCatchUpOfANewReplica(t *testing.T) {
 	p.finish(t)
 }
 
+// A follower whose state went wrong has all of the log, and its log has dropped what is live: it is brought a snapshot that its log
+// is well past, with all live entries, and what it acknowledged behind that stays.
+func TestRenewWrongState(t *testing.T) {
+	t.Parallel()
+	for _, twice := range []bool{false, true} {
+		p := newPair(t)
+		must(t, p.follower.goWrong())
+		if twice { // a crash in the middle of the first transfer
+			p.goOn(t, 40, 1, 1)
+			s, err := p.leader.sender(2, 1)
+			must(t, err)
+			_, err = pump(s, p.follower, 1<<10, 20)
+			must(t, errors.Join(err, s.Close()))
+			p.follower, err = p.follower.reopen(vfs.AllLost())
+			must(t, err)
+		}
+		if s, err := catchUp(p.leader, p.follower, 2, 2); !twice && (err != nil || s.Entries > 0) {
+			t.Errorf("an older snapshot is no help, and %d entries of it were sent: %v", s.Entries, err)
+		}
+		p.goOn(t, 60, 1, 1)
+		must(t, p.follower.follow(p.h.last()))
+		p.h.grow(60, 1)
+		must(t, p.follower.follow(p.h.last()))
+		last := p.follower.log.State(testShard).Last
+		s, err := catchUp(p.leader, p.follower, 2, 3)
+		must(t, err)
+		report(t, s)
+		if got := p.follower.log.State(testShard).Last; got != last || p.follower.wrong {
+			t.Errorf("the log ended at %d and ends at %d; wrong %v", last, got, p.follower.wrong)
+		}
+		must(t, p.leader.follow(p.h.last()))
+		must(t, p.leader.snapshot(0))
+		must(t, p.follower.follow(p.h.last()))
+		p.finish(t)
+	}
+}
+
 // The follower led for a moment: the end of its log was never committed, and other entries are there now.
 func TestCatchUpWithDivergentTail(t *testing.T) {
 	t.Parallel()

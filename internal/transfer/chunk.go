@@ -54,6 +54,8 @@ const (
 	KindAck     Kind = 4
 	KindWant    Kind = 5 // see mendchunk.go
 	KindHave    Kind = 6
+	KindPrint   Kind = 7 // see doubtchunk.go
+	KindRenew   Kind = 8
 )
 
 func (k Kind) String() string {
@@ -70,12 +72,17 @@ func (k Kind) String() string {
 		return "want"
 	case KindHave:
 		return "have"
+	case KindPrint:
+		return "print"
+	case KindRenew:
+		return "renew"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
 
 // KindOf is the kind of a chunk, for handing it on; the rest is not looked at, and what has no header is of no kind. Offers,
-// entries and hot states are a Receiver's, acknowledgements a Sender's, requests go to Serve, and answers to a Mender.
+// entries and hot states are a Receiver's, acknowledgements a Sender's, requests go to Serve, and answers to a Mender;
+// prints and requests to renew are between replicas.
 func KindOf(b []byte) Kind {
 	if len(b) < headerBytes || string(b[:4]) != magic {
 		return 0
@@ -134,6 +141,8 @@ type chunk struct {
 	ack Ack
 
 	names []wal.Name
+
+	print Print
 }
 
 // begin appends a header whose length and CRC finish fills in.
@@ -246,6 +255,10 @@ func decode(b []byte) (c chunk, err error) {
 		ok = c.decodeWant(body)
 	case c.kind == KindHave:
 		ok = c.decodeHave(body)
+	case c.kind == KindPrint:
+		ok = c.decodePrint(body)
+	case c.kind == KindRenew:
+		ok = c.decodeRenew(body)
 	default:
 		ok = false
 	}
@@ -333,6 +346,10 @@ func Describe(b []byte) string {
 		return fmt.Sprintf("%s: %d names from %d", s, len(c.names), c.names[0].Index)
 	case KindHave:
 		return fmt.Sprintf("%s: %d entries", s, len(c.entries))
+	case KindPrint:
+		return fmt.Sprintf("print of %d by %d, known %v, asks %v", c.index, c.print.Speaker, c.print.Known, c.print.Asks)
+	case KindRenew:
+		return fmt.Sprintf("request of %d for a snapshot above %d", c.transfer, c.index)
 	default:
 		return fmt.Sprintf("%s: %d hot bytes", s, c.offer.hotBytes)
 	}

@@ -72,6 +72,9 @@ func samples() map[string][]byte {
 		"ack":      ack.Append(nil),
 		"want":     appendWant(nil, 7, 3, testNames),
 		"have":     encodeHave(header{shard: 7, transfer: 3, index: 900}, testEntry(11, "one"), lost, gone, testEntry(900, "")),
+		"print":    (&Print{Speaker: 3, Index: 900, Fingerprint: 0xfeed, Known: true, Asks: true}).Append(nil, 7),
+		"no print": (&Print{Speaker: 3, Index: 900}).Append(nil, 7),
+		"renew":    (&Renew{Speaker: 3, Above: 900}).Append(nil, 7),
 	}
 }
 
@@ -111,6 +114,10 @@ func encode(c *chunk) []byte {
 		return appendWant(nil, c.shard, c.transfer, c.names)
 	case KindHave:
 		return encodeHave(c.header, c.entries...)
+	case KindPrint:
+		return c.print.Append(nil, c.shard)
+	case KindRenew:
+		return (&Renew{PeerID(c.transfer), c.index}).Append(nil, c.shard)
 	default:
 		return c.ack.Append(nil)
 	}
@@ -160,6 +167,11 @@ func TestImpossibleChunksAreRefused(t *testing.T) {
 		"last possible index":      encodeHot(with(func(h *header) { h.index = ^uint64(0) }), 0, "x"),
 		"no transfer":              encodeHot(with(func(h *header) { h.transfer = 0 }), 0, "x"),
 		"unknown kind":             set(good("hot"), 5, 9),
+		"fingerprint not known":    set(good("print"), headerBytes+8, 2),
+		"unknown flag of a print":  set(good("print"), headerBytes+8, 4),
+		"long print":               finish(append(good("print"), 0)),
+		"print of a term":          set(good("print"), 24, 1),
+		"renewal with a body":      finish(append(good("renew"), 0)),
 		"version 0":                set(good("hot"), 4, 0),
 		"header not zero":          set(good("hot"), 44, 1),
 		"empty piece":              encodeHot(testHeader, 0, ""),

@@ -41,6 +41,7 @@ func crashCases() []crashCase {
 			p.h.barren = false
 		}, true},
 		{"lacking segments", loseSegments, false},
+		{"whose state is wrong", func(t *testing.T, p *pair) { must(t, p.follower.goWrong()) }, true},
 		{"brought up before, and lacking segments", func(t *testing.T, p *pair) {
 			p.follower = mustOpen(t, p.h, 3)
 			_, err := catchUp(p.leader, p.follower, 2, 1)

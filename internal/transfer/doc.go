@@ -52,6 +52,11 @@
 // begins again at M = 0: all live entries are sent. That proves presence, not that every payload reads back, which would
 // mean to read the whole backlog: a payload is checked when it is dispatched.
 //
+// The argument fails, too, when F's state was wrong: what its snapshots called dead may be live. Then nobody relies on it: the log is
+// told to Distrust it, and Renew has the receiver take a snapshot however far the log is, begin at M = 0 whatever Held says, and
+// replace all that was received before. The snapshot must be above all that F took in that state, so that it is the one that is
+// loaded, and the one that tells the log what is live. The log behind it stays: what F acknowledged and voted was right all along.
+//
 // An entry that is damaged on the leader is sent by name only. It is damaged on the follower then, as it would be if the
 // follower's own disk had damaged it, holds up nothing else, and is mended like others.
 //

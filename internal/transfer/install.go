@@ -100,7 +100,7 @@ func (r *Receiver) restart(c *chunk, count, first uint64) (Ack, error) {
 func (r *Receiver) Install() (snapshot.Meta, wal.Position, error) {
 	invariant.Check(r.phase == phaseReady, "shard %d: nothing is ready to be installed", r.cfg.Shard)
 	log, d := r.cfg.Log, decision{index: r.bound.index, term: r.offer.snapshotTerm, held: r.stage.held, segments: r.segments}
-	if log.Held(r.cfg.Shard) >= d.index {
+	if _, needed := r.needs(d.index); !needed {
 		return snapshot.Meta{}, 0, errors.Join(ErrNotNeeded, r.Discard())
 	}
 	term, err := log.Term(r.cfg.Shard, d.index)

@@ -95,6 +95,9 @@ type Receiver struct {
 
 	segments []string // of a complete stage
 	stats    ReceiverStats
+
+	renewing bool   // the state here is wrong, so nothing that it called dead was; see Renew
+	above    uint64 // what the state up to here became is wrong
 }
 
 // NewReceiver goes on with what an earlier process staged, as far as that is certain. REQUIRES: Recover was called.
@@ -143,6 +146,18 @@ func (r *Receiver) open(s stage) (err error) {
 		r.through = max(s.held, r.in.Last())
 	}
 	return err
+}
+
+// Renew says that the shard's state is wrong, and so are the snapshots taken here up to an index. From then on a snapshot above it is
+// needed however far the log is, and all that it refers to is asked for. The log was told to Distrust what it knew.
+func (r *Receiver) Renew(above uint64) { r.renewing, r.above = true, above }
+
+// needs reports whether a snapshot would help, and up to where the log is good enough without.
+func (r *Receiver) needs(index uint64) (held uint64, needed bool) {
+	if held = r.cfg.Log.Held(r.cfg.Shard); r.renewing {
+		return held, index > r.above
+	}
+	return held, index > held
 }
 
 // Stats returns what was taken in so far.
@@ -237,9 +252,9 @@ func (r *Receiver) outOfOrder(c *chunk) Ack {
 
 // acceptOffer listens to a transfer from here on, unless a better one is under way or it is not needed.
 func (r *Receiver) acceptOffer(c *chunk, mine bool) (Ack, error) {
-	held := r.cfg.Log.Held(r.cfg.Shard)
+	held, needed := r.needs(c.index)
 	switch {
-	case c.index <= held:
+	case !needed:
 		a := r.ack(c, StatusHave)
 		a.Held = held
 		return a, nil
@@ -255,10 +270,13 @@ func (r *Receiver) acceptOffer(c *chunk, mine bool) (Ack, error) {
 	}
 	// What is staged serves every snapshot that is not older. When the log holds as much by now, it serves nobody.
 	s := r.stage
-	useful := r.in != nil && c.index >= s.asOf && (r.through > held || s.replace && r.through > 0)
+	useful := r.in != nil && c.index >= s.asOf && (r.through > held && !r.renewing || s.replace && r.through > 0)
 	switch {
 	case !useful:
 		s = stage{held: held, asOf: c.index, next: r.cfg.Log.NextReceived(r.cfg.Shard)}
+		if r.renewing {
+			s.held, s.replace = 0, true
+		}
 		if err := r.begin(s); err != nil {
 			return Ack{}, err
 		}
