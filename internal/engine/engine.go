@@ -112,7 +112,7 @@ func (e *Engine) openHost(ctx context.Context) error {
 	first := rand.Uint64() >> 1
 	ids := []shard.ID{catalogShard}
 	e.catalog = newCatalogPump(e.opts.Node, first, func() { e.wakeShard(catalogShard) }, e)
-	hooks := pumpHooks{event: e.shardEvent, ran: e.ran, diverged: e.shardDiverged}
+	hooks := pumpHooks{event: e.shardEvent, ran: e.ran}
 	for i := range e.opts.Shards {
 		id := shard.ID(i + 1)
 		ids = append(ids, id)
@@ -306,10 +306,6 @@ func (e *Engine) shardEvent(id shard.ID, ev queue.Event) {
 		return
 	}
 	w.notify(n)
-}
-
-func (e *Engine) shardDiverged(err *Error) {
-	e.opts.Logger.Error("shard stopped: its state differs from its log's fingerprint", slog.Any("error", err))
 }
 
 // ran records how long an attempt ran. It runs on a shard's goroutine.

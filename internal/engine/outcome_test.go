@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/host"
 	"github.com/beaver-raft/beaver/internal/queue"
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/vfs"
@@ -163,14 +164,13 @@ func TestOverloadByBytes(t *testing.T) {
 
 // A shard whose state is not what its log says stops, and says what to do.
 func TestDivergedShardStops(t *testing.T) {
-	var told *Error
-	p := newPump(1, 1, 0, func() {}, pumpHooks{diverged: func(err *Error) { told = err }})
+	p := newPump(1, 1, 0, func() {}, pumpHooks{})
 	p.Leadership(true, 1)
 	p.Apply(1, shard.Header{Stamp: 1}, [][]byte{queue.AppendTick(nil)})
 	good := p.Fingerprint()
 	p.Apply(2, shard.Header{Stamp: 2}, [][]byte{queue.AppendVerify(nil, 1, good)})
-	if told != nil {
-		t.Fatalf("a right fingerprint stopped the shard: %v", told)
+	if v := p.Verified(); v != (host.Verification{Index: 1, Logged: good, Own: good}) {
+		t.Fatalf("%+v", v)
 	}
 	c := p.newCall()
 	c.items.Commit(queue.AppendTick(nil))
@@ -178,13 +178,21 @@ func TestDivergedShardStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Apply(3, shard.Header{Stamp: 3}, [][]byte{queue.AppendVerify(nil, 1, good+1)})
-	wantError(t, told, CodeDataLoss, ReasonDiverged)
+	if v := p.Verified(); v != (host.Verification{Index: 1, Logged: good + 1, Own: good}) {
+		t.Fatalf("%+v", v)
+	}
+	p.Doubted(host.Doubt{Trust: host.Suspect, Index: 1})
+	p.Settled()
 	<-c.done
 	wantError(t, c.err, CodeDataLoss, ReasonDiverged)
 	wantError(t, p.submit(p.newCall()), CodeDataLoss, ReasonDiverged)
 	var b shard.BatchBuilder
 	if p.Gather(&b, 5); b.Items() != 0 {
 		t.Fatal("a diverged shard proposes")
+	}
+	p.Doubted(host.Doubt{})
+	if err := p.submit(p.newCall()); err != nil {
+		t.Fatalf("a shard that is trusted again refuses: %v", err)
 	}
 }
 

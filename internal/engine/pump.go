@@ -21,7 +21,8 @@ type pump struct {
 
 	leading  bool
 	tookOver bool                  // the lead is new, and no entry was proposed yet
-	diverged atomic.Pointer[Error] // the state's fingerprint differs from the log's
+	diverged atomic.Pointer[Error] // the state is not trusted, and there is no other replica to serve the shard
+	doubted  atomic.Pointer[Error] // the state is not trusted, and others serve
 
 	dropped    bool  // the last entry was not taken: let some time pass
 	unfinished bool  // timers are due that the last entry did not get to
@@ -41,9 +42,8 @@ type pump struct {
 
 // pumpHooks are what a pump tells the engine. They are called on the shard's goroutine and must not block.
 type pumpHooks struct {
-	event    func(shard shard.ID, e queue.Event)
-	ran      func(q queue.QueueID, d time.Duration)
-	diverged func(err *Error)
+	event func(shard shard.ID, e queue.Event)
+	ran   func(q queue.QueueID, d time.Duration)
 }
 
 var _ host.Driver = (*pump)(nil)
@@ -262,8 +262,6 @@ func (p *pump) observe() {
 			p.mu.Unlock()
 		case queue.EventUnfinished:
 			p.unfinished = true
-		case queue.EventDiverged:
-			p.diverge()
 		case queue.EventCancel, queue.EventLeaseLost:
 			if p.leading {
 				p.hooks.event(p.shard, e)
@@ -381,14 +379,47 @@ func (p *pump) abort() {
 	p.close(errStopping())
 }
 
-// diverge stops a shard whose state is not what the log says it was.
-func (p *pump) diverge() {
-	err := newError(CodeDataLoss, ReasonDiverged,
-		"shard %d has stopped: at index %d its state differs from the fingerprint in its log; keep a copy of the data directory for examination, then restart the node, which rebuilds the state from snapshot and log",
-		p.shard, p.machine.Applied())
-	p.diverged.Store(err)
-	p.hooks.diverged(err)
-	p.close(err)
+// Verified implements host.Driver.
+func (p *pump) Verified() host.Verification { return host.Verification(p.machine.Verified()) }
+
+// Doubted implements host.Driver: a state that is not trusted is not served from. When others can serve, Leadership says so, and
+// callers go there.
+func (p *pump) Doubted(d host.Doubt) {
+	err := divergence(p.shard, d)
+	if d.Judged {
+		p.doubted.Store(err)
+		err = nil
+	} else {
+		p.doubted.Store(nil)
+	}
+	stopped := p.diverged.Swap(err) != nil
+	switch {
+	case err != nil:
+		p.close(err)
+	case stopped && p.leading:
+		p.setClosed(nil)
+		p.rouse()
+	}
+}
+
+// divergence is what callers are told of a state that is in doubt; nil when it is not.
+func divergence(id shard.ID, d host.Doubt) *Error {
+	switch {
+	case d.Trust == host.Trusted:
+		return nil
+	case d.Trust == host.Wrong:
+		return newError(CodeDataLoss, ReasonDiverged,
+			"this node's replica of shard %d is being rebuilt: after entry %d its state differed from that of a majority; other nodes serve the shard",
+			id, d.Index)
+	case d.Judged:
+		return newError(CodeDataLoss, ReasonDiverged,
+			"this node's replica of shard %d does not serve: after entry %d its state differs from the fingerprint in the log, and it is not known yet which is wrong; other nodes serve the shard",
+			id, d.Index)
+	default:
+		return newError(CodeDataLoss, ReasonDiverged,
+			"shard %d has stopped: after entry %d its state differs from the fingerprint in its log; keep a copy of the data directory for examination, then restart the node, which rebuilds the state from snapshot and log",
+			id, d.Index)
+	}
 }
 
 // Snapshot implements shard.StateMachine.

@@ -100,8 +100,10 @@ func (e *Engine) describeShard(ctx context.Context, p *pump, st *ShardStatus) {
 		st.Problem = "it does not answer: " + hostError(err).Error()
 	}
 	st.Jobs = totals.Live()
-	if err := p.diverged.Load(); err != nil {
-		st.Problem = err.Message
+	for _, err := range []*Error{p.diverged.Load(), p.doubted.Load()} {
+		if err != nil {
+			st.Problem = err.Message
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 
+	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/vfs"
 )
@@ -35,6 +36,8 @@ func (s *sink) Fingerprint() uint64                  { return 0 }
 func (s *sink) Dropped(uint64, bool)                 {}
 func (s *sink) Wakeup() int64                        { return 0 }
 func (s *sink) Stamp() int64                         { return 0 }
+func (s *sink) Verified() replica.Verification       { return replica.Verification{} }
+func (s *sink) Doubted(replica.Doubt)                {}
 
 func (s *sink) Leadership(leading bool, _ uint64) {
 	if leading && s.led != nil {

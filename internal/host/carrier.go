@@ -153,7 +153,7 @@ func (c *carrier) turn() (pause time.Duration, timed bool, err error) {
 		case transfer.KindAck:
 			c.senders.Acked(h.now().Mono, p.data)
 			continue
-		case transfer.KindWant, transfer.KindHave:
+		case transfer.KindWant, transfer.KindHave, transfer.KindPrint, transfer.KindRenew:
 			c.mend(p)
 			continue
 		default:
@@ -195,13 +195,30 @@ func (c *carrier) accept(p parcel) error {
 	return nil
 }
 
-// mend answers a request for entries that are damaged at another member, or hands an answer to the loop. Lost ones are repeated.
+// renew has the receiver take a snapshot in the place of a state that is wrong.
+func (c *carrier) renew(above uint64) {
+	c.work.Lock()
+	defer c.work.Unlock()
+	c.receiver.Renew(above)
+}
+
+// mend answers a request for entries that are damaged at another member, or hands an answer, or what is said of states that differ,
+// to the loop. Lost ones are repeated.
 func (c *carrier) mend(p parcel) {
 	l := c.l
-	if transfer.KindOf(p.data) != transfer.KindWant {
+	if kind := transfer.KindOf(p.data); kind != transfer.KindWant {
+		most, waiting := PrintsMax, 0
+		if kind == transfer.KindHave {
+			most = MendAnswersMax
+		}
 		l.mu.Lock()
-		if len(l.mends) < MendAnswersMax { // what is over is asked for again
-			l.mends = append(l.mends, p.data)
+		for _, o := range l.mends {
+			if (transfer.KindOf(o.data) == transfer.KindHave) == (kind == transfer.KindHave) {
+				waiting++
+			}
+		}
+		if waiting < most { // what is over is asked for again
+			l.mends = append(l.mends, p)
 		}
 		l.mu.Unlock()
 		l.poke()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 
+	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
 )
 
@@ -117,10 +118,13 @@ type driver struct {
 	seq     uint64
 	settled []*addition
 	gathers int
+
+	past     map[uint64]uint64 // fingerprints by entry
+	verified replica.Verification
 }
 
 func newDriver(id shard.ID) *driver {
-	return &driver{counters: newCounters(), id: id, node: 1, batches: map[uint64][]*addition{}, seq: uint64(id) << 32}
+	return &driver{counters: newCounters(), id: id, node: 1, batches: map[uint64][]*addition{}, past: map[uint64]uint64{}, seq: uint64(id) << 32}
 }
 
 // push queues an addition; the host must be woken.
@@ -160,7 +164,12 @@ func (d *driver) Apply(index uint64, h shard.Header, items [][]byte) {
 	results := make([]uint64, len(items))
 	for i, item := range items {
 		results[i] = d.apply(index, item)
+		var at, logged uint64
+		if n, _ := fmt.Sscanf(string(item), "!%d:%x", &at, &logged); n == 2 && d.past[at] != 0 {
+			d.verified = replica.Verification{Index: at, Logged: logged, Own: d.past[at]}
+		}
 	}
+	d.past[index] = d.print
 	if d.onApplied != nil {
 		d.onApplied()
 	}
@@ -210,9 +219,21 @@ func (d *driver) Leadership(leading bool, _ uint64) {
 	}
 }
 
-func (d *driver) Snapshot() shard.Image     { return d.freeze() }
-func (d *driver) Restore(r io.Reader) error { return d.restore(r) }
-func (d *driver) Fingerprint() uint64       { return d.print }
+// Verified tells of an item "!index:fingerprint", which is no part of the state but in that it was applied.
+func (d *driver) Verified() replica.Verification { return d.verified }
+
+func (d *driver) Doubted(doubt replica.Doubt) {
+	d.events = append(d.events, fmt.Sprintf("state is %v", doubt.Trust))
+}
+
+func (d *driver) Snapshot() shard.Image { return d.freeze() }
+func (d *driver) Fingerprint() uint64   { return d.print }
+
+// Restore forgets what was compared with another state.
+func (d *driver) Restore(r io.Reader) error {
+	d.past, d.verified = map[uint64]uint64{}, replica.Verification{}
+	return d.restore(r)
+}
 
 // writerOf is an image's encoder as package snapshot wants it.
 func writerOf(image shard.Image) func(io.Writer) error {

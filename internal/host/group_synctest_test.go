@@ -16,6 +16,7 @@ import (
 	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/transfer"
 	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
@@ -26,10 +27,11 @@ type network struct {
 	nodes map[uint64]*node
 	cut   map[uint64]bool
 	bytes map[uint64]int // of transfers, by receiver
+	left  map[uint64]int // how many pieces of snapshots get through to a receiver; all when it has none here
 }
 
 func newNetwork() *network {
-	return &network{nodes: map[uint64]*node{}, cut: map[uint64]bool{}, bytes: map[uint64]int{}}
+	return &network{nodes: map[uint64]*node{}, cut: map[uint64]bool{}, bytes: map[uint64]int{}, left: map[uint64]int{}}
 }
 
 // plug connects a node.
@@ -66,6 +68,15 @@ func (n *network) isCut(node uint64) bool {
 	return n.cut[node]
 }
 
+// let lets so many more pieces of snapshots through to a node; all when it is negative.
+func (n *network) let(node uint64, pieces int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if delete(n.left, node); pieces >= 0 {
+		n.left[node] = pieces
+	}
+}
+
 // received is how many bytes of snapshots a node was sent.
 func (n *network) received(node uint64) int {
 	n.mu.Lock()
@@ -100,7 +111,15 @@ func (l link) SendTransfer(to uint64, id uint16, kind uint8, data []byte) bool {
 	}
 	l.net.mu.Lock()
 	l.net.bytes[to] += len(data)
+	left, counted := l.net.left[to]
+	counted = counted && transfer.Kind(kind) < transfer.KindAck
+	if counted {
+		l.net.left[to] = max(left-1, 0)
+	}
 	l.net.mu.Unlock()
+	if counted && left == 0 {
+		return false
+	}
 	h.ReceiveTransfer(l.from, id, kind, slices.Clone(data))
 	return true
 }

@@ -22,6 +22,8 @@ const (
 	InboxBytesMax = 32 << 20
 	// MendAnswersMax bounds the answers about damaged entries that wait for one shard, which asks for one at a time.
 	MendAnswersMax = 4
+	// PrintsMax bounds what other members say of their states that waits for one shard: some for each member.
+	PrintsMax = 32
 	// ParcelsMax bounds the chunks and acknowledgements of snapshots that wait for one shard.
 	ParcelsMax = 256
 	// ParcelBytesMax bounds their bytes.

@@ -47,7 +47,7 @@ type loop struct {
 	inbox    []*readCall             // guarded by mu
 	mail     mail                    // guarded by mu
 	ended    []transfer.Ended        // guarded by mu
-	mends    [][]byte                // answers about damaged entries, guarded by mu
+	mends    []parcel                // about damaged entries, and states that differ; guarded by mu
 	begun    []*operation            // guarded by mu
 	stored   *replica.SnapshotResult // guarded by mu: what the snapshotter finished
 	quitted  bool                    // guarded by mu: the loop is gone
@@ -135,6 +135,9 @@ func (l *loop) restore() error {
 	if l.carrier != nil {
 		if l.carrier.receiver, err = transfer.NewReceiver(l.receiverConfig()); err != nil {
 			return err
+		}
+		if above, wrong := rep.Renewing(); wrong {
+			l.carrier.receiver.Renew(above)
 		}
 	}
 	l.rep = rep
@@ -316,8 +319,10 @@ func (l *loop) receive(now replica.Instant) error {
 			l.rep.WantSnapshot() // This one is of no more use.
 		}
 	}
-	for _, answer := range mends {
-		l.rep.StepMend(now, answer)
+	for _, p := range mends {
+		if answer := l.rep.StepMend(now, shard.NodeID(p.from), p.data); answer != nil {
+			l.h.opts.Transport.SendTransfer(p.from, uint16(l.id), uint8(transfer.KindOf(answer)), answer)
+		}
 	}
 	if len(mends) > 0 {
 		l.h.kickMaintainer()
@@ -347,6 +352,9 @@ func (l *loop) carryOut(eff *replica.Effects) (again bool, err error) {
 	if l.carrier != nil {
 		for _, m := range eff.Mends {
 			l.h.opts.Transport.SendTransfer(uint64(m.To.Node()), uint16(l.id), uint8(transfer.KindOf(m.Data)), m.Data)
+		}
+		if above, wrong := l.rep.Renewing(); eff.Renew && wrong {
+			l.carrier.renew(above)
 		}
 		if term := l.rep.LeadTerm(); term != l.leadTerm || len(eff.Snapshots) > 0 {
 			l.leadTerm = term

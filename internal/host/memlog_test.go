@@ -194,3 +194,9 @@ func (l *memLog) flushCount() int {
 	defer l.mu.Unlock()
 	return l.flushes
 }
+
+func (l *memLog) Distrust(id wal.ShardID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.retained, id)
+}

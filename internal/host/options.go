@@ -28,6 +28,19 @@ var (
 // Driver owns the commands of one shard on this node.
 type Driver = replica.Driver
 
+// Verification and Doubt are what a Driver says and hears of its state.
+type (
+	Verification = replica.Verification
+	Doubt        = replica.Doubt
+)
+
+// What is known of a state; see package replica.
+const (
+	Trusted = replica.Trusted
+	Suspect = replica.Suspect
+	Wrong   = replica.Wrong
+)
+
 // Clock tells the time. Timers run on the runtime's own clock (so testing/synctest governs them): only the stamps
 // that enter the log come from here.
 type Clock interface {

@@ -42,6 +42,7 @@ type Log interface {
 	ReleaseReserve() bool
 	transfer.MendLog
 	SetMendable(shard wal.ShardID, mendable bool)
+	Distrust(shard wal.ShardID)
 }
 
 var _ Log = (*wal.Log)(nil)

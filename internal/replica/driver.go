@@ -24,4 +24,10 @@ type Driver interface {
 	// it is false, commands that wait must be answered: Gather is not called until this replica leads again, and never
 	// when the owner stops. It is called once more, with false, when the owner stops or fails; Settled follows.
 	Leadership(leading bool, term uint64)
+	// Verified is what the last fingerprint of the log that was applied since Restore, and could be compared, said; zero when
+	// there was none.
+	Verified() Verification
+	// Doubted tells what is known of the state: at each Open, and when it changes. While it is not trusted nothing may be
+	// answered from it; when others judge it the replica does not lead either, as Leadership says.
+	Doubted(d Doubt)
 }

@@ -140,6 +140,10 @@ func (m *member) turn() (moved bool) {
 			m.driver.say("wishes that %s gets snapshot %d", w.To, w.Index)
 			m.wishes = append(m.wishes, w)
 		}
+		if eff.Renew {
+			above, _ := m.rep.Renewing()
+			m.driver.say("is to be renewed by a snapshot above %d", above)
+		}
 		if eff.Snapshot {
 			job, err := m.rep.Freeze()
 			if err != nil {
@@ -223,7 +227,9 @@ func (g *group) stabilize() {
 		if g.deliver(func(_, _ shard.NodeID) bool { return true }) {
 			moved = true
 		}
-		g.deliverMail()
+		if g.deliverMail() {
+			moved = true
+		}
 		if !moved && len(g.bag) == 0 && len(g.mail) == 0 {
 			return
 		}
@@ -326,6 +332,8 @@ func (g *group) bring(from *member, w shard.SnapshotWish) error {
 //	flip node=1 text=x          damage a bit of every place on the disk that holds the text
 //	payload node=1 index=3      read an entry as a dispatch does
 //	maintain node=1             the log's background work
+//	skew node=1 word=x          change the state behind the log's back
+//	verify node=1               the driver puts its fingerprint into the log
 //	close node=1                begin to close
 //	crash node=1                lose what is not durable, and stop
 //	wipe node=1                 lose all, and begin again as a founder under the old id
@@ -410,6 +418,8 @@ func (g *group) run(t *testing.T, d *datadriven.TestData) error {
 		return m.payload(t, d)
 	case "maintain":
 		return m.maintain()
+	case "skew", "verify":
+		m.doubt(t, d)
 	case "status":
 		g.status()
 	default:

@@ -31,4 +31,11 @@ const (
 	WantedPause = 100 * time.Millisecond
 	// NudgePause lies between two requests of a follower that its leader move the index of an idle shard.
 	NudgePause = time.Second
+
+	// PrintsKept is how many of its own fingerprints a replica remembers, of the entries that were verified last.
+	PrintsKept = 64
+	// AskPause lies between two rounds of asking other members about their states, or for a snapshot in the place of a wrong one.
+	AskPause = time.Second
+	// AskTries is how often a replica that is not in doubt itself tells those who differ from it what its state was.
+	AskTries = 10
 )

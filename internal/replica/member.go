@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"slices"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/shard"
@@ -10,7 +11,13 @@ import (
 func (r *Replica) Leader() shard.ReplicaID { return r.sh.Leader() }
 
 // LeadTerm is the term in which this replica leads as Raft sees it, which may be before Leading; else 0.
-func (r *Replica) LeadTerm() uint64 { return r.sh.LeadTerm() }
+// A replica whose state is in doubt has no use of the lead, and has 0.
+func (r *Replica) LeadTerm() uint64 {
+	if r.barred() {
+		return 0
+	}
+	return r.sh.LeadTerm()
+}
 
 // Alone reports whether this replica is its whole group.
 func (r *Replica) Alone() bool { return r.sh.Alone() }
@@ -64,7 +71,10 @@ func (r *Replica) Transferring() bool { return r.sh.Transferring() }
 func (r *Replica) Unreachable(to shard.ReplicaID) { r.sh.Unreachable(to) }
 
 // SnapshotSent ends what Effects.Snapshots asked for: whether the member has installed the snapshot, or one as good.
-func (r *Replica) SnapshotSent(to shard.ReplicaID, ok bool) error { return r.sh.SnapshotSent(to, ok) }
+func (r *Replica) SnapshotSent(to shard.ReplicaID, ok bool) error {
+	r.doubts.bringing = slices.DeleteFunc(r.doubts.bringing, func(id shard.ReplicaID) bool { return id == to })
+	return r.sh.SnapshotSent(to, ok)
+}
 
 // handOver gives the lead of a closing replica to another, when nothing is in flight any more: the group then need not
 // wait for an election timeout.

@@ -8,7 +8,7 @@ import (
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
-// Mail is a message about damaged entries for another member.
+// Mail is a message for another member, about damaged entries or states that differ.
 type Mail struct {
 	To   shard.ReplicaID
 	Data []byte
@@ -44,15 +44,20 @@ func (r *Replica) mend() {
 	}
 }
 
-// StepMend takes a chunk about damaged entries from another member. A request (transfer.KindWant) is answered: what is returned
+// StepMend takes a chunk that another member's node sent, about damaged entries or states that differ (transfer.KindPrint and
+// transfer.KindRenew). A request (transfer.KindWant) is answered: what is returned
 // goes back to whom the request came from. An answer is taken in, and the log's Maintain writes what it brought. A chunk that is
 // malformed, or of another kind, is ignored. Answering only reads the log: transfer.Serve does it on any goroutine.
-func (r *Replica) StepMend(now Instant, data []byte) (answer []byte) {
+func (r *Replica) StepMend(now Instant, from shard.NodeID, data []byte) (answer []byte) {
 	switch transfer.KindOf(data) {
 	case transfer.KindWant:
 		answer, _ = transfer.Serve(r.cfg.Shard, r.cfg.Log, data, transfer.MendBytesDefault) // none to what is malformed
 	case transfer.KindHave:
 		_ = r.mender.Accept(now.Mono, data) // a malformed one changes nothing
+	case transfer.KindPrint:
+		answer = r.stepPrint(from, data)
+	case transfer.KindRenew:
+		r.stepRenew(from, data)
 	default:
 	}
 	return answer

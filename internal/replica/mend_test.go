@@ -21,7 +21,7 @@ type letter struct {
 }
 
 // deliverMail hands out what is asked and answered about damaged entries.
-func (g *group) deliverMail() {
+func (g *group) deliverMail() (moved bool) {
 	mail := g.mail
 	g.mail = nil
 	for _, l := range mail {
@@ -29,11 +29,13 @@ func (g *group) deliverMail() {
 		if g.cut[l.from.Node()] || g.cut[m.node] || m.rep == nil || m.id != l.mail.To {
 			continue
 		}
-		if answer := m.rep.StepMend(m.instant(), l.mail.Data); answer != nil {
+		moved = true
+		if answer := m.rep.StepMend(m.instant(), l.from.Node(), l.mail.Data); answer != nil {
 			m.driver.say("answers %s: %s", l.from, transfer.Describe(answer))
 			g.mail = append(g.mail, letter{m.id, Mail{l.from, answer}})
 		}
 	}
+	return moved
 }
 
 // flip damages every place on the disk that holds a text.

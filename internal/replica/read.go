@@ -39,7 +39,7 @@ func (r *Replica) ask() error {
 		return nil
 	}
 	// Only a lead that the driver was told of is also told to be over, which answers the reads that wait.
-	if leading, _ := r.sh.Leading(); !leading || !r.leading {
+	if leading, _ := r.leads(); !leading || !r.leading {
 		err := r.notLeader()
 		for _, read := range r.asked {
 			read.Finish(err)

@@ -57,6 +57,10 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
+	wrong, err := r.acquit(snap.Index)
+	if err != nil {
+		return nil, fmt.Errorf("shard %d: %w", cfg.Shard, err)
+	}
 	// What a replica before this one appended in the same process is in the log and may not be durable: nothing that relies on
 	// it may be promised before it is.
 	if r.lastPos, err = cfg.Log.Append(cfg.Shard, nil, nil); err != nil {
@@ -69,8 +73,14 @@ func Open(cfg Config) (*Replica, error) {
 	if snap.Index == 0 {
 		// Nothing is live. The log wants to know: it may have files with entries of an earlier replica of the shard.
 		r.restored = wal.Retention{Live: cfg.Driver.Snapshot().Live()}
+		r.setTrust(Trusted, 0)
 		return r, nil
 	}
+	if wrong {
+		r.setTrust(Wrong, r.doubts.Index) // and what is live is not known
+		return r, nil
+	}
+	r.setTrust(Trusted, 0)
 	// Which snapshot before this one is good is not known: nothing more is given up until there are two new ones.
 	r.restored = wal.Retention{
 		Snapshot: snap.Index, KeepFrom: min(first, snap.Index+1), Live: cfg.Driver.Snapshot().Live(),
@@ -101,7 +111,8 @@ func (r *Replica) Replay() (more bool, err error) {
 }
 
 // Retention tells what the restored snapshot refers to: until the log knows, it can drop nothing. The owner gives it to
-// the log's Retain before the first snapshot is stored. A replica that waits for a snapshot refers to nothing.
+// the log's Retain before the first snapshot is stored. A replica that waits for a snapshot refers to nothing; of one whose
+// state is wrong it is not known.
 func (r *Replica) Retention() wal.Retention { return r.restored }
 
 // restore gives the driver the state of the newest good snapshot, or makes the genesis of a new shard.

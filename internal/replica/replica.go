@@ -40,8 +40,11 @@ type Effects struct {
 	Snapshots []shard.SnapshotWish
 	// Flush asks for what was appended; Durable answers it.
 	Flush Flush
-	// Mends are requests for what is damaged here, to other members, who hand them to StepMend. They may be lost.
+	// Mends are requests and statements to other members, who hand them to StepMend: for what is damaged here, and about states
+	// that differ. They may be lost.
 	Mends []Mail
+	// Renew asks the owner to tell its transfer.Receiver that the state here is wrong, as Renewing says.
+	Renew bool
 	// Batch was proposed.
 	Batch Batch
 	// Snapshot asks for Freeze, SnapshotJob.Store and then SnapshotStored.
@@ -94,6 +97,7 @@ type Replica struct {
 	snap     snapshotState
 	mender   *transfer.Mender
 	mendable bool // as the log was told
+	doubts   doubts
 	count    Stats
 }
 
@@ -101,7 +105,12 @@ type Replica struct {
 func (r *Replica) Campaign() error { return r.sh.CampaignAlone() }
 
 // Step takes a message of another replica; see shard.Shard.Step for what is ignored.
-func (r *Replica) Step(m *raftpb.Message) error { return r.sh.Step(m) }
+func (r *Replica) Step(m *raftpb.Message) error {
+	if m.GetType() == raftpb.MsgTimeoutNow && r.barred() {
+		return nil // It must not take the lead.
+	}
+	return r.sh.Step(m)
+}
 
 // Durable says that everything appended up to a position is durable.
 func (r *Replica) Durable(p wal.Position) { r.durable = max(r.durable, p) }
@@ -173,6 +182,9 @@ func (r *Replica) turn() error {
 		return err
 	}
 	r.mend()
+	if err := r.settleDoubts(); err != nil {
+		return err
+	}
 	if err := r.handOver(); err != nil {
 		return err
 	}
@@ -216,6 +228,11 @@ func (r *Replica) Pause(now Instant) (time.Duration, bool) {
 	if untilMend, ok := r.mender.Pause(now.Mono); ok && r.mendable && (!timed || untilMend < pause) {
 		pause, timed = untilMend, true
 	}
+	if r.doubts.Trust == Wrong && !r.snap.running || r.doubts.inquiry != nil {
+		if untilAsk := r.doubts.again - now.Mono; !timed || untilAsk < pause {
+			pause, timed = untilAsk, true
+		}
+	}
 	if at := max(r.snap.notBefore, r.snap.wantedAfter); r.snap.wanted && !r.snap.running && at > now.Mono {
 		if untilRetry := at - now.Mono; !timed || untilRetry < pause {
 			pause, timed = untilRetry, true
@@ -257,7 +274,7 @@ func (r *Replica) process() error {
 	if err != nil {
 		return err
 	}
-	r.eff.Messages = append(r.eff.Messages, eff.Messages...)
+	r.eff.Messages = append(r.eff.Messages, r.mute(eff.Messages)...)
 	r.eff.Snapshots = append(r.eff.Snapshots, eff.Snapshots...)
 	if err := r.append(&eff.Append); err != nil {
 		return err
@@ -321,9 +338,15 @@ func (r *Replica) wishFlush() {
 	}
 }
 
+// leads is shard.Shard.Leading for a replica that may use the lead.
+func (r *Replica) leads() (leading bool, term uint64) {
+	leading, term = r.sh.Leading()
+	return leading && !r.barred(), term
+}
+
 // lead tells the driver when the lead was won or lost. A lost lead leaves what was in flight undecided.
 func (r *Replica) lead() {
-	leading, term := r.sh.Leading()
+	leading, term := r.leads()
 	if leading == r.leading && (!leading || term == r.term) {
 		return
 	}

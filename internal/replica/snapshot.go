@@ -59,7 +59,7 @@ func (r *Replica) WantSnapshot() { r.snap.wanted = true }
 
 // snapshot says when a snapshot is due: after so much log, when the log cannot recycle a file without it, and at the end.
 func (r *Replica) snapshot() error {
-	if r.snap.running || r.snap.closing { // the one that a closing replica begins is its last
+	if r.snap.running || r.snap.closing || r.barred() { // the one that a closing replica begins is its last
 		return nil
 	}
 	applied, _, bytes := r.sh.Applied()
@@ -116,7 +116,7 @@ func (r *Replica) advance() error {
 // replay. One is enough: a group that goes on under load has something new to be applied whenever one is stored.
 func (r *Replica) closingSnapshot() bool {
 	_, _, bytes := r.sh.Applied()
-	return r.closing && !r.snap.closing && len(r.inflight) == 0 && bytes > r.snap.bytes
+	return r.closing && !r.snap.closing && !r.barred() && len(r.inflight) == 0 && bytes > r.snap.bytes
 }
 
 // SnapshotStored tells what became of the job that is out. at is the node's wall clock when it was done.

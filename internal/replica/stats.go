@@ -15,8 +15,11 @@ type Stats struct {
 	Role        shard.Role
 
 	Batches, BatchItems, BatchBytes uint64 // applied since Open
-	Dropped                         uint64 // batches told to the driver as dropped
-	CacheBytes                      int64  // memory that recent entries take
+	Doubt                           Doubt  // what is known of the state
+	Rebuilt                         uint64 // 1 when the state was wrong, and was replaced when the replica was opened last
+
+	Dropped    uint64 // batches told to the driver as dropped
+	CacheBytes int64  // memory that recent entries take
 
 	SnapshotIndex   uint64
 	SnapshotMillis  int64 // when the newest one was stored, by the node's clock; 0 when that was before Open
@@ -37,7 +40,8 @@ func (r *Replica) Stats() Stats {
 	s.Applied, s.Last, s.BatchBytes = applied, r.sh.Last(), bytes
 	s.CacheBytes = r.sh.CacheBytes()
 	s.Fingerprint = r.cfg.Driver.Fingerprint()
-	s.Leading, s.Term = r.sh.Leading()
+	s.Leading, s.Term = r.leads()
+	s.Doubt = r.doubts.Doubt
 	s.Role = r.sh.Role()
 	s.Replica, s.Leader = r.cfg.Replica, uint64(r.sh.Leader().Node())
 	return *s

@@ -27,10 +27,14 @@ type toy struct {
 	wakeup int64
 	leads  bool
 	mute   bool
+
+	// A word that begins with ! is a fingerprint: "!index:fingerprint".
+	past     map[uint64]uint64
+	verified Verification
 }
 
 func newToy(label string, out *strings.Builder) *toy {
-	return &toy{out: out, label: label, live: roaring64.New(), flying: map[uint64][]string{}}
+	return &toy{out: out, label: label, live: roaring64.New(), flying: map[uint64][]string{}, past: map[uint64]uint64{}}
 }
 
 func (d *toy) say(format string, args ...any) {
@@ -82,6 +86,25 @@ func (d *toy) Apply(index uint64, h shard.Header, items [][]byte) {
 		delete(d.flying, h.Sequence)
 	}
 	d.say("applied %v at %d, stamp %d%s", short(words), index, h.Stamp, answered)
+	d.past[index] = d.Fingerprint()
+	for _, word := range words {
+		var at, logged uint64
+		if n, _ := fmt.Sscanf(word, "!%d:%x", &at, &logged); n == 2 && d.past[at] != 0 {
+			d.verified = Verification{at, logged, d.past[at]}
+		}
+	}
+}
+
+func (d *toy) Verified() Verification { return d.verified }
+
+func (d *toy) Doubted(doubt Doubt) {
+	if doubt.Trust == Trusted && d.mute {
+		return
+	}
+	mute := d.mute
+	d.mute = false
+	d.say("state is %v, differed at %d, judged by others: %v", doubt.Trust, doubt.Index, doubt.Judged)
+	d.mute = mute
 }
 
 func (d *toy) Dropped(seq uint64, unknown bool) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
 )
 
@@ -295,6 +296,16 @@ func (d *driver) Leadership(leading bool, _ uint64) {
 		}
 		d.waiting = nil
 	}
+}
+
+// Verified implements replica.Driver.
+func (d *driver) Verified() replica.Verification {
+	return replica.Verification(d.machine.Verified())
+}
+
+// Doubted implements replica.Driver.
+func (d *driver) Doubted(doubt replica.Doubt) {
+	d.m.n.w.trace.printf(d.m.name, "state is %v, differed at %d", doubt.Trust, doubt.Index)
 }
 
 // abandon forgets all calls: nobody is there to answer them.

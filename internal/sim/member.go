@@ -90,6 +90,9 @@ func (m *member) open() error {
 	if m.receiver, err = transfer.NewReceiver(m.receiverConfig()); err != nil {
 		return err
 	}
+	if above, wrong := m.rep.Renewing(); wrong {
+		m.receiver.Renew(above)
+	}
 	w.trace.mix(uint64(m.group.id), m.rep.Applied(), m.rep.Last())
 	w.trace.printf(m.name, "opens as %v, applied %d of %d", m.id, m.rep.Applied(), m.rep.Last())
 	return m.rep.Campaign()
@@ -128,6 +131,9 @@ func (m *member) turn() {
 		m.senders.Lead(m.rep.LeadTerm())
 		for _, mail := range eff.Mends {
 			m.mail(mail.To, mail.Data)
+		}
+		if above, wrong := m.rep.Renewing(); eff.Renew && wrong {
+			m.receiver.Renew(above)
 		}
 		for _, wish := range eff.Snapshots {
 			m.bring(wish)

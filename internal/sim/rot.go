@@ -156,7 +156,7 @@ func (m *member) mail(to shard.ReplicaID, data []byte) {
 // mend takes in what another member asks or answers about damaged entries.
 func (m *member) mend(e *event) {
 	n := m.n
-	if answer := m.rep.StepMend(n.instant(), e.data); answer != nil {
+	if answer := m.rep.StepMend(n.instant(), shard.ReplicaID(e.value).Node(), e.data); answer != nil {
 		m.mail(shard.ReplicaID(e.value), answer)
 	}
 	n.keep(time.Millisecond)
