@@ -44,13 +44,17 @@ func (e *Engine) BeginEnqueue(ctx context.Context, r *EnqueueRequest, dst []Enqu
 	if p.err = checkEnqueue(r); p.err != nil {
 		return
 	}
-	if e.host.Full() {
+	full := e.host.Full()
+	if full && !e.clustered() {
 		p.err = errDiskFull()
 		return
 	}
 	p.now = queue.Millis(e.opts.Clock.NowMillis())
 	p.dst = append(dst, make([]Enqueued, len(r.Jobs))...)
 	p.first, p.several, p.err = e.routeJobs(ctx, r, p.out(), p.now)
+	if full && p.err == nil && p.first != nil && (p.several || e.leads(p.first.pump.shard)) {
+		p.err = errDiskFull() // a leader elsewhere looks at its own disk
+	}
 	if p.err != nil || p.first == nil || p.several {
 		return
 	}

@@ -97,6 +97,29 @@ func TestSilentWorkerAcrossNodes(t *testing.T) {
 	})
 }
 
+// TestDismissedTwice: two nodes that both take themselves for the judge dismiss a worker, which counts once; what others hold stays theirs.
+func TestDismissedTwice(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *fleet) {
+		name := c.queueOn(2)
+		e := c.nodes[3]
+		w, other := register(t, e), register(t, e)
+		ids := enqueue(t, e, jobs(name, 2)...)
+		fetchJobs(t, e, w, 1, name)
+		fetchJobs(t, e, other, 1, name)
+		for _, judge := range []uint64{2, 1, 3} {
+			if err := c.nodes[judge].dismiss(t.Context(), []WorkerID{w}, queue.AppendWorkerLost); err != nil {
+				t.Fatalf("node %d: %v", judge, err)
+			}
+		}
+		if d, err := e.Job(t.Context(), ids[0]); err != nil || d.Info.State != queue.StateReady || d.Info.Crashes != 1 {
+			t.Errorf("%+v, %v", d.Info, err)
+		}
+		if s := state(t, e, ids[1]); s != queue.StateRunning {
+			t.Errorf("the other worker's job is %v", s)
+		}
+	})
+}
+
 // TestGoodbyeAcrossNodes: a worker that says goodbye on one node is gone on all, and no crash is counted.
 func TestGoodbyeAcrossNodes(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *fleet) {

@@ -279,3 +279,16 @@ func TestCallQueueBounds(t *testing.T) {
 		calls.Wait()
 	})
 }
+
+// What certainly was not seen by the other node is told from what may have been.
+func TestUndelivered(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]bool{
+		ErrUnreachable: true, ErrBusy: true, ErrTooLarge: true, ErrClosed: true,
+		ErrUnknownOutcome: false, context.DeadlineExceeded: false, &RemoteError{Node: 2, Text: "no"}: false,
+	} {
+		if got := new(Transport).Undelivered(fmt.Errorf("call: %w", err)); got != want {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+}
