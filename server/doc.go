@@ -12,6 +12,11 @@
 // jobs, finish what clients asked for, close the engine, and only then the listener. What was acknowledged is durable
 // whatever happens in between.
 //
+// A node that has peers first finds its cluster, see package founding, and then keeps it: the *keeper* has each shard that the node
+// leads follow the nodes of the catalog, one step at a time, and the *inquirer* asks the other nodes whether this one still is a
+// member, and tells them where it is. Both end before the engine is closed. They keep nothing: what an operator wishes is in the
+// catalog, so whoever leads goes on with it.
+//
 // This is the only place where the parts of a node are wired together. It prints nothing: all it has to say goes to
 // Options.Logger.
 package server

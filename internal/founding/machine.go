@@ -149,7 +149,7 @@ func addressOf(list []Founder, node uint64) string {
 func (m *Machine) adopt(r *Record) {
 	founder := r.member(m.self)
 	switch {
-	case r.State != Founded || !r.valid() || r.Cluster != clusterID(r.Members, r.Shards) && len(r.Members) > 1:
+	case r.State != Founded || !r.valid() || r.Shards != m.shards || names(founders(r)) != names(m.founders) || r.Cluster != clusterID(r.Members, r.Shards):
 		m.refused = &RefusedError{"another founder has a record of the founding that is damaged: check its data directory"}
 	case founder == nil || founder.Nonce != m.nonce:
 		m.refused = &RefusedError{lost(r.Cluster, m.self, addressOf(m.founders, m.self))}

@@ -65,7 +65,8 @@ type FileError struct{ File, Reason string }
 
 func (e *FileError) Error() string { return e.File + " " + e.Reason }
 
-// Read reads the record of a data directory; nil when there is none. Errors: *FileError, those of the file system.
+// Read reads the record of a data directory; nil when there is none. What it returns is durable. Errors: *FileError, those of the
+// file system.
 func Read(fsys vfs.FS, dir string) (*Record, error) {
 	name := path.Join(dir, FileName)
 	f, err := fsys.Open(name)
@@ -82,6 +83,10 @@ func Read(fsys vfs.FS, dir string) (*Record, error) {
 	r, reason := decode(b)
 	if reason != "" {
 		return nil, &FileError{name, reason}
+	}
+	// A process that was killed may have left a name that is seen and not durable.
+	if err := fsys.SyncDir(dir); err != nil {
+		return nil, fmt.Errorf("sync directory %s: %w", dir, err)
 	}
 	return r, nil
 }
