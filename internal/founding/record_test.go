@@ -90,7 +90,9 @@ func FuzzMessage(f *testing.F) {
 	list := []Founder{{1, "a:1"}, {2, "b:1"}}
 	for _, m := range []Message{
 		{Hello: NewMachine(&Record{State: Born, Nonce: cluster.Nonce{2}}, 2, list, 4).Hello()},
-		{Join: &Join{Nonce: nonce, Address: "a:1"}}, {Still: &Still{Cluster: 1, Node: 2}}, {Refused: "no", Later: true},
+		{Join: &Join{Nonce: nonce, Address: "a:1"}},
+		{Still: &Still{Cluster: 1, Node: 2}},
+		{Refused: "no", Later: true},
 	} {
 		b, err := m.Encode()
 		if err != nil {
