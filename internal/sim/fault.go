@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"syscall"
 	"time"
 
@@ -42,13 +43,21 @@ func (n *node) leads() bool {
 	return false
 }
 
-// inject lets one fault happen.
+// inject lets one fault happen, and counts it if it did: a node that is down cannot be killed.
 func (w *world) inject(f Fault) {
 	c, n := w.faulting, w.victim()
-	w.faults[f]++
 	w.trace.mix(uint64(f), uint64(n.index), uint64(w.now))
 	w.trace.printf("fault", "%v %s", f, n.name)
 	lasts := c.between(200*time.Millisecond, 8*time.Second)
+	if w.strike(f, n, lasts) {
+		w.faults[f]++
+	}
+}
+
+// strike brings a fault about that lasts so long, and reports whether anything came of it.
+func (w *world) strike(f Fault, n *node, lasts time.Duration) (struck bool) {
+	c := w.faulting
+	struck = n.up
 	switch f {
 	case FaultKill:
 		n.crash("is killed", vfs.Killed())
@@ -57,6 +66,7 @@ func (w *world) inject(f Fault) {
 	case FaultMidWrite:
 		n.cutAfter = 1 + c.IntN(60)
 	case FaultBlackout:
+		struck = slices.ContainsFunc(w.nodes, func(n *node) bool { return n.up })
 		w.blackout()
 	case FaultDiskError:
 		n.disk.FailAt(n.disk.Ops()+1+uint64(c.IntN(30)), syscall.EIO)
@@ -71,30 +81,51 @@ func (w *world) inject(f Fault) {
 			n.disk.SetCapacity(used + c.Int64N(64<<10))
 			w.after(lasts, func() { n.disk.SetCapacity(0) })
 		}
+	case FaultPause:
+		n.pausedUntil = w.now + lasts
+	case FaultClock:
+		n.clockSkew = c.Int64N(20_000) - 10_000
+	case FaultHandOver:
+		struck = w.handOver(n)
+	case FaultUpgrade:
+		struck = struck && !n.newer && w.plan.upgrade != upgradeNone
+		n.upgrade()
+	case FaultWipe:
+		return w.wipe(n)
+	case FaultMembers:
+		return w.rest(n, lasts)
+	case FaultPartition, FaultDeaf, FaultIsolate:
+		w.cut(f, n, lasts)
+		return true
+	case FaultBitRot: // it has a clock of its own: see rot.go
+	}
+	return struck
+}
+
+// handOver tells the leaders on a node to hand over to any other, and reports whether one of them begins to.
+func (w *world) handOver(n *node) (begun bool) {
+	for _, m := range n.members {
+		if m != nil && m.leading && n.up {
+			heir := w.groups[m.group.id].identity[w.faulting.IntN(w.plan.nodes)] // an impossible one is refused
+			begun = m.rep.Transfer(heir) == nil || begun
+			m.poke()
+		}
+	}
+	return begun
+}
+
+// cut takes links away for a while.
+func (w *world) cut(f Fault, n *node, lasts time.Duration) {
+	c := w.faulting
+	switch f {
 	case FaultPartition:
 		w.partition(lasts, func(int) bool { return c.percent(50) })
 	case FaultDeaf:
 		to := c.IntN(w.plan.nodes + 1)
 		w.net.blocked[n.index][to] = true
 		w.after(lasts, func() { w.net.blocked[n.index][to] = false })
-	case FaultIsolate:
+	default:
 		w.partition(lasts, func(i int) bool { return i == n.index })
-	case FaultPause:
-		n.pausedUntil = w.now + lasts
-	case FaultClock:
-		n.clockSkew = c.Int64N(20_000) - 10_000
-	case FaultHandOver:
-		for _, m := range n.members {
-			if m != nil && m.leading && n.up {
-				_ = m.rep.Transfer(w.groups[m.group.id].identity[c.IntN(w.plan.nodes)]) // an impossible heir is refused
-				m.poke()
-			}
-		}
-	case FaultUpgrade:
-		n.upgrade()
-	case FaultWipe, FaultMembers:
-		w.wipe(n)
-	case FaultBitRot: // it has a clock of its own: see rot.go
 	}
 }
 

@@ -14,7 +14,9 @@ type group struct {
 	id       shard.ID
 	founders []shard.ReplicaID
 	identity []shard.ReplicaID // by node; 0: none
-	replace  int               // node whose member is to be replaced; -1: none
+	replace  int               // node whose member is to be replaced, or to rest; -1: none
+	resting  bool              // it only rests: it is a learner
+	until    time.Duration     // when it votes again
 }
 
 func newGroup(w *world, id shard.ID) *group {
@@ -26,23 +28,68 @@ func newGroup(w *world, id shard.ID) *group {
 	return g
 }
 
-// wipe takes a node's disk away. Its members come back as new ones, after the old ones are out of their groups.
-func (w *world) wipe(n *node) {
-	if slices.ContainsFunc(w.groups, func(g *group) bool { return g.replace >= 0 }) || !n.up || w.rotten() {
-		return // Two disks lost at once may be a majority.
+// settled reports whether no member is being replaced, or rests.
+func (w *world) settled() bool {
+	return !slices.ContainsFunc(w.groups, func(g *group) bool { return g.replace >= 0 })
+}
+
+// wipe takes a node's disk away, if that cannot cost a majority. Its members come back as new ones, after the old ones are out
+// of their groups.
+func (w *world) wipe(n *node) bool {
+	if !w.settled() || !n.up || w.rotten() {
+		return false // Two disks lost at once may be a majority.
 	}
 	w.trace.printf(n.name, "loses its disk")
 	n.down(vfs.AllLost())
 	n.disk = vfs.NewSim(n.chance.Uint64(), vfs.SimOptions{})
 	if w.bug.is(BugReuseIdentity) {
 		w.after(time.Second, n.start)
-		return
+		return true
 	}
 	for _, g := range w.groups {
 		g.identity[n.index] = 0
-		g.replace = n.index
+		g.replace, g.resting = n.index, false
 		w.after(time.Second, g.operate)
 	}
+	return true
+}
+
+// rest makes learners of a node's members for a while, and then voters again.
+func (w *world) rest(n *node, lasts time.Duration) bool {
+	if !w.settled() {
+		return false
+	}
+	for _, g := range w.groups {
+		g.replace, g.resting, g.until = n.index, true, w.now+lasts
+		w.after(100*time.Millisecond, g.operate)
+	}
+	return true
+}
+
+// stepRest takes the next step of letting a member rest.
+func (g *group) stepRest(leader *member, n *node) {
+	members, id := leader.rep.Members(), g.identity[n.index]
+	voter, over := slices.Contains(members.Voters, id), g.w.now >= g.until || g.w.healing
+	change := shard.Change{Kind: shard.Demote, Replica: id}
+	switch {
+	case over && voter:
+		if g.knows(n, id) {
+			g.w.trace.printf("operator", "shard %d: %v votes again", g.id, id)
+			g.replace = -1
+		}
+		return
+	case over:
+		change.Kind = shard.Promote
+	case !voter:
+		return // It listens.
+	case leader.n == n: // who is to rest cannot lead
+		_ = leader.rep.Transfer(g.identity[(n.index+1)%len(g.identity)]) // one that cannot is asked again
+		leader.poke()
+		return
+	}
+	_, err := leader.rep.ChangeMembers(change)
+	g.w.trace.printf("operator", "shard %d: change %v of %v: %v", g.id, change.Kind, change.Replica, err)
+	leader.poke()
 }
 
 // operate takes the next step of replacing a member, until it is done.
@@ -53,7 +100,11 @@ func (g *group) operate() {
 	g.w.after(500*time.Millisecond, g.operate)
 	for _, n := range g.w.nodes {
 		if n.up && n.members[g.id] != nil && n.members[g.id].rep.Leading() {
-			g.step(n.members[g.id], g.w.nodes[g.replace])
+			if n := n.members[g.id]; g.resting {
+				g.stepRest(n, g.w.nodes[g.replace])
+			} else {
+				g.step(n, g.w.nodes[g.replace])
+			}
 			return
 		}
 	}

@@ -26,7 +26,7 @@ const (
 	FaultClock                  // a wall clock jumps
 	FaultHandOver               // a leader is told to hand over
 	FaultWipe                   // a node loses its disk, and comes back as a new member
-	FaultMembers                // a member is removed, and another added
+	FaultMembers                // a voter is made a learner for a while
 	FaultUpgrade                // a node is given the newer binary
 	FaultBitRot                 // bits flip on a node's disk
 	faultCount
