@@ -208,6 +208,15 @@ func TestCluster(t *testing.T) {
 		}
 		return there
 	})
+	await(t, first, "metrics tell of node 2 alone, with its lag in each shard that node 1 leads", func(i *beaver.ClusterInfo) bool {
+		figures, leads := nodes[0].peers.figures(), 0
+		for _, s := range i.Shards {
+			if s.LeaderNodeID == 1 {
+				leads++
+			}
+		}
+		return len(figures) == 1 && figures[0].Node == 2 && figures[0].Connected && len(figures[0].Behind) == leads
+	})
 	queues, err := clientOf(t, nodes[1]).Queues(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -69,6 +69,7 @@ func Open(ctx context.Context, opts Options) (*Server, error) {
 	figures.SetEngine(s.engine)
 	if s.peers != nil {
 		s.front.ServeCluster(s.peers)
+		figures.SetPeers(s.peers.figures)
 	}
 	s.front.Serve(s.engine)
 	s.logger.Info("ready", "addr", s.Addr(), "dir", opts.DataDir, "elapsed", time.Since(start))

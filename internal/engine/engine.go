@@ -56,6 +56,8 @@ type Engine struct {
 	lost    atomic.Uint64 // workers
 	damaged atomic.Uint64 // payloads
 	turn    atomic.Uint64 // which shard an unwaiting fetch asks first
+
+	called [callKinds]atomic.Uint64 // other nodes, by kind of the call
 }
 
 // Open starts the node's shards on its data directory, waits until it leads them, and completes what a crash left half

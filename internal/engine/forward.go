@@ -25,7 +25,14 @@ const (
 	callStopFetch uint8 = 4 // its caller wants no more
 	callBeats     uint8 = 5 // workers that were heard, for the node that leads the catalog
 	callNotices   uint8 = 6 // what workers should hear, for the node that they are connected to
+
+	callKinds = 7 // one more than the last
 )
+
+// callNames are the kinds as metrics name them.
+var callNames = [callKinds]string{
+	callCommands: "commands", callQuery: "query", callFetch: "fetch", callStopFetch: "stop-fetch", callBeats: "beats", callNotices: "notices",
+}
 
 // forwardVersion begins each body. A node refuses one that it does not know, and does nothing.
 const forwardVersion = 1
@@ -92,6 +99,7 @@ func (e *Engine) callLeader(ctx context.Context, id shard.ID, node uint64, kind 
 func (e *Engine) callFor(ctx context.Context, wait time.Duration, node uint64, kind uint8, body []byte) (r reader, untouched bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	e.called[kind].Add(1)
 	answer, err := e.opts.Forwarder.Call(ctx, node, kind, body)
 	if err != nil {
 		if e.opts.Forwarder.Undelivered(err) {

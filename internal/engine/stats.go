@@ -18,7 +18,8 @@ type Stats struct {
 	WorkersLost   uint64 // since start
 	JobsDamaged   uint64 // payloads found damaged since start
 	DiskFull      bool
-	Host          host.Stats // log, disk, fsync, snapshots and recovery
+	Calls         []CallStats // to other nodes; none on a node that is alone
+	Host          host.Stats  // log, disk, fsync, snapshots and recovery
 }
 
 // QueueStats are one queue's figures.
@@ -45,6 +46,12 @@ type ShardStats struct {
 	Totals        queue.Totals
 }
 
+// CallStats counts what was asked of other nodes for one purpose.
+type CallStats struct {
+	Kind  string // commands, query, fetch, stop-fetch, beats or notices
+	Count uint64 // since start, answered or not
+}
+
 // HistogramStats is a latency histogram: Counts[i] observations were at most Bounds[i] seconds and more than
 // Bounds[i-1]; the last of Counts is what was over all bounds.
 type HistogramStats struct {
@@ -62,6 +69,11 @@ func (e *Engine) Stats() Stats {
 	s := Stats{
 		Workers: e.workers.count(), WorkersLost: e.lost.Load(), JobsDamaged: e.damaged.Load(),
 		DiskFull: e.host.Full(), Host: e.host.Stats(), NowMillis: e.opts.Clock.NowMillis(),
+	}
+	if e.clustered() {
+		for kind := callCommands; kind < callKinds; kind++ {
+			s.Calls = append(s.Calls, CallStats{Kind: callNames[kind], Count: e.called[kind].Load()})
+		}
 	}
 	ctx, cancel := context.WithTimeout(e.background, statsWait)
 	defer cancel()

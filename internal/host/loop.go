@@ -62,6 +62,9 @@ type loop struct {
 	leadTerm uint64  // as told to the carrier
 	recovery float64 // seconds
 	pause    float64 // seconds for which the newest snapshot stopped the machine
+
+	elections uint64 // as ShardStats counts them
+	electedIn uint64 // term of the newest of these
 }
 
 func newLoop(h *Host, record Record, founders []shard.ReplicaID) *loop {
@@ -404,6 +407,11 @@ func (l *loop) freeze() error {
 func (l *loop) report() {
 	s := l.rep.Stats()
 	s.RecoverySeconds, s.SnapshotPause = l.recovery, l.pause
+	if s.Leader != 0 && s.Term != l.electedIn { // A term has one leader at most.
+		l.electedIn = s.Term
+		l.elections++
+	}
+	s.Elections = l.elections
 	l.mu.Lock()
 	moved := s.Leader != l.reported.Leader || s.Leading != l.reported.Leading
 	l.reported = s

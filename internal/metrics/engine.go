@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/beaver-raft/beaver/internal/engine"
+	"github.com/beaver-raft/beaver/internal/host"
 	"github.com/beaver-raft/beaver/internal/queue"
 )
 
@@ -21,8 +22,9 @@ type figures struct {
 	waitingCalls, waitingBytes, inFlight, parked, overloaded, handedOff, batches, batchedItems *prometheus.Desc
 	sessions, leases, timers                                                                   *prometheus.Desc
 
-	applied, leading, term, snapshotBytes, snapshotSeconds, snapshotPause, snapshotLag, snapshotAge, snapshots *prometheus.Desc
-	shardRecovery, replayed                                                                                    *prometheus.Desc
+	applied, last, leading, leader, elections, term, inDoubt                                   *prometheus.Desc
+	snapshotBytes, snapshotSeconds, snapshotPause, snapshotLag, snapshotAge, snapshots, noRoom *prometheus.Desc
+	shardRecovery, replayed, clock, calls                                                      *prometheus.Desc
 
 	flushSeconds, batchBytes, batchItems, flushedBytes, flushedEntries          *prometheus.Desc
 	tailFiles, segments, segmentBytes, segmentLive, compactions, compactedBytes *prometheus.Desc
@@ -33,80 +35,98 @@ type figures struct {
 }
 
 func newFigures() *figures {
-	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc("beaver_"+name, help, labels, nil)
-	}
-	perQueue := func(name, help string) *prometheus.Desc { return desc(name, help, "queue") }
-	perShard := func(name, help string) *prometheus.Desc { return desc(name, help, "shard") }
-	return &figures{
-		jobs:           desc("jobs", "Jobs now, by queue and state.", "queue", "state"),
-		oldest:         perQueue("oldest_ready_age_seconds", "How long ago the oldest ready job was stored."),
-		enqueued:       perQueue("jobs_enqueued_total", "Jobs stored."),
-		completed:      perQueue("jobs_completed_total", "Jobs acked."),
-		failed:         perQueue("attempts_failed_total", "Attempts that ended in a failure."),
-		crashed:        perQueue("attempts_lost_total", "Attempts lost with their worker."),
-		died:           perQueue("jobs_died_total", "Jobs that became dead."),
-		cancelled:      perQueue("jobs_cancelled_total", "Jobs cancelled."),
-		expired:        perQueue("jobs_expired_total", "Jobs whose time ran out before they ran."),
-		retried:        perQueue("jobs_retried_total", "Dead jobs made ready again."),
-		discarded:      perQueue("jobs_discarded_total", "Dead jobs thrown away."),
-		enqueueSeconds: perQueue("enqueue_duration_seconds", "From the call to its durable answer."),
-		waitSeconds:    perQueue("job_wait_seconds", "From ready to leased."),
-		runSeconds:     perQueue("job_run_seconds", "From leased to ended."),
-		queuesOmitted:  desc("queues_omitted", "Queues without latencies of their own, since there are too many."),
+	f := &figures{}
+	f.ofQueues()
+	f.ofShards()
+	f.ofNode()
+	return f
+}
 
-		waitingCalls: perShard("shard_waiting_calls", "Commands that wait to be proposed."),
-		waitingBytes: perShard("shard_waiting_bytes", "Bytes of the commands that wait to be proposed."),
-		inFlight:     perShard("shard_entries_in_flight", "Entries proposed and not yet applied."),
-		parked:       perShard("shard_parked_fetches", "Fetches that wait for a job."),
-		overloaded:   perShard("shard_overloaded_total", "Calls refused since too many were waiting."),
-		handedOff:    perShard("shard_handed_off_total", "Fetches that rode in the entry of the enqueue that fed them."),
-		batches:      perShard("shard_batches_total", "Entries applied."),
-		batchedItems: perShard("shard_batched_items_total", "Commands' items in these entries."),
-		sessions:     perShard("shard_sessions", "Client sessions remembered."),
-		leases:       perShard("shard_leases", "Jobs in workers' hands."),
-		timers:       perShard("shard_timers", "Timers set: schedules, backoffs, deadlines, expiries."),
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("beaver_"+name, help, labels, nil)
+}
 
-		applied:         perShard("shard_applied_index", "Index of the last entry applied."),
-		leading:         perShard("shard_leading", "1 when this node leads the shard."),
-		term:            perShard("shard_term", "Raft term."),
-		snapshotBytes:   perShard("snapshot_bytes", "Size of the newest partial snapshot."),
-		snapshotSeconds: perShard("snapshot_duration_seconds", "How long the newest snapshot took, in the background."),
-		snapshotPause:   perShard("snapshot_pause_seconds", "For how long the newest snapshot stopped the shard."),
-		snapshotLag:     perShard("snapshot_lag_entries", "Entries applied since the newest snapshot."),
-		snapshotAge:     perShard("snapshot_age_seconds", "How long ago the newest snapshot was stored; missing when that was before the start."),
-		snapshots:       perShard("snapshots_total", "Snapshots taken since the start."),
-		shardRecovery:   perShard("shard_recovery_seconds", "How long the shard's recovery took at the start."),
-		replayed:        perShard("shard_recovery_entries", "Entries replayed at the start."),
+func perQueue(name, help string) *prometheus.Desc { return desc(name, help, "queue") }
 
-		flushSeconds:   desc("log_flush_seconds", "Write and fdatasync of one group commit."),
-		batchBytes:     desc("batch_bytes", "Bytes of one entry."),
-		batchItems:     desc("batch_items", "Items of one entry."),
-		flushedBytes:   desc("log_flushed_bytes_total", "Bytes written to the log."),
-		flushedEntries: desc("log_flushed_entries_total", "Entries written to the log."),
-		tailFiles:      desc("log_tail_files", "Files of the log that are not yet split into segments."),
-		segments:       desc("log_segments", "Live segments."),
-		segmentBytes:   desc("log_segment_bytes", "Bytes of all live segments."),
-		segmentLive:    desc("log_segment_live_bytes", "Bytes in live segments that are still needed."),
-		compactions:    desc("log_compactions_total", "Segments rewritten since most of them was dead."),
-		compactedBytes: desc("log_compacted_bytes_total", "Bytes copied by compactions."),
-		entriesDropped: desc("log_entries_dropped_total", "Entries that were dead before their file was sealed: never written twice."),
-		entriesCopied:  desc("log_entries_copied_total", "Entries written a second time, into a live segment."),
-		diskFree:       desc("disk_free_bytes", "Room left on the data directory's disk."),
-		diskTotal:      desc("disk_size_bytes", "Size of the data directory's disk."),
-		diskFull:       desc("disk_full", "1 when enqueues are refused for want of room."),
-		recovery:       desc("recovery_seconds", "How long the recovery took at the start."),
+func perShard(name, help string) *prometheus.Desc { return desc(name, help, "shard") }
 
-		transfers:         desc("transfers_total", "Snapshots sent to other nodes, to the end or not."),
-		transferBytes:     desc("transfer_bytes_total", "Bytes sent in these."),
-		transferFullBytes: desc("transfer_full_bytes_total", "Bytes that full snapshots would have sent in their place."),
-		messagesDropped:   desc("messages_dropped_total", "Raft messages of other nodes dropped: too many waited, or they were not what they said."),
-		chunksDropped:     desc("transfer_chunks_dropped_total", "Chunks of snapshots from other nodes dropped since too many waited."),
+func (f *figures) ofQueues() {
+	f.jobs = desc("jobs", "Jobs now, by queue and state.", "queue", "state")
+	f.oldest = perQueue("oldest_ready_age_seconds", "How long ago the oldest ready job was stored.")
+	f.enqueued = perQueue("jobs_enqueued_total", "Jobs stored.")
+	f.completed = perQueue("jobs_completed_total", "Jobs acked.")
+	f.failed = perQueue("attempts_failed_total", "Attempts that ended in a failure.")
+	f.crashed = perQueue("attempts_lost_total", "Attempts lost with their worker.")
+	f.died = perQueue("jobs_died_total", "Jobs that became dead.")
+	f.cancelled = perQueue("jobs_cancelled_total", "Jobs cancelled.")
+	f.expired = perQueue("jobs_expired_total", "Jobs whose time ran out before they ran.")
+	f.retried = perQueue("jobs_retried_total", "Dead jobs made ready again.")
+	f.discarded = perQueue("jobs_discarded_total", "Dead jobs thrown away.")
+	f.enqueueSeconds = perQueue("enqueue_duration_seconds", "From the call to its durable answer.")
+	f.waitSeconds = perQueue("job_wait_seconds", "From ready to leased.")
+	f.runSeconds = perQueue("job_run_seconds", "From leased to ended.")
+	f.queuesOmitted = desc("queues_omitted", "Queues without latencies of their own, since there are too many.")
+}
 
-		workers:     desc("workers", "Registered workers."),
-		workersLost: desc("workers_lost_total", "Workers that went silent, since the start."),
-		damaged:     desc("jobs_damaged_total", "Payloads found damaged, since the start."),
-	}
+func (f *figures) ofShards() {
+	f.waitingCalls = perShard("shard_waiting_calls", "Commands that wait to be proposed.")
+	f.waitingBytes = perShard("shard_waiting_bytes", "Bytes of the commands that wait to be proposed.")
+	f.inFlight = perShard("shard_entries_in_flight", "Entries proposed and not yet applied.")
+	f.parked = perShard("shard_parked_fetches", "Fetches that wait for a job.")
+	f.overloaded = perShard("shard_overloaded_total", "Calls refused since too many were waiting.")
+	f.handedOff = perShard("shard_handed_off_total", "Fetches that rode in the entry of the enqueue that fed them.")
+	f.batches = perShard("shard_batches_total", "Entries applied.")
+	f.batchedItems = perShard("shard_batched_items_total", "Commands' items in these entries.")
+	f.sessions = perShard("shard_sessions", "Client sessions remembered.")
+	f.leases = perShard("shard_leases", "Jobs in workers' hands.")
+	f.timers = perShard("shard_timers", "Timers set: schedules, backoffs, deadlines, expiries.")
+	f.applied = perShard("shard_applied_index", "Index of the last entry applied.")
+	f.last = perShard("shard_last_index", "Index of the last entry of this node's log, applied or not.")
+	f.leader = perShard("shard_leader", "Id of the node that leads the shard, as this node knows it; 0: nobody is known to.")
+	f.elections = perShard("shard_elections_total", "Terms since the start in which this node heard of a leader; each but the first is a change.")
+	f.inDoubt = perShard("shard_in_doubt", "1 while nobody knows whether this node's state of the shard is right, or it is known to be wrong and not yet rebuilt.")
+	f.leading = perShard("shard_leading", "1 when this node leads the shard.")
+	f.term = perShard("shard_term", "Raft term.")
+	f.snapshotBytes = perShard("snapshot_bytes", "Size of the newest partial snapshot.")
+	f.snapshotSeconds = perShard("snapshot_duration_seconds", "How long the newest snapshot took, in the background.")
+	f.snapshotPause = perShard("snapshot_pause_seconds", "For how long the newest snapshot stopped the shard.")
+	f.snapshotLag = perShard("snapshot_lag_entries", "Entries applied since the newest snapshot.")
+	f.snapshotAge = perShard("snapshot_age_seconds", "How long ago the newest snapshot was stored; missing when that was before the start.")
+	f.snapshots = perShard("snapshots_total", "Snapshots taken since the start.")
+	f.noRoom = perShard("snapshots_failed_total", "Snapshots since the start that found no room on the disk; each is tried again.")
+	f.shardRecovery = perShard("shard_recovery_seconds", "How long the shard's recovery took at the start.")
+	f.replayed = perShard("shard_recovery_entries", "Entries replayed at the start.")
+}
+
+func (f *figures) ofNode() {
+	f.flushSeconds = desc("log_flush_seconds", "Write and fdatasync of one group commit.")
+	f.batchBytes = desc("batch_bytes", "Bytes of one entry.")
+	f.batchItems = desc("batch_items", "Items of one entry.")
+	f.flushedBytes = desc("log_flushed_bytes_total", "Bytes written to the log.")
+	f.flushedEntries = desc("log_flushed_entries_total", "Entries written to the log.")
+	f.tailFiles = desc("log_tail_files", "Files of the log that are not yet split into segments.")
+	f.segments = desc("log_segments", "Live segments.")
+	f.segmentBytes = desc("log_segment_bytes", "Bytes of all live segments.")
+	f.segmentLive = desc("log_segment_live_bytes", "Bytes in live segments that are still needed.")
+	f.compactions = desc("log_compactions_total", "Segments rewritten since most of them was dead.")
+	f.compactedBytes = desc("log_compacted_bytes_total", "Bytes copied by compactions.")
+	f.entriesDropped = desc("log_entries_dropped_total", "Entries that were dead before their file was sealed: never written twice.")
+	f.entriesCopied = desc("log_entries_copied_total", "Entries written a second time, into a live segment.")
+	f.diskFree = desc("disk_free_bytes", "Room left on the data directory's disk.")
+	f.diskTotal = desc("disk_size_bytes", "Size of the data directory's disk.")
+	f.diskFull = desc("disk_full", "1 when enqueues are refused for want of room.")
+	f.recovery = desc("recovery_seconds", "How long the recovery took at the start.")
+	f.clock = desc("clock_seconds", "The node's wall clock, in seconds since 1970.")
+	f.calls = desc("forwarded_calls_total", "Calls to other nodes, answered or not: commands, queries and fetches of shards that they lead, signs of life, notices.", "kind")
+
+	f.transfers = desc("transfers_total", "Snapshots sent to other nodes, to the end or not.")
+	f.transferBytes = desc("transfer_bytes_total", "Bytes sent in these.")
+	f.transferFullBytes = desc("transfer_full_bytes_total", "Bytes that full snapshots would have sent in their place.")
+	f.messagesDropped = desc("messages_dropped_total", "Raft messages of other nodes dropped: too many waited, or they were not what they said.")
+	f.chunksDropped = desc("transfer_chunks_dropped_total", "Chunks of snapshots from other nodes dropped since too many waited.")
+	f.workers = desc("workers", "Registered workers.")
+	f.workersLost = desc("workers_lost_total", "Workers that went silent, since the start.")
+	f.damaged = desc("jobs_damaged_total", "Payloads found damaged, since the start.")
 }
 
 // Describe implements prometheus.Collector. It sends nothing: what there is depends on queues and shards, which makes the
@@ -154,19 +174,28 @@ func (s *sink) latency(d *prometheus.Desc, h *engine.HistogramStats, labels ...s
 	s.out <- prometheus.MustNewConstHistogram(d, max(h.Count, total), h.Sum, buckets, labels...)
 }
 
+// span is which buckets of a histogram by powers of two are shown: those of the values below 2^first to 2^last.
+type span struct{ first, last int }
+
+// The buckets shown are always the same ones: the rate of one that appears late would be wrong.
+var (
+	flushSpan      = span{4, 24} // microseconds: 16 µs to 17 s
+	batchBytesSpan = span{6, 23} // to 8 MiB: an entry has less
+	batchItemsSpan = span{0, 15}
+)
+
 // powers sends a histogram whose bucket i counts the values below 2^i that are in no bucket before. scale turns a value
-// into the figure's unit; buckets that are empty at both ends are left out, but for the first.
-func (s *sink) powers(d *prometheus.Desc, counts []uint64, count, sum uint64, scale float64) {
-	buckets := make(map[float64]uint64, len(counts))
+// into the figure's unit.
+func (s *sink) powers(d *prometheus.Desc, h *host.Histogram, of span, scale float64) {
+	buckets := make(map[float64]uint64, of.last-of.first+1)
 	total := uint64(0)
-	for i, n := range counts[:len(counts)-1] { // the last one has no upper bound
+	for i, n := range h.Buckets {
 		total += n
-		buckets[math.Ldexp(scale, i)] = total
-		if total >= count {
-			break
+		if i >= of.first && i <= of.last {
+			buckets[math.Ldexp(scale, i)] = total
 		}
 	}
-	s.out <- prometheus.MustNewConstHistogram(d, max(count, total), float64(sum)*scale, buckets)
+	s.out <- prometheus.MustNewConstHistogram(d, max(h.Count, total), float64(h.Sum)*scale, buckets)
 }
 
 // states are the states whose jobs are shown.
@@ -248,6 +277,10 @@ func (s *sink) host(stats *engine.Stats) {
 		shard := strconv.Itoa(int(h.ID))
 		s.gauge(s.applied, float64(h.Applied), shard)
 		s.gauge(s.leading, flag(h.Leading), shard)
+		s.gauge(s.last, float64(h.Last), shard)
+		s.gauge(s.leader, float64(h.Leader), shard)
+		s.counter(s.elections, h.Elections, shard)
+		s.gauge(s.inDoubt, flag(h.Doubt.Index != 0), shard)
 		s.gauge(s.term, float64(h.Term), shard)
 		s.gauge(s.snapshotBytes, float64(h.SnapshotBytes), shard)
 		s.gauge(s.snapshotSeconds, h.SnapshotSeconds, shard)
@@ -257,10 +290,15 @@ func (s *sink) host(stats *engine.Stats) {
 			s.gauge(s.snapshotAge, float64(max(0, stats.NowMillis-h.SnapshotMillis))/1000, shard)
 		}
 		s.counter(s.snapshots, h.Snapshots, shard)
+		s.counter(s.noRoom, h.SnapshotsFailed, shard)
 		s.gauge(s.shardRecovery, h.RecoverySeconds, shard)
 		s.gauge(s.replayed, float64(h.EntriesReplayed), shard)
 	}
 	s.gauge(s.recovery, stats.Host.RecoverySeconds)
+	s.gauge(s.clock, float64(stats.NowMillis)/1000)
+	for _, c := range stats.Calls {
+		s.counter(s.calls, c.Count, c.Kind)
+	}
 	s.counter(s.transfers, stats.Host.TransfersEnded)
 	s.counter(s.transferBytes, stats.Host.TransferBytes)
 	s.counter(s.transferFullBytes, stats.Host.TransferFullBytes)
@@ -273,9 +311,9 @@ func (s *sink) host(stats *engine.Stats) {
 
 func (s *sink) log(stats *engine.Stats) {
 	h, l := &stats.Host, &stats.Host.Log
-	s.powers(s.flushSeconds, h.FlushMicros.Buckets[:], h.FlushMicros.Count, h.FlushMicros.Sum, 1e-6)
-	s.powers(s.batchBytes, h.BatchBytes.Buckets[:], h.BatchBytes.Count, h.BatchBytes.Sum, 1)
-	s.powers(s.batchItems, h.BatchItems.Buckets[:], h.BatchItems.Count, h.BatchItems.Sum, 1)
+	s.powers(s.flushSeconds, &h.FlushMicros, flushSpan, 1e-6)
+	s.powers(s.batchBytes, &h.BatchBytes, batchBytesSpan, 1)
+	s.powers(s.batchItems, &h.BatchItems, batchItemsSpan, 1)
 	s.counter(s.flushedBytes, l.FlushedBytes)
 	s.counter(s.flushedEntries, l.FlushedEntries)
 	s.gauge(s.tailFiles, float64(l.TailFiles))

@@ -1,8 +1,8 @@
 // Package metrics has every figure that a node shows to Prometheus: its name, its unit and its help.
 //
 // Invariant: label sets are bounded. Queues have at most QueueLabelsMax labels, and what is beyond is summed up under
-// "other"; procedures and codes are those of the API. Nothing is counted twice: the engine keeps its own counters, and a
-// scrape reads them.
+// "other"; procedures and codes are those of the API; shards and peers are at most as many as a cluster may have. Nothing is
+// counted twice: the engine keeps its own counters, and a scrape reads them.
 //
 // A Set has a registry of its own. It never logs, and holds no lock while the engine is asked.
 package metrics
@@ -37,6 +37,7 @@ type Set struct {
 	source   atomic.Pointer[Source]
 	streams  atomic.Pointer[func() (enqueue, work int64)]
 	panics   atomic.Pointer[func() int64]
+	peers    atomic.Pointer[func() []Peer]
 	requests *prometheus.HistogramVec
 }
 
@@ -65,7 +66,7 @@ func New(version string) *Set {
 	s.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		build, s.requests, panics, (*streamCollector)(s), (*engineCollector)(s),
+		build, s.requests, panics, (*streamCollector)(s), (*peerCollector)(s), (*engineCollector)(s),
 	)
 	return s
 }
@@ -78,6 +79,9 @@ func (s *Set) SetStreams(count func() (enqueue, work int64)) { s.streams.Store(&
 
 // SetPanics tells how many panics ended calls.
 func (s *Set) SetPanics(count func() int64) { s.panics.Store(&count) }
+
+// SetPeers tells of the connections to the other nodes.
+func (s *Set) SetPeers(list func() []Peer) { s.peers.Store(&list) }
 
 // Handler serves the figures to Prometheus.
 func (s *Set) Handler() http.Handler {

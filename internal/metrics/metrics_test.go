@@ -32,8 +32,10 @@ func statsWith(n, omitted int, extra uint64) engine.Stats {
 	}
 	s.Shards[0].Totals.ByState[queue.StateReady] = uint64(n) + extra
 	s.NowMillis = 9500
-	s.Host.Shards = []host.ShardStats{{ID: 1, Applied: 10, SnapshotIndex: 4, SnapshotMillis: 2000, Leading: true}, {ID: 2}}
-	s.Host.FlushMicros.Buckets[3], s.Host.FlushMicros.Count, s.Host.FlushMicros.Sum = 2, 2, 11
+	s.Host.Shards = []host.ShardStats{{ID: 1, Applied: 10, SnapshotIndex: 4, SnapshotMillis: 2000, Leading: true, Leader: 3, Last: 12, Elections: 2}, {ID: 2}}
+	s.Host.Shards[1].Doubt.Index = 9
+	s.Calls = []engine.CallStats{{Kind: "fetch", Count: 7}}
+	s.Host.FlushMicros.Buckets[5], s.Host.FlushMicros.Count, s.Host.FlushMicros.Sum = 2, 2, 48
 	return s
 }
 
@@ -64,6 +66,9 @@ func TestScrape(t *testing.T) {
 	s.SetEngine(fixed(statsWith(1, 0, 0)))
 	s.SetStreams(func() (int64, int64) { return 3, 4 })
 	s.SetPanics(func() int64 { return 2 })
+	s.SetPeers(func() []Peer {
+		return []Peer{{Node: 2, Connected: true, RoundTrip: 3 * time.Millisecond, Behind: map[uint16]uint64{1: 5}}, {Node: 4}}
+	})
 	record := s.Recorder("/beaver.v1.JobService/Ack")
 	record("ok", time.Millisecond)
 	record("not_found", time.Second)
@@ -77,9 +82,23 @@ func TestScrape(t *testing.T) {
 		`beaver_snapshot_lag_entries{shard="1"} 6`,
 		`beaver_snapshot_age_seconds{shard="1"} 7.5`,
 		`beaver_shard_leading{shard="1"} 1`,
-		`beaver_log_flush_seconds_bucket{le="4e-06"} 0`,
-		`beaver_log_flush_seconds_bucket{le="8e-06"} 2`,
-		`beaver_log_flush_seconds_sum 1.1e-05`,
+		`beaver_shard_leader{shard="1"} 3`,
+		`beaver_shard_leader{shard="2"} 0`,
+		`beaver_shard_in_doubt{shard="1"} 0`,
+		`beaver_shard_in_doubt{shard="2"} 1`,
+		`beaver_shard_last_index{shard="1"} 12`,
+		`beaver_shard_elections_total{shard="1"} 2`,
+		`beaver_snapshots_failed_total{shard="1"} 0`,
+		`beaver_forwarded_calls_total{kind="fetch"} 7`,
+		`beaver_clock_seconds 9.5`,
+		`beaver_peer_connected{peer="2"} 1`,
+		`beaver_peer_connected{peer="4"} 0`,
+		`beaver_peer_lag_entries{peer="2",shard="1"} 5`,
+		`beaver_peer_round_trip_seconds{peer="2"} 0.003`,
+		`beaver_log_flush_seconds_bucket{le="1.6e-05"} 0`,
+		`beaver_log_flush_seconds_bucket{le="3.2e-05"} 2`,
+		`beaver_log_flush_seconds_bucket{le="16.777216"} 2`,
+		`beaver_log_flush_seconds_sum 4.8e-05`,
 		`beaver_rpc_streams{kind="work"} 4`,
 		`beaver_rpc_panics_total 2`,
 		`beaver_rpc_request_duration_seconds_count{code="not_found",procedure="/beaver.v1.JobService/Ack"} 1`,

@@ -126,6 +126,7 @@ func (r *Replica) SnapshotStored(now Instant, res SnapshotResult) {
 		r.snap.closing = false
 		r.cfg.Logger.Warn("snapshot waits for disk space", "shard", r.cfg.Shard, "error", res.Err)
 		r.snap.notBefore = now.Mono + SnapshotRetry
+		r.count.SnapshotsFailed++
 		return
 	}
 	r.snap.wantedAfter = now.Mono + WantedPause

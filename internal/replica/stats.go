@@ -13,6 +13,7 @@ type Stats struct {
 	Leader      uint64 // node id; 0 when unknown
 	Leading     bool   // this node leads and may propose
 	Role        shard.Role
+	Elections   uint64 // terms since Open in which a leader was heard of: each but the first is a change
 
 	Batches, BatchItems, BatchBytes uint64 // applied since Open
 	Doubt                           Doubt  // what is known of the state
@@ -27,13 +28,15 @@ type Stats struct {
 	SnapshotSeconds float64 // how long the newest one took in the background
 	SnapshotPause   float64 // for how many seconds it stopped the machine
 	Snapshots       uint64  // taken since Open
+	SnapshotsFailed uint64  // that found no room, since Open
 
 	RecoverySeconds float64
 	EntriesReplayed uint64
 	DamagedSnapshot uint64 // snapshots passed over by the recovery since they were damaged
 }
 
-// Stats describes the replica. The owner adds what only a clock can tell: RecoverySeconds and SnapshotPause.
+// Stats describes the replica. The owner adds what only a clock can tell, RecoverySeconds and SnapshotPause, and counts
+// Elections from one report to the next.
 func (r *Replica) Stats() Stats {
 	applied, _, bytes := r.sh.Applied()
 	s := &r.count
