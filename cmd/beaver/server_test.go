@@ -46,6 +46,9 @@ func TestServerCommand(t *testing.T) {
 			t.Errorf("%v: exit status %d, %q", args, status, got)
 		}
 	}
+	if got, status := runText(t, "status", "--ready"); status != exitOK || got != "" {
+		t.Errorf("status --ready: exit status %d, %q", status, got)
+	}
 	stop()
 	if status := <-exited; status != exitOK {
 		t.Errorf("the server's exit status is %d", status)

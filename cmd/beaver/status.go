@@ -10,22 +10,30 @@ import (
 )
 
 func newStatusCommand(a *app) *cobra.Command {
-	return a.clientFlags(&cobra.Command{
+	var ready bool
+	cmd := &cobra.Command{
 		Use: "status", Short: "Show the node: its shards, log, disk and last recovery", Args: cobra.NoArgs,
-		Example: "  beaver status\n  beaver status --addr http://10.0.0.5:7400 --output json",
+		Example: "  beaver status\n  beaver status --addr http://10.0.0.5:7400 --output json\n  beaver status --ready",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.client(cmd.Context(), func(c *beaver.Client) error {
 				s, err := c.Status(cmd.Context())
 				if err != nil {
 					return err
 				}
-				if a.json() {
+				switch {
+				case ready && s.Ready:
+					return nil
+				case ready:
+					return statusError{fmt.Errorf("the node is not ready: %s", s.NotReadyReason), exitUnavailable}
+				case a.json():
 					return a.printJSON(statusOutput(s))
 				}
 				return a.printStatus(s)
 			})
 		},
-	})
+	}
+	cmd.Flags().BoolVar(&ready, "ready", false, "print nothing, and end with 0 if the node is ready, else with 4: for health checks")
+	return a.clientFlags(cmd)
 }
 
 func (a *app) printStatus(s *beaver.Status) error {
