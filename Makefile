@@ -11,10 +11,10 @@ BUILD     = CGO_ENABLED=0 $(GO) build -trimpath
 RAPID     = $(shell $(GO) list -f '{{range .TestImports}}{{if eq . "pgregory.net/rapid"}}{{$$.ImportPath}} {{end}}{{end}}' ./internal/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race check gen lint fmt sim seeds chaos fuzz bench demo hooks release
+.PHONY: help build test race check gen lint fmt sim seeds chaos fuzz bench demo hooks deploy-test release
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## compile the binary to bin/beaver
 	$(BUILD) -o bin/ ./cmd/beaver
@@ -57,13 +57,14 @@ bench: build ## Go benchmarks (BENCH=regexp), then the binary's own load test
 demo: build ## real work, a kill -9 in the middle, and a count of what was lost
 	bin/beaver demo
 
+deploy-test: build ## Debian's prometheus scrapes three nodes under load: every panel and alert of deploy/ must have data
+	@$(GO) -C tools run ./deploycheck
+
 hooks: ## install the pre-commit guard: format, vet, short tests with the race detector
 	git config core.hooksPath .githooks
 
 release: ## binaries for every platform, with checksums, in bin/release
-	@rm -rf bin/release && mkdir -p bin/release
-	@for p in $(PLATFORMS); do \
+	@rm -rf bin/release && mkdir -p bin/release && for p in $(PLATFORMS); do \
 	  name=beaver-$${p%/*}-$${p#*/}; [ $${p%/*} = windows ] && name=$$name.exe; echo $$name; \
-	  GOOS=$${p%/*} GOARCH=$${p#*/} $(BUILD) -o bin/release/$$name ./cmd/beaver || exit 1; \
-	done
+	  GOOS=$${p%/*} GOARCH=$${p#*/} $(BUILD) -o bin/release/$$name ./cmd/beaver || exit 1; done
 	@cd bin/release && sha256sum beaver-* | tee SHA256SUMS
