@@ -266,6 +266,7 @@ func (p *pump) observe() {
 			if p.leading {
 				p.hooks.event(p.shard, e)
 			}
+		case queue.EventDiverged: // the replica hears of it from Verified
 		}
 	}
 }

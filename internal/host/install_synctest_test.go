@@ -45,8 +45,8 @@ func TestInstallationMeetsAFullDirectory(t *testing.T) {
 		failed := false
 		c.await("the node ends, or has caught up", func() bool {
 			select {
-			case <-c.nodes[behind].fatal:
-				failed = true
+			case err := <-c.nodes[behind].fatal:
+				failed = err != nil
 			default:
 			}
 			return failed

@@ -28,11 +28,11 @@ var (
 // Driver owns the commands of one shard on this node.
 type Driver = replica.Driver
 
-// Verification and Doubt are what a Driver says and hears of its state.
-type (
-	Verification = replica.Verification
-	Doubt        = replica.Doubt
-)
+// Verification is what a Driver says of its state.
+type Verification = replica.Verification
+
+// Doubt is what a Driver hears of its state.
+type Doubt = replica.Doubt
 
 // What is known of a state; see package replica.
 const (

@@ -339,7 +339,7 @@ func (r *Replica) acquit(restored uint64) (wrong bool, err error) {
 		return false, err
 	}
 	r.count.Rebuilt++
-	r.cfg.Logger.Info("the wrong state is rebuilt", "shard", r.cfg.Shard, "wrong at", mark.Index, "index", restored)
+	r.cfg.Logger.Info("the wrong state is rebuilt", "shard", r.cfg.Shard, "wrong_at", mark.Index, "index", restored)
 	return false, nil
 }
 
