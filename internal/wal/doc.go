@@ -20,6 +20,7 @@
 //   - It calls Scrub now and then, and gives to Mend what peers have of the entries that Wanted names.
 //   - It calls RetryUnreadable every minute or so, from the goroutine of Maintain.
 //   - It calls Forget when a shard's replica is gone from this node for good, and again after each Open.
+//   - It sets Options.KeepHoles only if it asks Holes for each shard, and keeps replicas with holes out of their groups: hole.go.
 //   - It sets Options.Existing when it knows that there was a log.
 //
 // The package starts no goroutine, reads no clock and writes no log line: it returns facts.

@@ -178,7 +178,7 @@ func (in *inspector) badFrame(f vfs.File, name string, h *tailHeader, at, size i
 	if sealed {
 		return in.fn(Record{Kind: RecordDamage, File: name, Offset: at, Reason: bad.Error()})
 	}
-	end, err := findEnd(f, name, h.id, h.begun, size)
+	end, err := findEnd(f, name, h.id, h.begun, size, false)
 	if damage, ok := errors.AsType[*CorruptError](err); ok {
 		return in.fn(Record{
 			Kind: RecordDamage, File: name, Offset: damage.Offset,

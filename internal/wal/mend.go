@@ -314,7 +314,8 @@ func (l *Log) mendTail() (bool, error) {
 	return false, nil
 }
 
-// rewrite writes an entry's frame where it was. All that lies before it in the file is durable, which the frame says.
+// rewrite writes an entry's frame where it was, but for a header that is good. All that lies before it in the file is durable,
+// which a new header says.
 // Readers are kept out, since they must not see a part of it; the flusher is not, since it writes elsewhere.
 func (f *tailFile) rewrite(shard ShardID, e *Entry, crc uint32, offset int64) error {
 	h := frameHeader{kind: kindEntry, entryType: e.Type, shard: shard, index: e.Index, term: e.Term, dataCRC: crc}
@@ -322,6 +323,17 @@ func (f *tailFile) rewrite(shard ShardID, e *Entry, crc uint32, offset int64) er
 	stampFrame(b, f.id, offset, offset)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	var old [frameHeaderBytes]byte
+	if readFull(f.file, old[:], offset) == nil {
+		if o, err := decodeHeader(old[:], f.id, offset); err == nil && o.kind == kindEntry && o.shard == shard &&
+			o.index == e.Index && o.term == e.Term && o.dataCRC == crc {
+			// A good header is the entry's name: a torn write must not take it.
+			b, offset = b[frameHeaderBytes:], offset+frameHeaderBytes
+		}
+	}
+	if len(b) == 0 {
+		return nil
+	}
 	if _, err := f.file.WriteAt(b, offset); err != nil {
 		return fmt.Errorf("mend %s at %d: %w: %w", f.name, offset, errFinal, err)
 	}

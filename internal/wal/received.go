@@ -17,7 +17,8 @@ import (
 // the same committed entry.
 
 // Held is the index up to which this log certainly has all that is live: every entry up to it was here and durable, is
-// committed, and was dropped only when it was dead in a snapshot taken or installed here. Damage aside: see Missing.
+// committed, and was dropped only when it was dead in a snapshot taken or installed here. It ends before the first hole; other
+// damage aside: see Missing.
 func (l *Log) Held(shard ShardID) uint64 {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -25,7 +26,11 @@ func (l *Log) Held(shard ShardID) uint64 {
 	if s == nil {
 		return 0
 	}
-	return min(s.durableLast, max(s.durableCommit, s.snapshot, s.durableFirst-1))
+	held := min(s.durableLast, max(s.durableCommit, s.snapshot, s.durableFirst-1))
+	if first, _ := s.holes(s.first); first > 0 {
+		held = min(held, first-1)
+	}
+	return held
 }
 
 // Retained returns the newest snapshot that Retain told of, and its live set, which must not be changed; nil when there is

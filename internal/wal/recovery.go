@@ -86,6 +86,7 @@ func (r *recovery) run() error {
 	for _, s := range l.shards {
 		s.durableFirst, s.durableLast, s.durableCommit = s.first, s.last, s.hard.Commit
 		r.found.EntriesReplayed += len(s.tail().entries)
+		r.found.Holes += len(s.wanted)
 	}
 	r.found.TailFiles = len(l.files)
 	l.opened = true
@@ -205,7 +206,7 @@ func (r *recovery) replay() (tailEnd, error) {
 	for i, f := range l.files {
 		f.firstPos = pos
 		if i == len(l.files)-1 {
-			end, err := findEnd(f.file, f.name, f.id, r.headers[i].begun, f.size)
+			end, err := findEnd(f.file, f.name, f.id, r.headers[i].begun, f.size, l.opts.KeepHoles)
 			r.found.BytesRead += end.read
 			if err != nil {
 				return end, err
@@ -236,8 +237,16 @@ func (r *recovery) replayFile(f *tailFile, end, proven int64, oldest bool) error
 	for scan.offset < end {
 		at := scan.offset
 		h, data, err := scan.next()
+		hole := l.opts.KeepHoles && isHole(&h, err)
+		if hole {
+			scan.skip(&h)
+			err = nil
+		}
 		if err == nil {
 			err = r.apply(f, h, data, at, oldest)
+		}
+		if err == nil && hole {
+			err = l.shards[h.shard].noteHole(&h)
 		}
 		if errors.Is(err, errScan) {
 			return fmt.Errorf("%s: %w", f.name, err)
@@ -273,9 +282,10 @@ func (r *recovery) apply(f *tailFile, h frameHeader, data []byte, at int64, olde
 		}
 		if h.index <= s.last {
 			s.truncate(h.index - 1)
+			r.log.unwantAbove(s, h.index-1)
 		}
 		pos := f.firstPos + Position(at-f.dataStart)
-		s.push(tailEntry{pos: pos, term: h.term, size: packSize(len(data), h.entryType), crc: h.dataCRC})
+		s.push(tailEntry{pos: pos, term: h.term, size: packSize(int(h.dataBytes), h.entryType), crc: h.dataCRC})
 		return nil
 	case kindState:
 		st, err := decodeState(data)
@@ -287,6 +297,7 @@ func (r *recovery) apply(f *tailFile, h frameHeader, data []byte, at int64, olde
 			return fmt.Errorf("entries %d to %d are missing before this frame", s.last+1, st.last)
 		}
 		s.become(st)
+		r.log.unwantAbove(s, st.last)
 		return nil
 	case kindMark, kindSeal:
 	}

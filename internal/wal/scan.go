@@ -67,6 +67,9 @@ func (s *tailScan) next() (h frameHeader, data []byte, err error) {
 	return h, data, nil
 }
 
+// skip moves past a frame whose header is good.
+func (s *tailScan) skip(h *frameHeader) { s.offset += h.bytes() }
+
 // tailEnd is where a file that nothing has sealed ends.
 type tailEnd struct {
 	end    int64 // behind the last good frame of the stream
@@ -79,15 +82,28 @@ type tailEnd struct {
 
 // findEnd finds the end of the last tail file, and tells a torn tail from damage: a bad frame with proof behind it that
 // it was durable once. Damage is an error, not an end.
-func findEnd(f io.ReaderAt, name string, id uint64, begun, size int64) (tailEnd, error) {
+// With holes, an entry of which only the data is damaged is passed over.
+func findEnd(f io.ReaderAt, name string, id uint64, begun, size int64, holes bool) (tailEnd, error) {
 	scan := tailScan{file: f, id: id, offset: fileHeaderBytes, end: size}
 	e := tailEnd{proven: begun}
 	var bad error
 	var h frameHeader
-	marked := false
+	marked, ahead := false, int64(-1)
 	for scan.offset < size && bad == nil && !marked {
 		e.end = scan.offset
 		h, _, bad = scan.next()
+		if holes && isHole(&h, bad) {
+			if ahead < 0 { // what proves a later one proves this one
+				var err error
+				if _, ahead, _, err = lookAhead(f, id, e.end, size); err != nil {
+					return e, fmt.Errorf("%s: %w", name, err)
+				}
+			}
+			if e.end < max(begun, ahead) {
+				scan.skip(&h)
+				bad = nil
+			}
+		}
 		if bad == nil {
 			e.proven = max(e.proven, h.syncOffset)
 			switch h.kind {

@@ -76,6 +76,10 @@ type Options struct {
 	// Existing refuses to make a new log: the caller knows that there was one.
 	Existing bool
 
+	// KeepHoles opens a log although entries of the tail are damaged, as long as that is only in their data: see hole.go. The
+	// caller asks Holes before it relies on a shard.
+	KeepHoles bool
+
 	FileBytes     int64 // size of one preallocated tail file; default 64 MiB
 	BufferBytes   int64 // most bytes appended and not yet flushed; default 64 MiB
 	ReserveBytes  int64 // free disk below which Full reports true; default 256 MiB, less on a small disk
@@ -93,6 +97,7 @@ type Recovery struct {
 	TornOffset            int64
 	RewrittenBytes        int64 // unsealed tail written again, since recovered is not durable
 	RemovedTemporaryFiles int
+	Holes                 int // entries of the tail whose data is damaged: see Options.KeepHoles
 }
 
 // ShardState is one shard's part of the log.
