@@ -38,6 +38,7 @@ type Mender struct {
 	turn    int           // of the peers
 	from    uint64        // where the names asked for begin
 	entries map[uint64]*mending
+	barren  bool // see Barren
 	stats   MendStats
 }
 
@@ -65,7 +66,11 @@ func (m *Mender) Rest() {
 		clear(m.entries)
 		m.until, m.from = 0, 0
 	}
+	m.barren = false
 }
+
+// Barren reports whether all peers have answered that they do not have what was asked for last, and nothing came since.
+func (m *Mender) Barren() bool { return m.barren }
 
 // Stats returns what was done so far.
 func (m *Mender) Stats() MendStats { return m.stats }
@@ -104,6 +109,7 @@ func (m *Mender) Next(now time.Duration, peers []PeerID) (to PeerID, request []b
 		e := m.entries[wanted[i].Index]
 		e.none, e.hurt = nil, 0
 	}
+	m.barren = true
 	m.rest = now + MendPause
 	m.from = wanted[len(wanted)-1].Index + 1
 	return 0, nil, false
@@ -164,6 +170,7 @@ func (m *Mender) Accept(now time.Duration, answer []byte) error {
 		switch {
 		case err == nil:
 			m.stats.Mended++
+			m.barren = false
 		case errors.Is(err, wal.ErrBacklogged):
 			m.rest = now + MendTimeout
 		case errors.Is(err, wal.ErrNotNamed):

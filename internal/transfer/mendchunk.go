@@ -11,7 +11,7 @@ import (
 //
 //	kind 5, want     count u32 · 0 u32, then count names, ascending: index u64 · term u64, 0 unknown · length u32 · crc32c u32 ·
 //	                 type u8 · flags u8 (1: length, crc and type are known) · 0 u16 · 0 u32
-//	kind 6, have     count u32 · 0 u32, then count entries as in kind 3, ascending; flags 1: damaged here too, 2: not here
+//	kind 6, have     count u32 · 0 u32, then count entries as in kind 2, ascending; flags 1: damaged here too, 2: not here
 const (
 	mendHeadBytes = 8
 	nameBytes     = 32
