@@ -85,6 +85,12 @@ func (e *Engine) Status(ctx context.Context) (NodeStatus, error) {
 		if !hs.Leading && (hs.Leader == 0 || !e.clustered()) {
 			st.Problem = "it has no leader here"
 		}
+		if hs.Hole > 0 {
+			st.Problem = fmt.Sprintf("entry %d of its log is damaged: it takes no part until another node has sent it", hs.Hole)
+		}
+		if hs.HolesBarren {
+			st.Problem = fmt.Sprintf("entry %d of its log is damaged, and no other node has it: it waits for a snapshot; if none comes, remove this node and let it join anew", hs.Hole)
+		}
 		if p := e.pump(hs.ID); p != nil {
 			e.describeShard(ctx, p, &st)
 		}

@@ -300,14 +300,5 @@ func (l *loop) install(from uint64) error {
 	default:
 		return err
 	}
-	if err := l.restore(); err != nil {
-		return err
-	}
-	for more := true; more; {
-		if more, err = l.rep.Replay(); err != nil {
-			return err
-		}
-	}
-	l.report()
-	return l.rep.Campaign()
+	return l.again()
 }

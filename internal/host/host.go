@@ -191,6 +191,7 @@ func (h *Host) openFiles(openLog logOpener) error {
 		return err
 	}
 	o.WAL.FS, o.WAL.Dir = o.FS, LogDir(o.Dir)
+	o.WAL.KeepHoles = true // a replica with holes keeps out of its group, or refuses when it is alone
 	// The log is durable before the first snapshot is written: with a snapshot and no log, the log was lost.
 	if h.records, err = ReadRecords(o.FS, o.Dir); err != nil {
 		return err
@@ -201,6 +202,9 @@ func (h *Host) openFiles(openLog logOpener) error {
 	h.log, h.recovery, err = openLog(o.WAL)
 	if err != nil {
 		h.log = nil
+		if wal.IsDamage(err) {
+			return fmt.Errorf("open log: %w; if its shards have replicas on other nodes, remove this node and let it join anew, as a new one with an empty data directory; else restore the directory from a copy", err)
+		}
 		return fmt.Errorf("open log: %w", err)
 	}
 	return nil

@@ -60,6 +60,7 @@ type loop struct {
 	sending  []*raftpb.Message
 	pending  []*operation
 	leadTerm uint64  // as told to the carrier
+	barren   bool    // it was logged that no other member has an entry that is damaged here
 	recovery float64 // seconds
 	pause    float64 // seconds for which the newest snapshot stopped the machine
 
@@ -197,7 +198,12 @@ func (l *loop) run() {
 	}
 	err := l.rep.Campaign()
 	for err == nil {
-		if err = l.turn(); err != nil || l.rep.Finished(l.h.now()) || l.leave.Load() && !l.rep.Storing() {
+		if err = l.turn(); err != nil && l.rep.Heals(err) {
+			if err = l.reopen(err); err == nil {
+				continue
+			}
+		}
+		if err != nil || l.rep.Finished(l.h.now()) || l.leave.Load() && !l.rep.Storing() {
 			break
 		}
 		if pause, ok := l.rep.Pause(l.h.now()); ok {
@@ -364,6 +370,7 @@ func (l *loop) carryOut(eff *replica.Effects) (again bool, err error) {
 			l.carrier.lead(term, eff.Snapshots)
 		}
 	}
+	l.tellHoles(eff)
 	awaits := l.rep.Awaits()
 	l.awaits.Store(uint64(awaits))
 	switch eff.Flush {

@@ -41,6 +41,8 @@ type Log interface {
 	Retain(shard wal.ShardID, r wal.Retention)
 	ReleaseReserve() bool
 	transfer.MendLog
+	// Holes returns the first and the last entry of the tail, from an index on, whose data is damaged; 0 when there is none.
+	Holes(shard wal.ShardID, from uint64) (first, last uint64)
 	SetMendable(shard wal.ShardID, mendable bool)
 	Distrust(shard wal.ShardID)
 }

@@ -5,6 +5,8 @@
 // applied, or its driver hears exactly once that it was dropped, and whether that is certain; a read sees every operation
 // acknowledged before it came.
 //
+// A replica whose log lost the data of an entry is out of its group until the log is whole again: hole.go.
+//
 // A Replica has no goroutine, no clock, no lock and no channel. Its owner calls it from one goroutine at a time (Payload
 // and Batch may be called from any), tells it what happened, calls Turn, and carries out what Turn returns:
 //

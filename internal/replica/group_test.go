@@ -78,7 +78,7 @@ func (g *group) add(id shard.ReplicaID, founders []shard.ReplicaID) *member {
 
 // open starts the member from what its disk holds.
 func (m *member) open(founders []shard.ReplicaID) error {
-	log, _, err := wal.Open(wal.Options{FS: m.disk, Dir: "log", FileBytes: 128 << 10})
+	log, _, err := wal.Open(wal.Options{FS: m.disk, Dir: "log", FileBytes: 128 << 10, KeepHoles: true})
 	if err != nil {
 		return err
 	}
@@ -125,9 +125,19 @@ func (m *member) instant() Instant {
 func (m *member) turn() (moved bool) {
 	for range 1000 {
 		eff, err := m.rep.Turn(m.instant())
+		if err != nil && m.rep.Heals(err) {
+			m.driver.say("begins anew: %v", err)
+			m.rep.Stop(ErrNotLeader)
+			if err = m.restore(nil); err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			m.fail(err)
 			return true
+		}
+		if eff.HolesBegan || eff.HolesEnded {
+			m.driver.say("is out of its group: %v", eff.HolesBegan)
 		}
 		moved = moved || len(eff.Messages) > 0 || eff.Batch.Items > 0
 		m.g.bag = append(m.g.bag, slices.Clone(eff.Messages)...)
@@ -518,6 +528,9 @@ func (g *group) status() {
 		}
 		if len(ms.Learners) > 0 {
 			fmt.Fprintf(&g.out, " learners=%v", ms.Learners)
+		}
+		if s.Hole > 0 {
+			fmt.Fprintf(&g.out, " %s hole=%d barren=%v", s.Role, s.Hole, s.HolesBarren)
 		}
 		fmt.Fprintf(&g.out, " words=%v\n", short(m.driver.words))
 	}

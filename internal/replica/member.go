@@ -8,12 +8,17 @@ import (
 )
 
 // Leader is who leads the group, as far as known; else 0.
-func (r *Replica) Leader() shard.ReplicaID { return r.sh.Leader() }
+func (r *Replica) Leader() shard.ReplicaID {
+	if r.holes.out {
+		return 0
+	}
+	return r.sh.Leader()
+}
 
 // LeadTerm is the term in which this replica leads as Raft sees it, which may be before Leading; else 0.
-// A replica whose state is in doubt has no use of the lead, and has 0.
+// A replica that is out of its group, or whose state is in doubt, has no use of the lead, and has 0.
 func (r *Replica) LeadTerm() uint64 {
-	if r.barred() {
+	if r.holes.out || r.barred() {
 		return 0
 	}
 	return r.sh.LeadTerm()
@@ -30,7 +35,7 @@ func (r *Replica) Blank() bool {
 
 // notLeader is the answer to who takes this replica for the leader.
 func (r *Replica) notLeader() error {
-	leader := r.sh.Leader()
+	leader := r.Leader()
 	if leader == r.cfg.Replica {
 		leader = 0 // It was elected and has not applied all of earlier terms, or the lead was just lost.
 	}

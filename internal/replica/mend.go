@@ -32,16 +32,30 @@ func (r *Replica) mend() {
 		r.mender.Rest()
 		return
 	}
+	r.askFor()
+	if r.mender.Barren() {
+		if hole, _ := r.cfg.Log.Holes(r.cfg.Shard, r.snap.index+1); hole > 0 {
+			r.snap.wanted = true // What is applied here, and nowhere else in a log any more, is as well in a snapshot.
+		}
+	}
+}
+
+// askFor asks the next of the other members.
+func (r *Replica) askFor() {
+	if to, request, ok := r.mender.Next(r.now.Mono, r.others()); ok {
+		r.eff.Mends = append(r.eff.Mends, Mail{shard.ReplicaID(to), request})
+	}
+}
+
+// others is all other members.
+func (r *Replica) others() (peers []transfer.PeerID) {
 	members := r.sh.Members()
-	var peers []transfer.PeerID
 	for _, id := range members.All() {
 		if id != r.cfg.Replica {
 			peers = append(peers, transfer.PeerID(id))
 		}
 	}
-	if to, request, ok := r.mender.Next(r.now.Mono, peers); ok {
-		r.eff.Mends = append(r.eff.Mends, Mail{shard.ReplicaID(to), request})
-	}
+	return peers
 }
 
 // StepMend takes a chunk that another member's node sent, about damaged entries or states that differ (transfer.KindPrint and

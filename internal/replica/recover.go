@@ -41,6 +41,7 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
+	passed := r.passHoles(snap.Index)
 	first := cfg.Log.State(cfg.Shard).First
 	r.sh, err = shard.Open(shard.Config{
 		ID:         cfg.Shard,
@@ -67,6 +68,9 @@ func Open(cfg Config) (*Replica, error) {
 		return nil, fmt.Errorf("shard %d: %w", cfg.Shard, err)
 	}
 	r.setMendable() // Before anybody can read a payload and take a damaged one for lost.
+	if err := r.openHoles(passed); err != nil {
+		return nil, err
+	}
 	r.snap.index = snap.Index
 	r.count.SnapshotIndex = snap.Index
 	r.stamp = cfg.Driver.Stamp()
@@ -92,6 +96,9 @@ func Open(cfg Config) (*Replica, error) {
 // Replay carries out one step of applying what is known as committed, and reports whether there is more. What the log
 // holds behind it follows once the replica leads. REQUIRES: no Turn before it.
 func (r *Replica) Replay() (more bool, err error) {
+	if r.holes.out {
+		return false, nil
+	}
 	before, _, _ := r.sh.Applied()
 	if r.sh.HasReady() {
 		if err := r.process(); err != nil {

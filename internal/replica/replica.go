@@ -45,6 +45,8 @@ type Effects struct {
 	Mends []Mail
 	// Renew asks the owner to tell its transfer.Receiver that the state here is wrong, as Renewing says.
 	Renew bool
+	// HolesBegan and HolesEnded say that the replica left its group on account of holes in its log, and that it is back.
+	HolesBegan, HolesEnded bool
 	// Batch was proposed.
 	Batch Batch
 	// Snapshot asks for Freeze, SnapshotJob.Store and then SnapshotStored.
@@ -98,16 +100,22 @@ type Replica struct {
 	mender   *transfer.Mender
 	mendable bool // as the log was told
 	doubts   doubts
+	holes    holes
 	count    Stats
 }
 
 // Campaign makes a replica that is its whole group stand for election now, rather than wait for an election timeout.
-func (r *Replica) Campaign() error { return r.sh.CampaignAlone() }
+func (r *Replica) Campaign() error {
+	if r.holes.out {
+		return nil
+	}
+	return r.sh.CampaignAlone()
+}
 
 // Step takes a message of another replica; see shard.Shard.Step for what is ignored.
 func (r *Replica) Step(m *raftpb.Message) error {
-	if m.GetType() == raftpb.MsgTimeoutNow && r.barred() {
-		return nil // It must not take the lead.
+	if r.holes.out || m.GetType() == raftpb.MsgTimeoutNow && r.barred() {
+		return nil // It must not take the lead, or is not there.
 	}
 	return r.sh.Step(m)
 }
@@ -117,7 +125,7 @@ func (r *Replica) Durable(p wal.Position) { r.durable = max(r.durable, p) }
 
 // Awaits is the position that the oldest waiting append needs to be durable; 0 is none.
 func (r *Replica) Awaits() wal.Position {
-	if len(r.waits) == 0 {
+	if len(r.waits) == 0 || r.holes.out {
 		return 0
 	}
 	return r.waits[0].position
@@ -141,6 +149,9 @@ func (r *Replica) Turn(now Instant) (Effects, error) {
 	r.now = now
 	clear(r.eff.Messages)
 	r.eff = Effects{Messages: r.eff.Messages[:0]}
+	if out, err := r.lookForHoles(); out || err != nil {
+		return r.eff, err
+	}
 	if err := r.turn(); err != nil {
 		return Effects{}, err
 	}
@@ -222,6 +233,9 @@ func (r *Replica) tick() error {
 // Pause is how long the owner may wait when nothing happens; false is for ever.
 func (r *Replica) Pause(now Instant) (time.Duration, bool) {
 	pause, timed := time.Duration(0), false
+	if r.holes.out { // the log does not tell when it has filled them
+		return r.cfg.TickInterval, true
+	}
 	if r.ticking {
 		pause, timed = r.nextTick-now.Mono, true
 	}
@@ -373,6 +387,9 @@ func (r *Replica) BeginClose() { r.closing = true }
 
 // Finished says that a closing replica has nothing left to do.
 func (r *Replica) Finished(now Instant) bool {
+	if r.closing && r.holes.out {
+		return !r.snap.running
+	}
 	if !r.closing || len(r.inflight) > 0 || len(r.waits) > 0 || r.snap.running || r.leading && now.Mono < r.heirUntil {
 		return false
 	}

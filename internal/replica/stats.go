@@ -30,6 +30,11 @@ type Stats struct {
 	Snapshots       uint64  // taken since Open
 	SnapshotsFailed uint64  // that found no room, since Open
 
+	// Hole is the first damaged entry of the log that keeps the replica out of its group; 0 when there is none. HolesBarren says
+	// that all other members have answered that they do not have it.
+	Hole        uint64
+	HolesBarren bool
+
 	RecoverySeconds float64
 	EntriesReplayed uint64
 	DamagedSnapshot uint64 // snapshots passed over by the recovery since they were damaged
@@ -46,6 +51,11 @@ func (r *Replica) Stats() Stats {
 	s.Leading, s.Term = r.leads()
 	s.Doubt = r.doubts.Doubt
 	s.Role = r.sh.Role()
-	s.Replica, s.Leader = r.cfg.Replica, uint64(r.sh.Leader().Node())
+	s.Hole, s.HolesBarren = 0, false
+	if r.holes.out {
+		s.Leading, s.Role = false, shard.RoleMending
+		s.Hole, s.HolesBarren = r.holes.first, r.mender.Barren()
+	}
+	s.Replica, s.Leader = r.cfg.Replica, uint64(r.Leader().Node())
 	return *s
 }

@@ -261,10 +261,11 @@ const (
 	RoleLearner              // follows, and does not vote
 	RoleFollower             // votes
 	RoleLeader
+	RoleMending // neither votes nor acknowledges until its log is whole again: see package replica
 )
 
 func (r Role) String() string {
-	if names := [...]string{"blank", "outside", "learner", "follower", "leader"}; int(r) < len(names) {
+	if names := [...]string{"blank", "outside", "learner", "follower", "leader", "mending"}; int(r) < len(names) {
 		return names[r]
 	}
 	return fmt.Sprintf("role %d", uint8(r))

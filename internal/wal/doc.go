@@ -45,6 +45,8 @@
 // one before, and everything but that last flush is proven at any time. In files that have a successor any bad frame is
 // damage. A write is assumed not to harm synced bytes beside it in the same sector (powersafe overwrite).
 //
+// An entry of the tail of which only the data is damaged is a hole, with which a log may be opened: hole.go.
+//
 // A live entry that is found damaged when its tail file retires is copied to the segment as it is: it keeps its name, is
 // refused, and holds nothing up. Peers that have the entry can mend it: mend.go. A file that is missing is noticed by Open, or when the first live set since Open names
 // entries that are nowhere.
