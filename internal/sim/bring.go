@@ -37,6 +37,9 @@ func (m *member) needed(wish shard.SnapshotWish) {
 		return
 	}
 	f := to.members[m.group.id]
+	if f.rep.Stats().Hole > 0 {
+		return // It asked for it.
+	}
 	if begins := m.n.log.State(m.group.id).First; f.rep.Applied() > 0 && f.rep.Applied()+1 >= begins {
 		w.counts.Needless++
 		w.trace.printf(m.name, "could do without: %s has applied %d, and the log begins at %d", f.name, f.rep.Applied(), begins)
@@ -63,7 +66,7 @@ func (m *member) carry() {
 			m.rep.WantSnapshot()
 		}
 		if err := m.rep.SnapshotSent(shard.ReplicaID(e.To), e.OK); err != nil {
-			n.failed(err)
+			m.failed(err)
 			return
 		}
 		m.poke()

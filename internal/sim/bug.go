@@ -41,6 +41,7 @@ const (
 	BugReuseToken             // a job that is leased again is handed out under the token of its first lease
 	BugServeDamaged           // a job is handed out though its payload is damaged
 	BugDropMends              // nobody asks for what is damaged
+	BugVoteWithHole           // a replica takes part in its group though entries of its log are damaged
 	bugCount
 )
 
@@ -49,7 +50,7 @@ func (b Bug) String() string {
 		"none", "ack-before-durable", "ack-before-commit", "skip-sync", "skip-snapshot-sync", "skip-dir-sync", "forget-vote",
 		"forget-term", "compact-live", "lose-entry-data", "stale-read", "ignore-fencing", "drop-session", "local-clock",
 		"reorder-items", "skip-item", "wrong-hands", "stale-image", "no-timers", "workers-live-forever", "reuse-identity",
-		"corrupt-message", "ignore-sync-error", "reuse-token", "serve-damaged", "drop-mends",
+		"corrupt-message", "ignore-sync-error", "reuse-token", "serve-damaged", "drop-mends", "vote-with-hole",
 	}[b]
 }
 

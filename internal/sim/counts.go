@@ -13,6 +13,7 @@ type Counts struct {
 	Snapshots     uint64 // stored
 	Elections     uint64
 	Mends         uint64 // messages about damaged entries
+	Outages       uint64 // times that a replica left its group since entries of its log were damaged
 	Transfers     uint64 // snapshots that were brought to other members
 	Needless      uint64 // of these, to members that could have been brought up from the log
 	TransferBytes uint64
@@ -43,6 +44,7 @@ func (c *Counts) Rows() []Count {
 		{"elections won", c.Elections},
 		{"snapshots stored", c.Snapshots},
 		{"messages to mend damage", c.Mends},
+		{"replicas out of their groups", c.Outages},
 		{"snapshots sent", c.Transfers},
 		{"snapshots sent needlessly", c.Needless},
 		{"bytes of these, with repeats", c.TransferBytes},
@@ -67,6 +69,7 @@ func (c *Counts) Add(o *Counts) {
 	c.Snapshots += o.Snapshots
 	c.Elections += o.Elections
 	c.Mends += o.Mends
+	c.Outages += o.Outages
 	c.Transfers += o.Transfers
 	c.Needless += o.Needless
 	c.TransferBytes += o.TransferBytes

@@ -83,7 +83,11 @@ func (m *member) open() error {
 	}
 	n.log.Retain(m.group.id, m.rep.Retention())
 	for more := true; more; {
-		if more, err = m.rep.Replay(); err != nil {
+		if more, err = m.rep.Replay(); err != nil && m.rep.Heals(err) {
+			m.rep.Stop(errGone)
+			return m.open() // now it is known to be damaged
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -122,9 +126,10 @@ func (m *member) turn() {
 	for more := true; more; {
 		eff, err := m.rep.Turn(n.instant())
 		if err != nil || n.dying {
-			n.failed(err)
+			m.failed(err)
 			return
 		}
+		m.holes(&eff)
 		for _, msg := range eff.Messages {
 			m.send(msg)
 		}
@@ -194,7 +199,7 @@ func (m *member) step(msg *raftpb.Message) {
 		w.trace.printf(m.name, "gets %s", describe(msg))
 	}
 	if err := m.rep.Step(m.n.translate(msg, 1)); err != nil {
-		m.n.failed(err)
+		m.failed(err)
 		return
 	}
 	m.poke()

@@ -123,6 +123,7 @@ func (n *node) open() error {
 	w := n.w
 	log, recovery, err := wal.Open(wal.Options{
 		FS: n.fs, Dir: path.Join(root, "log"), FileBytes: w.plan.fileBytes, ReserveBytes: w.plan.fileBytes,
+		KeepHoles: true,
 	})
 	if err != nil {
 		return err
@@ -383,6 +384,14 @@ func (l nodeLog) Append(id wal.ShardID, hs *wal.HardState, entries []wal.Entry) 
 	}
 	hs, entries = l.n.w.bug.append(l.n, hs, entries)
 	return l.Log.Append(id, hs, l.n.outward(entries))
+}
+
+// Holes implements replica.Log.
+func (l nodeLog) Holes(id wal.ShardID, from uint64) (first, last uint64) {
+	if l.n.w.bug.is(BugVoteWithHole) {
+		return 0, 0
+	}
+	return l.Log.Holes(id, from)
 }
 
 // Retain implements replica.Log.

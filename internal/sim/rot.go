@@ -10,6 +10,7 @@ import (
 
 	"github.com/beaver-raft/beaver/internal/queue"
 	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
@@ -54,11 +55,15 @@ func (w *world) decay() {
 			return
 		}
 	}
+	tail := w.plan.nodes > 2 && w.rot.chance.percent(50) // two cannot go on without one that lost what the other never had
 	for range 1 + w.rot.chance.IntN(3) {
-		if n.flipSegment() {
+		if tail && n.flipTail() || !tail && n.flipSegment() {
 			w.rot.node = n
 			w.faults[FaultBitRot]++
 		}
+	}
+	if tail && w.rot.chance.percent(50) {
+		w.after(w.rot.chance.between(0, time.Second), func() { n.crash("loses power after bits flipped", vfs.Mixed(n.chance.Uint64())) })
 	}
 }
 
@@ -123,11 +128,22 @@ func (n *node) whole() bool {
 		return false
 	}
 	for _, m := range n.members {
-		if m != nil && m.lacks() != 0 {
+		if m != nil && (m.lacks() != 0 || m.holed() != 0) {
 			return false
 		}
 	}
 	return true
+}
+
+// holed is the first entry behind the newest snapshot that does not read back; 0 is none.
+func (m *member) holed() uint64 {
+	s := m.n.log.State(m.group.id)
+	for index := max(s.First, m.rep.Stats().SnapshotIndex+1); index <= s.Last; index++ {
+		if _, err := m.n.log.Read(m.group.id, index); err != nil {
+			return index
+		}
+	}
+	return 0
 }
 
 // lacks is the first entry that the state refers to and that does not read back; 0 is none.

@@ -108,7 +108,7 @@ func newWorld(o Options) *world {
 		w.plan.nodes = max(w.plan.nodes, 3)
 		w.plan.faults = append(w.plan.faults, FaultWipe)
 	}
-	if w.bug.is(BugServeDamaged) || w.bug.is(BugDropMends) { // needs a disk that rots
+	if w.bug.is(BugServeDamaged) || w.bug.is(BugDropMends) || w.bug.is(BugVoteWithHole) { // needs a disk that rots
 		w.plan.nodes, w.plan.rotMean = max(w.plan.nodes, 3), 300*time.Millisecond
 	}
 	w.net = newNetwork(w)
