@@ -136,3 +136,37 @@ func TestQuotaIsDiskFull(t *testing.T) {
 		n.mustClose(t)
 	})
 }
+
+// A snapshot that finds no room is counted, and taken when there is some.
+func TestSnapshotWaitsForRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		disk := vfs.NewSim(1, vfs.SimOptions{})
+		n := mustOpen(t, disk, nil, func(o *Options) { o.Shards = o.Shards[:1]; o.SnapshotBytes = 4 << 10 })
+		disk.SetHook(func(op vfs.Op) error {
+			if op.Kind == vfs.OpCreate && strings.Contains(op.Name, "snapshot") {
+				return syscall.ENOSPC
+			}
+			return nil
+		})
+		add := func() {
+			for range 200 {
+				if _, err := n.add(0, "k"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			synctest.Wait()
+		}
+		add()
+		if s := n.Stats().Shards[0]; s.SnapshotsFailed == 0 || s.Snapshots != 0 {
+			t.Errorf("without room: %d taken, %d failed", s.Snapshots, s.SnapshotsFailed)
+		}
+		disk.SetHook(nil)
+		time.Sleep(time.Minute)
+		add()
+		if s := n.Stats().Shards[0]; s.Snapshots == 0 {
+			t.Error("no snapshot was taken when there was room again")
+		}
+		n.mustClose(t)
+	})
+}

@@ -285,11 +285,21 @@ func TestCloseHandsTheLeadOver(t *testing.T) {
 		c.add("k")
 		old := c.leader()
 		c.agree(1, 2, 3)
+		elections := func() (count uint64) {
+			for _, s := range c.nodes[c.others(old)[0]].Stats().Shards {
+				count += s.Elections
+			}
+			return count
+		}
+		before := elections()
 		begun := time.Now()
 		n := c.nodes[old]
 		n.mustClose(t)
 		delete(c.nodes, old)
 		c.add("k")
+		if heard := elections() - before; heard != 1 {
+			t.Errorf("one that stays heard of %d elections", heard)
+		}
 		if took := time.Since(begun); took > 500*time.Millisecond {
 			t.Errorf("the group went on after %v", took)
 		}
