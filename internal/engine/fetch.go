@@ -23,7 +23,7 @@ import (
 //
 // When ctx ends, what was or is being leased is given back, and no attempt is counted.
 func (e *Engine) Fetch(ctx context.Context, r *FetchRequest) ([]FetchedJob, error) {
-	w, err := e.checkFetch(r)
+	w, err := e.checkFetch(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ const (
 	endQueueCame // a queue was made: look again whether it is one of ours
 )
 
-func (e *Engine) checkFetch(r *FetchRequest) (*worker, error) {
+func (e *Engine) checkFetch(ctx context.Context, r *FetchRequest) (*worker, error) {
 	switch {
 	case len(r.Queues) == 0:
 		return nil, invalid("queues", "is empty; name 1 to %d queues", queue.FetchQueuesMax)
@@ -121,9 +121,9 @@ func (e *Engine) checkFetch(r *FetchRequest) (*worker, error) {
 	if r.Worker == 0 {
 		return nil, nil
 	}
-	w := e.workers.get(r.Worker)
-	if w == nil || w.orphan {
-		return nil, errWorkerLost()
+	w, err := e.meetWorker(ctx, r.Worker)
+	if err != nil {
+		return nil, err
 	}
 	w.hear()
 	return w, nil

@@ -39,11 +39,22 @@ func (e *Engine) liveWorker(id WorkerID) (*worker, error) {
 	return w, nil
 }
 
+// meetWorker is liveWorker for one that comes to this node. It may have registered at another a moment ago, and the catalog here be late:
+// to call it lost would cost it its jobs.
+func (e *Engine) meetWorker(ctx context.Context, id WorkerID) (*worker, error) {
+	if w := e.workers.get(id); e.clustered() && (w == nil || w.orphan) {
+		if err := e.readCatalog(ctx, func() {}); err != nil {
+			return nil, err
+		}
+	}
+	return e.liveWorker(id)
+}
+
 // Heartbeat is a worker's sign of life. The reply says which of the jobs it holds it should stop, and which it holds no
 // longer. Of a shard that cannot be asked it says nothing: the next one does. A worker that was lost is told so (WORKER_LOST)
 // and must register again.
 func (e *Engine) Heartbeat(ctx context.Context, id WorkerID, held []LeaseRef) (HeartbeatReply, error) {
-	w, err := e.liveWorker(id)
+	w, err := e.meetWorker(ctx, id)
 	if err != nil {
 		return HeartbeatReply{}, err
 	}
@@ -216,7 +227,7 @@ func (e *Engine) settleDebts() {
 // DeregisterWorker lets a worker go: its leases go back at once, and no crash is counted. On a shard that does not serve at
 // the moment they go back when it does.
 func (e *Engine) DeregisterWorker(ctx context.Context, id WorkerID) error {
-	w, err := e.liveWorker(id)
+	w, err := e.meetWorker(ctx, id)
 	if err != nil {
 		return err
 	}

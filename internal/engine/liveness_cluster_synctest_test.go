@@ -143,6 +143,29 @@ func TestGoodbyeAcrossNodes(t *testing.T) {
 	})
 }
 
+// TestWorkerComesToALateNode: a node whose catalog is behind does not call a worker lost that registered at another one.
+func TestWorkerComesToALateNode(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *fleet) {
+		c.net.cutOff(3, true)
+		w := register(t, c.nodes[1])
+		if c.nodes[3].workers.get(w) != nil {
+			t.Fatal("the node knows the worker, though it was cut off")
+		}
+		c.net.cutOff(3, false)
+		if _, err := c.nodes[3].ResumeWorker(t.Context(), w, nil); err != nil {
+			t.Fatal(err)
+		}
+		c.net.cutOff(3, true)
+		w = register(t, c.nodes[1])
+		c.net.cutOff(3, false)
+		if _, err := c.nodes[3].Fetch(t.Context(), &FetchRequest{Worker: w, Queues: []string{"q"}, Max: 1}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := c.nodes[3].ResumeWorker(t.Context(), w+1000, nil)
+		wantError(t, err, CodeNotFound, ReasonWorkerLost)
+	})
+}
+
 // TestWorkerChangesNodes: a worker whose node dies goes on at another one, with its jobs.
 func TestWorkerChangesNodes(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *fleet) {
