@@ -76,9 +76,9 @@ func (c *Client) SignalWorker(ctx context.Context, id uint64, s WorkerState) err
 	return err
 }
 
-// Status returns the node's status.
+// Status returns the status of a node: the first of those that Config.Addr names which can be reached.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
-	res, err := call(ctx, c, c.node.GetStatus, &beaverv1.GetStatusRequest{})
+	res, err := call(ofOperator(ctx), c, c.node.GetStatus, &beaverv1.GetStatusRequest{})
 	if err != nil {
 		return nil, err
 	}

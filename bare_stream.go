@@ -123,19 +123,14 @@ func (d *bareDialer) secure(ctx context.Context, conn net.Conn) (net.Conn, error
 
 func hungUp(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) }
 
-// preferBare returns openers that make bare streams where they can, and the given ones elsewhere.
-func preferBare(
-	addr string, enqueue func(context.Context) enqueueStream, work func(context.Context) workStream,
-) (func(context.Context) enqueueStream, func(context.Context) workStream) {
-	d := newBareDialer(addr)
-	if d == nil {
-		return enqueue, work
-	}
-	return func(ctx context.Context) enqueueStream {
-			return eitherEnqueue{newEitherStream(ctx, d, beaverv1connect.JobServiceEnqueueStreamProcedure, enqueue)}
-		}, func(ctx context.Context) workStream {
-			return eitherWork{newEitherStream(ctx, d, beaverv1connect.JobServiceWorkProcedure, work)}
-		}
+// bareEnqueue opens a bare enqueue stream if it can, and else the other.
+func bareEnqueue(ctx context.Context, d *bareDialer, other func(context.Context) enqueueStream) enqueueStream {
+	return eitherEnqueue{newEitherStream(ctx, d, beaverv1connect.JobServiceEnqueueStreamProcedure, other)}
+}
+
+// bareWork opens a bare Work stream if it can, and else the other.
+func bareWork(ctx context.Context, d *bareDialer, other func(context.Context) workStream) workStream {
+	return eitherWork{newEitherStream(ctx, d, beaverv1connect.JobServiceWorkProcedure, other)}
 }
 
 // bareStream is a stream on a connection of its own. Send and Receive may run at once, but each only once at a time.

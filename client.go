@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
-	"strings"
 	"time"
 
 	"connectrpc.com/connect"
 
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 	"github.com/beaver-raft/beaver/api/beaver/v1/beaverv1connect"
 )
 
@@ -26,8 +25,12 @@ const (
 
 // Config says how a Client reaches the server. The zero value reaches a server on this machine.
 type Config struct {
-	// Addr is the URL of the server. Default DefaultAddr.
+	// Addr is the URL of the server, or the URLs of nodes of a cluster, separated by commas. Any node serves any request, and
+	// from those named the client learns of the others; name more than one, for when the client starts while that one is
+	// away. Default DefaultAddr.
 	Addr string
+	// OnlyAddr keeps the client to the nodes that Addr names. Behind a load balancer, say, the others may be out of reach.
+	OnlyAddr bool
 	// RetryFor is how long a call goes on while the server cannot be reached; the call's context may end it sooner. Repeats
 	// are safe: an enqueue repeated happens once. At most 10 minutes. Default 1 minute; -1: do not repeat.
 	RetryFor time.Duration
@@ -43,14 +46,6 @@ func (c *Config) validate() error {
 	if c.Addr == "" {
 		c.Addr = DefaultAddr
 	}
-	if !strings.Contains(c.Addr, "://") {
-		c.Addr = "http://" + c.Addr
-	}
-	c.Addr = strings.TrimSuffix(c.Addr, "/")
-	u, err := url.Parse(c.Addr)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return fmt.Errorf("beaver: Config.Addr %q is not a URL like %s", c.Addr, DefaultAddr)
-	}
 	switch {
 	case c.RetryFor == 0:
 		c.RetryFor = defaultRetryFor
@@ -65,10 +60,12 @@ func (c *Config) validate() error {
 	return nil
 }
 
-// Client talks to a server. It connects when it is first used, and again whenever the connection breaks. All methods may be
-// called from any goroutine, and it is best to share one Client: concurrent enqueues then share their round trips.
+// Client talks to a server, or to a cluster of them. It connects when it is first used, and again whenever the connection
+// breaks, to another node if there is one. All methods may be called from any goroutine, and it is best to share one Client:
+// concurrent enqueues then share their round trips.
 type Client struct {
 	cfg      Config
+	nodes    *nodes
 	jobs     beaverv1connect.JobServiceClient
 	queues   beaverv1connect.QueueServiceClient
 	workers  beaverv1connect.WorkerServiceClient
@@ -76,7 +73,7 @@ type Client struct {
 	cluster  beaverv1connect.ClusterServiceClient
 	enqueuer *enqueuer
 	idle     []*http.Transport // of the package's own making, to be closed
-	openWork func(context.Context) workStream
+	dialWork func(context.Context) workStream
 }
 
 // NewClient makes a Client. It does not connect yet; see Ping.
@@ -84,32 +81,59 @@ func NewClient(cfg Config) (*Client, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	c := &Client{cfg: cfg}
+	nodes, err := newNodes(cfg.Addr, cfg.Logger)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{cfg: cfg, nodes: nodes}
 	calls, enqueues, work := cfg.HTTPClient, cfg.HTTPClient, cfg.HTTPClient
 	if cfg.HTTPClient == nil {
 		// A connection each, so that a burst of payloads does not hold up outcomes or a person's question.
 		calls, enqueues, work = c.newHTTPClient(), c.newHTTPClient(), c.newHTTPClient()
 	}
+	calls, enqueues, work = router{calls}, router{enqueues}, router{work}
 	opts := connect.WithClientOptions(
 		connect.WithAcceptCompression("gzip", nil, nil), // Payloads are small or compressed by their owner.
 		connect.WithReadMaxBytes(readBytesMax),
 	)
-	c.jobs = beaverv1connect.NewJobServiceClient(calls, cfg.Addr, opts)
-	c.queues = beaverv1connect.NewQueueServiceClient(calls, cfg.Addr, opts)
-	c.workers = beaverv1connect.NewWorkerServiceClient(calls, cfg.Addr, opts)
-	c.node = beaverv1connect.NewNodeServiceClient(calls, cfg.Addr, opts)
-	c.cluster = beaverv1connect.NewClusterServiceClient(calls, cfg.Addr, opts)
-	openEnqueue := dialEnqueue(enqueues, cfg.Addr, opts)
-	workJobs := beaverv1connect.NewJobServiceClient(work, cfg.Addr, opts)
-	c.openWork = func(ctx context.Context) workStream { return workJobs.Work(ctx) }
-	if cfg.HTTPClient == nil {
-		openEnqueue, c.openWork = preferBare(cfg.Addr, openEnqueue, c.openWork)
-	}
-	c.enqueuer = newEnqueuer(openEnqueue, cfg.RetryFor, cfg.Logger)
+	c.jobs = beaverv1connect.NewJobServiceClient(calls, nowhere, opts)
+	c.queues = beaverv1connect.NewQueueServiceClient(calls, nowhere, opts)
+	c.workers = beaverv1connect.NewWorkerServiceClient(calls, nowhere, opts)
+	c.node = beaverv1connect.NewNodeServiceClient(calls, nowhere, opts)
+	c.cluster = beaverv1connect.NewClusterServiceClient(calls, nowhere, opts)
+	workJobs := beaverv1connect.NewJobServiceClient(work, nowhere, opts)
+	c.dialWork = c.openWork(func(ctx context.Context) workStream { return workJobs.Work(ctx) })
+	c.enqueuer = newEnqueuer(c.openEnqueue(dialEnqueue(enqueues, nowhere, opts)), cfg.RetryFor, cfg.Logger)
+	c.prepareNodes()
 	return c, nil
 }
 
-// Open makes a Client for the server at addr and checks that it answers.
+// prepareNodes gives the nodes what they need of the client.
+func (c *Client) prepareNodes() {
+	s := c.nodes
+	s.fixed = c.cfg.OnlyAddr
+	if c.cfg.HTTPClient == nil {
+		s.adopt = func(n *node) { n.bare = newBareDialer(n.url.String()) }
+	}
+	for _, n := range s.all {
+		s.adopt(n)
+	}
+	s.describe = func(ctx context.Context, n *node) (*beaverv1.GetClusterResponse, error) {
+		return answerOf(c.cluster.GetCluster(toNode(ctx, n), connect.NewRequest(&beaverv1.GetClusterRequest{})))
+	}
+	s.probe = func(ctx context.Context, n *node) (*beaverv1.GetStatusResponse, error) {
+		return answerOf(c.node.GetStatus(toNode(ctx, n), connect.NewRequest(&beaverv1.GetStatusRequest{})))
+	}
+}
+
+func answerOf[Res any](res *connect.Response[Res], err error) (*Res, error) {
+	if err != nil {
+		return nil, err
+	}
+	return res.Msg, nil
+}
+
+// Open makes a Client for the server at addr, or the cluster of several with commas between them, and checks that it answers.
 func Open(ctx context.Context, addr string) (*Client, error) {
 	c, err := NewClient(Config{Addr: addr})
 	if err != nil {
@@ -137,11 +161,12 @@ func (c *Client) Ping(ctx context.Context) error {
 // before.
 func (c *Client) Close(ctx context.Context) error {
 	err := c.enqueuer.close(ctx)
+	c.nodes.close()
 	for _, t := range c.idle {
 		t.CloseIdleConnections()
 	}
 	return err
 }
 
-// Addr is the URL of the server.
-func (c *Client) Addr() string { return c.cfg.Addr }
+// Addr is the URL of the server, or those of the nodes that Config.Addr named, separated by commas.
+func (c *Client) Addr() string { return c.nodes.addr() }

@@ -62,9 +62,9 @@ type ClusterTransfer struct {
 	FullBytes     uint64 // what a snapshot with all payloads would take
 }
 
-// Cluster returns the cluster that the node is one of.
+// Cluster returns the cluster, as the first node of those that Config.Addr names describes it which can be reached.
 func (c *Client) Cluster(ctx context.Context) (*ClusterInfo, error) {
-	res, err := call(ctx, c, c.cluster.GetCluster, &beaverv1.GetClusterRequest{})
+	res, err := call(ofOperator(ctx), c, c.cluster.GetCluster, &beaverv1.GetClusterRequest{})
 	if err != nil {
 		return nil, err
 	}

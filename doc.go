@@ -42,6 +42,13 @@
 // or none. A call that meets a broken connection or a server that restarts is repeated, and stores its job once. A job that is
 // not typed is a Job: any bytes, for workers in any language.
 //
+// # Clusters
+//
+// Any node of a cluster serves any request. Name one or more of them, as in "http://10.0.0.1:7400,http://10.0.0.2:7400"; the
+// Client learns of the others. Calls about a job go to the node that leads its shard, and streams spread over the nodes. When a
+// node stops or fails, its calls and streams go to another, within Config.RetryFor: callers see it as latency, and workers keep
+// their jobs.
+//
 // # More
 //
 //   - Delays, schedules, priorities, retries and timeouts: the fields of Job.

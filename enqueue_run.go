@@ -64,7 +64,8 @@ func (e *enqueuer) pending() bool {
 // connect opens a stream and sends on it until it breaks or the enqueuer is closed. It reports whether the server answered
 // anything.
 func (e *enqueuer) connect() bool {
-	ctx, cancel := context.WithCancel(e.ctx)
+	ctx, end := context.WithCancelCause(e.ctx)
+	cancel := func() { end(nil) }
 	defer cancel()
 	stream := e.dial(ctx)
 	e.mu.Lock()
@@ -82,7 +83,7 @@ func (e *enqueuer) connect() bool {
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		e.watch(ctx, cancel)
+		e.watch(ctx, end)
 	}()
 	finished := e.send(stream, resend)
 	_ = stream.CloseRequest() // The stream is over either way.
@@ -108,8 +109,11 @@ func (e *enqueuer) connect() bool {
 	return e.answered
 }
 
+// errSilent is what a stream ends with whose server is silent.
+var errSilent = &Error{Code: CodeUnavailable, Reason: "SILENT", Message: "the server does not answer"}
+
 // watch ends a stream whose server does not answer for answerMax: one that hangs while its machine acknowledges all bytes.
-func (e *enqueuer) watch(ctx context.Context, end context.CancelFunc) {
+func (e *enqueuer) watch(ctx context.Context, end context.CancelCauseFunc) {
 	const looks = 4
 	tick := time.NewTicker(answerMax / looks)
 	defer tick.Stop()
@@ -130,8 +134,8 @@ func (e *enqueuer) watch(ctx context.Context, end context.CancelFunc) {
 			last, silent = first, 0
 		}
 		if silent == looks {
-			e.breakWith(&Error{Code: CodeUnavailable, Message: "the server does not answer"})
-			end()
+			e.breakWith(errSilent)
+			end(errSilent)
 			return
 		}
 	}

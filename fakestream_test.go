@@ -51,7 +51,16 @@ func (f *fakeEnqueues) client(t *testing.T, retryFor time.Duration) *Client {
 		cancel()
 		_ = e.close(ctx)
 	})
-	return &Client{enqueuer: e}
+	return &Client{enqueuer: e, nodes: unusedNodes(t)}
+}
+
+// unusedNodes are those of a client whose streams are fakes.
+func unusedNodes(t *testing.T) *nodes {
+	s, err := newNodes(DefaultAddr, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func (s *fakeEnqueueStream) Send(m *enqueueMessage) error {

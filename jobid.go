@@ -17,6 +17,18 @@ const (
 
 var jobIDText = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
 
+// shard is the shard that the job lives on, if the ID is one.
+func (id JobID) shard() (uint16, bool) {
+	if len(id) != jobIDTextBytes {
+		return 0, false
+	}
+	b, err := jobIDText.DecodeString(string(id))
+	if err != nil {
+		return 0, false
+	}
+	return binary.BigEndian.Uint16(b), true
+}
+
 // jobIDFromWire reads the ID at the start of b; the empty ID stands where the job was refused.
 //
 // REQUIRES: len(b) >= jobIDWireBytes.

@@ -35,4 +35,6 @@ const (
 	progressBytesMax       = 1 << 10
 
 	concurrencyMax = 10_000
+
+	nodesMax = 64 // that a client knows of
 )

@@ -14,7 +14,7 @@ import (
 // answerMax is how long a server that is reached may take to answer, unless RetryFor is longer.
 const answerMax = 30 * time.Second
 
-// call makes one unary call, and makes it again while the server cannot be reached.
+// call makes one unary call, and makes it again, at another node if there is one, while the server cannot be reached.
 func call[Req, Res any](
 	ctx context.Context, c *Client, method func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), req *Req,
 ) (*Res, error) {
@@ -57,8 +57,10 @@ func callFor[Req, Res any](
 	bounded, stop := context.WithTimeout(ctx, max(c.cfg.RetryFor, answerMax)+while)
 	defer stop()
 	for {
-		res, err := method(bounded, connect.NewRequest(req))
+		n := c.chooseNode(ctx, req)
+		res, err := method(toNode(bounded, n), connect.NewRequest(req))
 		if err == nil {
+			c.nodes.works(n)
 			return res.Msg, doubt, nil
 		}
 		e := callError(ctx, err)
@@ -68,7 +70,10 @@ func callFor[Req, Res any](
 		if !e.retryable() || ctx.Err() != nil {
 			return nil, doubt, e
 		}
-		if wait.wait(retry) != nil {
+		// Another node is asked at once; when all have failed, the client waits. What never left may go on to the next node
+		// even if nothing is to be repeated.
+		moves := e.Code == CodeUnavailable && c.nodes.failed(n) && (unreached(err) || retry.Err() == nil)
+		if !moves && wait.wait(retry) != nil {
 			return nil, doubt, e
 		}
 		doubt = doubt || !unreached(err) && (e.Code != CodeUnavailable || !connect.IsWireError(err))

@@ -155,7 +155,7 @@ func NewWorker(c *Client, cfg WorkerConfig) (*Worker, error) {
 		return nil, err
 	}
 	return &Worker{
-		cfg: cfg, client: c, open: c.openWork, logger: c.cfg.Logger.With("worker", cfg.Name),
+		cfg: cfg, client: c, open: c.dialWork, logger: c.cfg.Logger.With("worker", cfg.Name),
 		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		registered: make(chan struct{}), done: make(chan struct{}),
 		running: make(map[Lease]*run), ttl: ttlAssumed,

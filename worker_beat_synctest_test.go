@@ -53,7 +53,7 @@ func TestWorkerBusyHeartbeat(t *testing.T) {
 func TestWorkerShortTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFakeWork(t)
-		c := &Client{cfg: Config{Logger: slog.New(slog.DiscardHandler)}, openWork: fake.open}
+		c := &Client{cfg: Config{Logger: slog.New(slog.DiscardHandler)}, dialWork: fake.open}
 		handler := HandlerFunc(func(context.Context, *LeasedJob) error { return nil })
 		w, err := NewWorker(c, WorkerConfig{Handler: handler, Queues: []string{"q"}})
 		if err != nil {

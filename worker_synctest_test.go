@@ -23,7 +23,7 @@ func workerBubble(t *testing.T, cfg WorkerConfig, f func(t *testing.T, fake *fak
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFakeWork(t)
-		c := &Client{cfg: Config{Logger: slog.New(slog.DiscardHandler)}, openWork: fake.open}
+		c := &Client{cfg: Config{Logger: slog.New(slog.DiscardHandler)}, dialWork: fake.open}
 		cfg.Queues = []string{"q"}
 		w, err := NewWorker(c, cfg)
 		if err != nil {
@@ -336,7 +336,7 @@ func TestWorkerStopWithoutServer(t *testing.T) {
 func TestWorkerIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFakeWork(t)
-		c := &Client{cfg: Config{Logger: slog.New(slog.DiscardHandler)}, openWork: fake.open}
+		c := &Client{cfg: Config{Logger: slog.New(slog.DiscardHandler)}, dialWork: fake.open}
 		w, err := NewWorker(c, WorkerConfig{Queues: []string{"q"}, Handler: NewMux()})
 		if err != nil {
 			t.Fatal(err)

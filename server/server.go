@@ -138,7 +138,7 @@ func (s *Server) progress() func(host.Progress) {
 // Client returns a client of this node, over a pipe in memory. Close it before the server.
 func (s *Server) Client() (*beaver.Client, error) {
 	return beaver.NewClient(beaver.Config{
-		Addr: "http://in-process", Logger: s.logger, HTTPClient: &http.Client{Transport: s.pipe.transport()},
+		Addr: "http://in-process", OnlyAddr: true, Logger: s.logger, HTTPClient: &http.Client{Transport: s.pipe.transport()},
 	})
 }
 

@@ -141,7 +141,7 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 
 // clientFlags adds the flags of a command that talks to a server.
 func (a *app) clientFlags(cmd *cobra.Command) *cobra.Command {
-	cmd.Flags().StringVar(&a.addr, "addr", beaver.DefaultAddr, "URL of the server (BEAVER_ADDR)")
+	cmd.Flags().StringVar(&a.addr, "addr", beaver.DefaultAddr, "URL of the server, or of nodes of a cluster, with commas between them (BEAVER_ADDR)")
 	a.outputFlag(cmd)
 	annotate(cmd.Flags().Lookup("addr"))
 	return cmd

@@ -64,9 +64,10 @@ func (f *fleet) ready(nodes ...int) {
 	}
 }
 
+// client is one that asks a certain node, and no other.
 func (f *fleet) client(node int) *beaver.Client {
 	f.t.Helper()
-	c, err := beaver.NewClient(beaver.Config{Addr: f.nodes[node].url(), RetryFor: 10 * time.Second})
+	c, err := beaver.NewClient(beaver.Config{Addr: f.nodes[node].url(), OnlyAddr: true, RetryFor: 10 * time.Second})
 	if err != nil {
 		f.t.Fatal(err)
 	}
