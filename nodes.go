@@ -50,8 +50,8 @@ func newNode(addr, scheme string) *node {
 //
 // Invariant: a node that failed is not used while another is up, until it answers a probe, which no caller waits for.
 //
-// Nothing runs while the client is idle: who uses a node starts the goroutine that learns, when it is time to. It ends within
-// learnMax, and before close returns.
+// Nothing runs while the client is idle: who uses a node starts the goroutine that learns, when it is time to. It asks for no longer
+// than describeMax and probeAnswerMax, and ends before close returns.
 type nodes struct {
 	fixed  bool // to those it was told of
 	logger *slog.Logger
