@@ -17,6 +17,7 @@ type group struct {
 	replace  int               // node whose member is to be replaced, or to rest; -1: none
 	resting  bool              // it only rests: it is a learner
 	until    time.Duration     // when it votes again
+	asked    bool              // that it rest, and not seen to
 }
 
 func newGroup(w *world, id shard.ID) *group {
@@ -60,7 +61,7 @@ func (w *world) rest(n *node, lasts time.Duration) bool {
 		return false
 	}
 	for _, g := range w.groups {
-		g.replace, g.resting, g.until = n.index, true, w.now+lasts
+		g.replace, g.resting, g.asked, g.until = n.index, true, false, w.now+lasts
 		w.after(100*time.Millisecond, g.operate)
 	}
 	return true
@@ -72,20 +73,23 @@ func (g *group) stepRest(leader *member, n *node) {
 	voter, over := slices.Contains(members.Voters, id), g.w.now >= g.until || g.w.healing
 	change := shard.Change{Kind: shard.Demote, Replica: id}
 	switch {
-	case over && voter:
+	case voter && over && !g.asked:
 		if g.knows(n, id) {
 			g.w.trace.printf("operator", "shard %d: %v votes again", g.id, id)
 			g.replace = -1
 		}
 		return
-	case over:
-		change.Kind = shard.Promote
-	case !voter:
-		return // It listens.
-	case leader.n == n: // who is to rest cannot lead
+	case voter && leader.n == n: // who is to rest cannot lead
 		_ = leader.rep.Transfer(g.identity[(n.index+1)%len(g.identity)]) // one that cannot is asked again
 		leader.poke()
 		return
+	case voter:
+		g.asked = true // It may be on its way for long, or be lost with a leader: it is over when it was seen.
+	case over:
+		g.asked, change.Kind = false, shard.Promote
+	default:
+		g.asked = false
+		return // It listens.
 	}
 	_, err := leader.rep.ChangeMembers(change)
 	g.w.trace.printf("operator", "shard %d: change %v of %v: %v", g.id, change.Kind, change.Replica, err)
