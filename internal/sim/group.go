@@ -102,16 +102,27 @@ func (g *group) operate() {
 		return
 	}
 	g.w.after(500*time.Millisecond, g.operate)
+	switch leader, n := g.leader(), g.w.nodes[g.replace]; {
+	case leader == nil:
+	case g.resting:
+		g.stepRest(leader, n)
+	default:
+		g.step(leader, n)
+	}
+}
+
+// leader is the member that leads. One that was deposed and does not know is none: it would tell of members of long ago, and
+// an operator that asked it for a read would get no answer.
+func (g *group) leader() *member {
 	for _, n := range g.w.nodes {
-		if n.up && n.members[g.id] != nil && n.members[g.id].rep.Leading() {
-			if n := n.members[g.id]; g.resting {
-				g.stepRest(n, g.w.nodes[g.replace])
-			} else {
-				g.step(n, g.w.nodes[g.replace])
-			}
-			return
+		if !n.up || n.members[g.id] == nil {
+			continue
+		}
+		if m := n.members[g.id]; m.rep.Leading() && m.rep.Applied() >= g.w.oracles[g.id].high {
+			return m
 		}
 	}
+	return nil
 }
 
 // knows reports whether a new voter has heard itself that it is one. Before that, the loss of another may cost the majority of
