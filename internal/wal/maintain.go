@@ -323,8 +323,11 @@ func (l *Log) stepReserve() (more bool, err error) {
 
 // Leisure reports whether the work that Maintain does next is to write zeros into a file that nothing waits for yet. It
 // shares the disk with the log's flushes: a caller that lets some time pass between such steps keeps those fast.
-// REQUIRES: Maintain's goroutine.
-func (l *Log) Leisure() bool { return l.keeper.zero != nil && l.leisurely() }
+func (l *Log) Leisure() bool {
+	l.keeping.Lock()
+	defer l.keeping.Unlock()
+	return l.keeper.zero != nil && l.leisurely()
+}
 
 // leisurely says that the current file will hold for a while.
 func (l *Log) leisurely() bool {
