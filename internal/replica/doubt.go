@@ -87,6 +87,14 @@ func (r *Replica) setTrust(t Trust, index uint64) {
 	r.doubts.Doubt = d
 	r.settle = true
 	r.cfg.Driver.Doubted(d)
+	if r.barred() {
+		// Not even what the next entries of the same round make of it is an answer.
+		for _, seq := range r.inflight {
+			r.count.Dropped++
+			r.cfg.Driver.Dropped(seq, true)
+		}
+		r.inflight = r.inflight[:0]
+	}
 	logger := r.cfg.Logger.With("shard", r.cfg.Shard, "index", index)
 	switch {
 	case t == Wrong:
