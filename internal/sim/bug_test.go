@@ -13,7 +13,7 @@ const seedsPerBug = 1500
 
 // rare are bugs that few seeds show, with one that does. An ordinary run of the test begins there, to be short; with
 // BEAVER_SEEDS set it begins at 1. A change to what a plan draws moves them: search again with go run ./cmd/sim -bug NAME.
-var rare = map[sim.Bug]uint64{sim.BugForgetVote: 430, sim.BugForgetTerm: 170, sim.BugStaleRead: 58, sim.BugIgnoreSyncError: 14}
+var rare = map[sim.Bug]uint64{sim.BugForgetVote: 713, sim.BugForgetTerm: 200, sim.BugStaleRead: 58, sim.BugIgnoreSyncError: 14}
 
 // TestDeliberateBugs tests the simulator: a bug that it cannot find would be as well hidden if it were not deliberate.
 func TestDeliberateBugs(t *testing.T) {
