@@ -125,13 +125,18 @@ var layers = map[string]layer{
 	},
 
 	// sim owns what host owns, without goroutines: everything below the front doors that is a step machine. Nothing that is
-	// shipped imports it, so porcupine, which judges the clients' history in every run, is no part of the binary.
+	// shipped imports it, so porcupine, by which history judges what clients were told in every run, is no part of the binary.
+	// history is shared with the tests of chaos: what may be told of a job is one question, whoever asks.
+	"internal/history": {own: []string{"internal/queue"}, outside: []string{porcupineModule}, withoutStd: []string{
+		"context", "math/rand", "math/rand/v2", "net", "os", "sync", "sync/atomic",
+	}},
 	"internal/sim": {
 		own: []string{
+			"internal/history",
 			"internal/replica", "internal/transfer", "internal/queue", "internal/shard", "internal/wal", "internal/snapshot",
 			"internal/vfs", "internal/invariant",
 		},
-		outside: []string{etcdRaftModule, porcupineModule},
+		outside: []string{etcdRaftModule},
 	},
 	"cmd/sim": {own: []string{"internal/sim"}},
 

@@ -5,6 +5,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/beaver-raft/beaver/internal/history"
 	"github.com/beaver-raft/beaver/internal/queue"
 	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
@@ -67,11 +68,11 @@ func Bugs() []Bug {
 type bugs struct {
 	bug    Bug
 	chance chance
-	tokens map[label]queue.Token // of first leases
+	tokens map[history.Label]queue.Token // of first leases
 }
 
 func newBugs(o Options) bugs {
-	return bugs{o.Bug, newChance(o.Seed, forBugs), make(map[label]queue.Token)}
+	return bugs{o.Bug, newChance(o.Seed, forBugs), make(map[history.Label]queue.Token)}
 }
 
 func (b *bugs) is(bug Bug) bool { return b.bug == bug }
@@ -208,12 +209,12 @@ func guess(c *call, index uint64, first int) answer {
 		a.results = append(a.results, queue.Result{Pos: queue.MakePos(index, first+i)})
 	}
 	for _, w := range c.asked {
-		switch r := &a.results[w.item]; w.op.kind {
-		case opAck:
+		switch r := &a.results[w.item]; w.op.Kind {
+		case history.Ack:
 			r.State = queue.StateCompleted
-		case opCancel:
+		case history.Cancel:
 			r.State = queue.StateCancelled
-		case opDiscard:
+		case history.Discard:
 			r.State = queue.StateDiscarded
 		default:
 			r.State = queue.StateReady

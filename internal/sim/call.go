@@ -3,6 +3,7 @@ package sim
 import (
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/history"
 	"github.com/beaver-raft/beaver/internal/queue"
 	"github.com/beaver-raft/beaver/internal/shard"
 )
@@ -29,7 +30,7 @@ type answer struct {
 // granted is a job that a fetch got, with what its payload says.
 type granted struct {
 	queue.Lease
-	label label
+	label history.Label
 }
 
 // call is one request of a client, on its way to a node and back.
@@ -55,7 +56,7 @@ type call struct {
 }
 
 // follow has the history follow the item that was committed last.
-func (c *call) follow(l label, o operation) {
+func (c *call) follow(l history.Label, o history.Operation) {
 	c.asked = append(c.asked, asked{label: l, item: c.items.Len() - 1, op: o})
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/history"
 	"github.com/beaver-raft/beaver/internal/queue"
 )
 
@@ -22,14 +23,14 @@ const (
 type clients struct {
 	w         *world
 	chance    chance
-	history   history
+	history   history.Log
 	leaders   []int // by shard: who a client asks next
 	producers []*producer
 	workers   []*worker
 	operators []*operator // by shard
 	known     [][]known   // by shard: jobs of late
 	next      []int       // by shard: where the next one goes
-	labels    []map[queue.Pos]label
+	labels    []map[queue.Pos]history.Label
 	lastID    queue.WorkerID
 	open      int // enqueues that were not answered yet
 	running   int // jobs that workers have
@@ -37,7 +38,7 @@ type clients struct {
 
 // known is a job that some client was told of.
 type known struct {
-	label    label
+	label    history.Label
 	pos      queue.Pos
 	queue    queue.QueueID
 	priority uint8
@@ -48,7 +49,7 @@ func (c *clients) start(w *world) {
 	c.leaders = make([]int, w.plan.shards)
 	c.known, c.next = make([][]known, w.plan.shards), make([]int, w.plan.shards)
 	for s := range w.plan.shards {
-		c.labels = append(c.labels, make(map[queue.Pos]label))
+		c.labels = append(c.labels, make(map[queue.Pos]history.Label))
 		o := &operator{c: c, shard: s, chance: newChance(w.opts.Seed, forOperators+uint64(s)<<16)}
 		c.operators = append(c.operators, o)
 		o.begin()
@@ -104,7 +105,7 @@ func (c *clients) ask(k *call, wait time.Duration, then func(answer)) {
 			c.leaders[k.shard] = c.chance.IntN(w.plan.nodes)
 		}
 		k.check()
-		c.history.answered(k, at, w.now, &a)
+		record(&c.history, k, at, w.now, &a)
 		then(a)
 	}
 	w.counts.Operations++
@@ -147,6 +148,6 @@ func (c *clients) insist(k *call, then func(answer)) {
 func (c *clients) get(shard int, j known, stale bool) *call {
 	k := newCall(c.w, shard)
 	k.read = &read{call: k, stale: stale, pos: j.pos, queue: j.queue, priority: j.priority}
-	k.asked = append(k.asked, asked{label: j.label, op: operation{kind: opGet, pos: j.pos, stale: stale}})
+	k.asked = append(k.asked, asked{label: j.label, op: history.Operation{Kind: history.Get, Pos: j.pos, Stale: stale}})
 	return k
 }

@@ -19,7 +19,7 @@
 //     ends an attempt; a job that ended never runs again; one sequence number of a session is one command.
 //   - call.go: what clients were told is what the log holds, and in the order of real time: no operation takes
 //     effect before it was asked for, and no read misses what was acknowledged before it.
-//   - history.go, model.go: porcupine finds an order of what clients did to each job that real time and a model of a job
+//   - history.go, package history: porcupine finds an order of what clients did to each job that real time and a model of a job
 //     allow. It sees only what a client sees, so it needs no trust in the machine, the log or the oracle.
 //   - bounds.go: a state that came from snapshots and the replay behind them is to the byte what the replay of all entries from
 //     the first gives; memory and log stay within bounds.

@@ -3,6 +3,7 @@ package sim
 import (
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/history"
 	"github.com/beaver-raft/beaver/internal/queue"
 )
 
@@ -103,17 +104,17 @@ func (o *operator) act() {
 
 // change adds what is done to one job to a call.
 func (o *operator) change(k *call, what act, j known) {
-	buf, op := k.items.Buf(), operation{pos: j.pos}
+	buf, op := k.items.Buf(), history.Operation{Pos: j.pos}
 	switch what {
 	case actCancel:
 		k.items.Commit(queue.AppendCancel(buf, j.pos, j.queue, j.priority))
-		op.kind = opCancel
+		op.Kind = history.Cancel
 	case actRetry:
 		k.items.Commit(queue.AppendRetryDead(buf, j.pos))
-		op.kind = opRetry
+		op.Kind = history.Retry
 	default:
 		k.items.Commit(queue.AppendDiscardDead(buf, j.pos))
-		op.kind = opDiscard
+		op.Kind = history.Discard
 	}
 	k.follow(j.label, op)
 }
@@ -136,9 +137,9 @@ func (o *operator) list(q int, st queue.State, then func([]queue.JobInfo)) {
 	o.c.ask(k, callWait, func(a answer) {
 		for _, j := range a.jobs {
 			if l, ok := o.c.labels[o.shard][j.Pos]; ok {
-				op := operation{kind: opGet, call: at, ret: w.now, pos: j.Pos}
-				op.seen(a.jobs)
-				o.c.history.add(l, op)
+				op := history.Operation{Kind: history.Get, Call: at, Return: w.now, Pos: j.Pos}
+				see(&op, a.jobs)
+				o.c.history.Add(l, op)
 			}
 		}
 		if then != nil && len(a.jobs) > 0 {

@@ -3,6 +3,7 @@ package sim
 import (
 	"encoding/binary"
 
+	"github.com/beaver-raft/beaver/internal/history"
 	"github.com/beaver-raft/beaver/internal/queue"
 )
 
@@ -33,11 +34,11 @@ func (p *producer) act() {
 	}
 	k.items.Commit(queue.AppendEnqueue(k.items.Buf(), session, p.sequence, jobs, c.chance.percent(30), uint32(c.chance.IntN(2))*7))
 	made := make([]known, jobs)
-	ops := make([]operation, jobs)
+	ops := make([]history.Operation, jobs)
 	for i := range jobs {
 		spec := p.spec()
-		made[i] = known{label: c.history.newLabel(), queue: spec.Queue, priority: spec.Priority}
-		ops[i] = operation{kind: opEnqueue, call: w.now, expires: spec.ExpiresAt != 0}
+		made[i] = known{label: c.history.NewLabel(), queue: spec.Queue, priority: spec.Priority}
+		ops[i] = history.Operation{Kind: history.Enqueue, Call: w.now, Expires: spec.ExpiresAt != 0}
 		binary.LittleEndian.PutUint64(spec.Payload, uint64(made[i].label))
 		k.items.Commit(queue.AppendJob(k.items.Buf(), &spec))
 	}
@@ -114,19 +115,19 @@ func (p *producer) read() {
 }
 
 // enqueued records what became of the jobs of one command, and checks that each that was acknowledged is in the log.
-func (p *producer) enqueued(a answer, made []known, ops []operation) {
+func (p *producer) enqueued(a answer, made []known, ops []history.Operation) {
 	c := p.c
 	for i := range made {
 		op := &ops[i]
-		op.ret = c.w.now
+		op.Return = c.w.now
 		switch a.outcome {
 		case outcomeUnknown:
-			op.unknown, op.ret = true, forever
+			op.Lose()
 		case outcomeDone:
 			r := a.results[1+i]
-			op.code, op.state = r.Code, r.State
+			op.Code, op.State = r.Code, r.State
 			if r.Code == queue.CodeOK || r.Code == queue.CodeDuplicate {
-				op.pos, made[i].pos = r.Pos, r.Pos
+				op.Pos, made[i].pos = r.Pos, r.Pos
 				c.learn(p.shard, made[i])
 				if o := c.w.oracles[p.shard]; o.jobs[r.Pos] == nil && !c.w.opts.HistoryOnly {
 					c.w.fail("job %d.%d of shard %d was acknowledged and is not in the log", r.Pos.Index(), r.Pos.Ordinal(), p.shard)
@@ -135,6 +136,6 @@ func (p *producer) enqueued(a answer, made []known, ops []operation) {
 		case outcomeNotLeader, outcomeUnavailable:
 			continue
 		}
-		c.history.add(made[i].label, *op)
+		c.history.Add(made[i].label, *op)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/history"
 	"github.com/beaver-raft/beaver/internal/queue"
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/vfs"
@@ -213,18 +214,18 @@ func (d *driver) payloads(a *answer) bool {
 
 // checkPayload reads a payload as a dispatch does, and returns whose it is. It is false when the payload is damaged here and
 // other members are asked for it.
-func (d *driver) checkPayload(p queue.Pos) (label, bool) {
+func (d *driver) checkPayload(p queue.Pos) (history.Label, bool) {
 	w := d.m.n.w
 	if d.m.rep == nil {
-		return noLabel, true
+		return history.NoLabel, true
 	}
 	_, item, err := d.m.rep.Payload(p.Index(), p.Ordinal())
 	if d.m.n.dying {
-		return noLabel, true
+		return history.NoLabel, true
 	}
 	if damage, ok := errors.AsType[*wal.CorruptError](err); ok && damage.Mending != nil && !w.bug.is(BugServeDamaged) {
 		w.trace.printf(d.m.name, "waits for the payload of job %d.%d: %v", p.Index(), p.Ordinal(), err)
-		return noLabel, false
+		return history.NoLabel, false
 	}
 	if !w.opts.HistoryOnly {
 		if want := w.oracles[d.m.group.id].jobs[p]; err != nil || want == nil || hashBytes(0, item) != want.payload {
@@ -233,7 +234,7 @@ func (d *driver) checkPayload(p queue.Pos) (label, bool) {
 	}
 	spec, err := queue.DecodeSpec(item)
 	if err != nil || len(spec.Payload) < 8 {
-		return noLabel, true
+		return history.NoLabel, true
 	}
-	return label(binary.LittleEndian.Uint64(spec.Payload)), true
+	return history.Label(binary.LittleEndian.Uint64(spec.Payload)), true
 }

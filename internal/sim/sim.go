@@ -148,10 +148,10 @@ func (w *world) run() {
 	w.checkEnd()
 	w.until(w.now+tidyTime, nil)
 	w.checkForgotten()
-	if err := w.clients.history.check(); err != nil {
-		panic(err)
+	if err := w.clients.history.Check(); err != nil {
+		panic(&violation{err.Error()})
 	}
-	w.counts.Steps, w.counts.Undecided = w.clients.history.steps, w.clients.history.undecided
+	w.counts.Steps, w.counts.Undecided = w.clients.history.Steps, w.clients.history.Undecided
 }
 
 // until handles events up to a moment, or until done says so; it looks every healLook.

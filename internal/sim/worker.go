@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/history"
 	"github.com/beaver-raft/beaver/internal/queue"
 )
 
@@ -125,8 +126,8 @@ func (k *worker) take(l granted, at time.Duration) {
 	if holder := w.oracles[k.shard].holders[l.Token]; holder != k.id && !w.opts.HistoryOnly {
 		w.fail("worker %d was handed job %d.%d, which worker %d holds", k.id, l.Pos.Index(), l.Pos.Ordinal(), holder)
 	}
-	k.c.history.add(l.label, operation{
-		kind: opLease, call: at, ret: w.now, pos: l.Pos, token: l.Token, attempt: l.Attempt,
+	k.c.history.Add(l.label, history.Operation{
+		Kind: history.Lease, Call: at, Return: w.now, Pos: l.Pos, Token: l.Token, Attempt: l.Attempt,
 	})
 	k.c.learn(k.shard, known{l.label, l.Pos, l.Queue, l.Priority})
 	if _, has := k.jobs[l.Token]; !has {
@@ -157,7 +158,7 @@ func (k *worker) finish(life int, l granted) {
 	k.drop(l)
 	end := newCall(w, k.shard)
 	end.items.Commit(queue.AppendAck(end.items.Buf(), l.Pos, l.Token, "", nil))
-	end.follow(l.label, l.does(opAck))
+	end.follow(l.label, l.does(history.Ack))
 	k.c.insist(end, nil)
 	k.fetch()
 }
@@ -169,8 +170,8 @@ func (k *worker) drop(l granted) {
 }
 
 // does is an operation of who holds the lease.
-func (l *granted) does(kind opKind) operation {
-	return operation{kind: kind, pos: l.Pos, token: l.Token}
+func (l *granted) does(kind history.Kind) history.Operation {
+	return history.Operation{Kind: kind, Pos: l.Pos, Token: l.Token}
 }
 
 // misbehave ends an attempt in another way than well, or not at all.
@@ -182,9 +183,9 @@ func (k *worker) misbehave(l granted, how way) {
 	switch how {
 	case wayExtend:
 		end.items.Commit(queue.AppendProgress(buf, l.Pos, l.Token, uint8(k.chance.IntN(101)), "on it"))
-		end.follow(l.label, l.does(opProgress))
+		end.follow(l.label, l.does(history.Progress))
 		end.items.Commit(queue.AppendExtend(end.items.Buf(), l.Pos, l.Token, 2000))
-		end.follow(l.label, l.does(opExtend))
+		end.follow(l.label, l.does(history.Extend))
 		k.c.ask(end, callWait, func(answer) {})
 		life := k.life
 		w.after(k.chance.about(w.plan.workMean), func() { k.finish(life, l) })
@@ -213,13 +214,13 @@ func (k *worker) misbehave(l granted, how way) {
 		return
 	case wayRelease:
 		end.items.Commit(queue.AppendRelease(buf, l.Pos, l.Token))
-		end.follow(l.label, l.does(opRelease))
+		end.follow(l.label, l.does(history.Release))
 	case wayTwice:
 		end.items.Commit(queue.AppendAck(buf, l.Pos, l.Token, "text/plain", []byte("r")))
-		end.follow(l.label, l.does(opAck))
+		end.follow(l.label, l.does(history.Ack))
 		twice := newCall(w, k.shard)
 		twice.items.Commit(queue.AppendAck(twice.items.Buf(), l.Pos, l.Token, "text/plain", []byte("r")))
-		twice.follow(l.label, l.does(opAck))
+		twice.follow(l.label, l.does(history.Ack))
 		w.after(k.chance.about(time.Second), func() { k.c.ask(twice, callWait, func(answer) {}) })
 	default:
 		failure.Final = how == wayFinal
@@ -227,7 +228,7 @@ func (k *worker) misbehave(l granted, how way) {
 			failure.DelayMillis = 1 + k.chance.Int64N(3000)
 		}
 		end.items.Commit(queue.AppendFail(buf, l.Pos, l.Token, &failure))
-		end.follow(l.label, l.does(opFail))
+		end.follow(l.label, l.does(history.Fail))
 	}
 	k.drop(l)
 	k.c.insist(end, nil)

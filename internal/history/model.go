@@ -1,4 +1,4 @@
-package sim
+package history
 
 import "github.com/beaver-raft/beaver/internal/queue"
 
@@ -35,8 +35,15 @@ type modelState struct {
 	pos     queue.Pos // 0: nobody was told yet
 }
 
+const hashPrime = 0x9e3779b97f4a7c15
+
 func (s modelState) hash() uint64 {
-	return mix64(mix64(mix64(uint64(s.phases), uint64(s.token)), uint64(s.attempt)), uint64(s.pos))
+	h := uint64(s.phases)
+	for _, v := range [...]uint64{uint64(s.token), uint64(s.attempt), uint64(s.pos)} {
+		h = (h ^ v) * hashPrime
+		h ^= h >> 29
+	}
+	return h
 }
 
 // settle adds what may have happened by itself.
@@ -98,107 +105,118 @@ func phasesOf(st queue.State) phase {
 	return 0
 }
 
+// told keeps the phases that the answer to o leaves open, if it told a state.
+func (s modelState) told(o *Operation) modelState {
+	if o.Untold {
+		return s.only(^phaseAbsent)
+	}
+	return s.only(phasesOf(o.State) &^ phaseAbsent)
+}
+
 // step is the state after an operation; without phases when it cannot have happened so.
-func (s modelState) step(o *operation) modelState {
-	if o.pos != 0 {
-		if s.pos != 0 && s.pos != o.pos {
+func (s modelState) step(o *Operation) modelState {
+	if o.Pos != 0 {
+		if s.pos != 0 && s.pos != o.Pos {
 			return modelState{}
 		}
-		if s.phases != phaseAbsent || o.kind == opEnqueue {
-			s.pos = o.pos
+		if s.phases != phaseAbsent || o.Kind == Enqueue {
+			s.pos = o.Pos
 		}
 	}
 	s = s.settle()
-	switch o.kind {
-	case opEnqueue:
+	switch o.Kind {
+	case Enqueue:
 		return s.enqueue(o)
-	case opLease:
-		if s = s.only(phaseWaiting); o.token <= s.token || o.attempt <= s.attempt {
+	case Lease:
+		if s = s.only(phaseWaiting); o.Token <= s.token || o.Attempt <= s.attempt {
 			return modelState{}
 		}
-		s.token, s.attempt = o.token, o.attempt
+		s.token, s.attempt = o.Token, o.Attempt
 		return s.move(phaseWaiting, phaseHeld)
-	case opAck, opFail, opRelease, opExtend, opProgress:
+	case Ack, Fail, Release, Extend, Progress:
 		return s.byHolder(o)
-	case opCancel:
+	case Cancel:
 		return s.cancel(o)
-	case opRetry, opDiscard:
+	case Retry, Discard:
 		return s.deadLetter(o)
 	default:
 		return s.get(o)
 	}
 }
 
-func (s modelState) enqueue(o *operation) modelState {
+func (s modelState) enqueue(o *Operation) modelState {
 	s = s.only(phaseAbsent)
-	if !o.unknown && o.code != queue.CodeOK && o.code != queue.CodeDuplicate {
+	if !o.Unanswered && o.Code != queue.CodeOK && o.Code != queue.CodeDuplicate {
 		return s
 	}
-	s.expires = o.expires
+	s.expires = o.Expires
 	return s.move(phaseAbsent, phaseWaiting)
 }
 
 // byHolder is what the holder of a lease does.
-func (s modelState) byHolder(o *operation) modelState {
+func (s modelState) byHolder(o *Operation) modelState {
 	switch {
-	case s.token < o.token: // nobody has that token before its lease
+	case s.token < o.Token: // nobody has that token before its lease
 		return modelState{}
-	case o.unknown && s.token == o.token:
-		return s.unanswered(o.kind)
-	case o.unknown:
+	case o.Unanswered && s.token == o.Token:
+		return s.unanswered(o.Kind)
+	case o.Unanswered:
 		return s
-	case o.code == queue.CodeStale:
-		if s.token == o.token {
+	case o.Code == queue.CodeStale:
+		if s.token == o.Token {
 			s = s.only(^phasesHeld)
-			if o.kind == opAck {
+			if o.Kind == Ack {
 				s = s.only(^phaseCompleted) // a repeat would be called one
 			}
 		}
-		return s.only(phasesOf(o.state) &^ phaseAbsent)
-	case s.token != o.token:
+		return s.told(o)
+	case s.token != o.Token:
 		return modelState{}
-	case o.code == queue.CodeDuplicate:
+	case o.Code == queue.CodeDuplicate:
 		return s.only(phaseCompleted)
-	case o.code != queue.CodeOK:
+	case o.Code != queue.CodeOK:
 		return modelState{}
 	}
 	s = s.only(phasesHeld)
-	switch o.kind {
-	case opAck:
+	switch o.Kind {
+	case Ack:
 		return s.move(phasesHeld, phaseCompleted)
-	case opFail, opRelease:
-		if o.state == queue.StateCancelled {
+	case Fail, Release:
+		if o.Untold {
+			return s.unanswered(o.Kind)
+		}
+		if o.State == queue.StateCancelled {
 			return s.only(phaseHeldWish).move(phaseHeldWish, phaseCancelled)
 		}
-		return s.only(phaseHeld).move(phaseHeld, phasesOf(o.state))
+		return s.only(phaseHeld).move(phaseHeld, phasesOf(o.State))
 	default:
 		return s
 	}
 }
 
 // unanswered is what the holder may have done.
-func (s modelState) unanswered(k opKind) modelState {
+func (s modelState) unanswered(k Kind) modelState {
 	switch k {
-	case opAck:
+	case Ack:
 		return s.move(phasesHeld, phaseCompleted)
-	case opFail:
+	case Fail:
 		return s.move(phaseHeld, phaseWaiting|phaseDead).move(phaseHeldWish, phaseCancelled)
-	case opRelease:
+	case Release:
 		return s.move(phaseHeld, phaseWaiting).move(phaseHeldWish, phaseCancelled)
 	default:
 		return s
 	}
 }
 
-func (s modelState) cancel(o *operation) modelState {
-	if !o.unknown {
-		switch o.code {
+func (s modelState) cancel(o *Operation) modelState {
+	if !o.Unanswered {
+		switch o.Code {
 		case queue.CodeOK:
 			s = s.only(phaseWaiting | phaseDead)
 		case queue.CodeCancelRequested:
 			s = s.only(phasesRunning)
 		case queue.CodeWrongState:
-			return s.only(phasesEnded & phasesOf(o.state))
+			return s.only(phasesEnded).told(o)
 		default:
 			return s.only(phaseGone)
 		}
@@ -216,45 +234,45 @@ func (s modelState) cancel(o *operation) modelState {
 }
 
 // deadLetter is a retry or a discard.
-func (s modelState) deadLetter(o *operation) modelState {
+func (s modelState) deadLetter(o *Operation) modelState {
 	to := phaseWaiting
-	if o.kind == opDiscard {
+	if o.Kind == Discard {
 		to = phaseDiscarded
 	}
 	switch {
-	case o.unknown:
+	case o.Unanswered:
 		return s.move(phaseDead, to)
-	case o.code == queue.CodeOK:
-		s.expires = s.expires && o.kind == opDiscard // who retries it wants it to run
+	case o.Code == queue.CodeOK:
+		s.expires = s.expires && o.Kind == Discard // who retries it wants it to run
 		return s.only(phaseDead).move(phaseDead, to)
-	case o.code == queue.CodeWrongState:
-		return s.only(phasesOf(o.state) &^ phaseDead)
+	case o.Code == queue.CodeWrongState:
+		return s.only(^phaseDead).told(o)
 	default:
 		return s.only(phaseWaiting | phaseGone)
 	}
 }
 
 // get is a read.
-func (s modelState) get(o *operation) modelState {
-	if !o.found {
+func (s modelState) get(o *Operation) modelState {
+	if !o.Found {
 		return s.only(phaseGone | phaseAbsent)
 	}
-	if o.token < s.token || o.attempt < s.attempt || o.state == queue.StateCompleted && o.token != s.token {
+	if o.Token < s.token || o.Attempt < s.attempt || o.State == queue.StateCompleted && o.Token != s.token {
 		return modelState{} // who completed it was handed its token before
 	}
-	p := phasesOf(o.state)
-	if o.state == queue.StateRunning {
+	p := phasesOf(o.State)
+	if o.State == queue.StateRunning {
 		p = phaseHeld | phaseBusy
-		if o.wished {
+		if o.Wished {
 			p = phaseHeldWish | phaseBusyWish
 		}
-		if o.token == s.token {
+		if o.Token == s.token {
 			p &= phasesHeld
 		} else {
 			p &= phasesBusy
 		}
 	}
 	s = s.only(p).move(phaseBusy, phaseHeld).move(phaseBusyWish, phaseHeldWish)
-	s.token, s.attempt = o.token, o.attempt
+	s.token, s.attempt = o.Token, o.Attempt
 	return s
 }
