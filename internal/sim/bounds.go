@@ -19,7 +19,7 @@ const (
 // bounded checks all members.
 func (n *node) bounded() {
 	for _, m := range n.members {
-		if m != nil {
+		if m != nil && !m.isWrong() { // which takes no snapshots
 			m.bounded()
 		}
 	}

@@ -22,6 +22,9 @@ func (m *member) bring(wish shard.SnapshotWish) {
 	if wish.Term != m.rep.LeadTerm() {
 		return // The lead was lost in the same turn.
 	}
+	if m.withhold(wish) {
+		return
+	}
 	m.needed(wish)
 	w.counts.Transfers++
 	w.trace.printf(m.name, "brings a snapshot to %v", wish.To)
@@ -37,7 +40,7 @@ func (m *member) needed(wish shard.SnapshotWish) {
 		return
 	}
 	f := to.members[m.group.id]
-	if f.rep.Stats().Hole > 0 {
+	if _, wrong := f.rep.Renewing(); wrong || f.rep.Stats().Hole > 0 {
 		return // It asked for it.
 	}
 	if begins := m.n.log.State(m.group.id).First; f.rep.Applied() > 0 && f.rep.Applied()+1 >= begins {

@@ -43,6 +43,7 @@ const (
 	BugServeDamaged           // a job is handed out though its payload is damaged
 	BugDropMends              // nobody asks for what is damaged
 	BugVoteWithHole           // a replica takes part in its group though entries of its log are damaged
+	BugIgnoreFingerprint      // nobody compares the log's fingerprints with the state
 	bugCount
 )
 
@@ -52,6 +53,7 @@ func (b Bug) String() string {
 		"forget-term", "compact-live", "lose-entry-data", "stale-read", "ignore-fencing", "drop-session", "local-clock",
 		"reorder-items", "skip-item", "wrong-hands", "stale-image", "no-timers", "workers-live-forever", "reuse-identity",
 		"corrupt-message", "ignore-sync-error", "reuse-token", "serve-damaged", "drop-mends", "vote-with-hole",
+		"ignore-fingerprint",
 	}[b]
 }
 

@@ -86,6 +86,9 @@ func (r *read) Finish(err error) {
 func (r *read) Abandoned() bool { return r.call.over }
 
 func (r *read) serve(m *member) {
+	if m.driver.unheard(r.call) {
+		return
+	}
 	a := answer{outcome: outcomeDone, index: m.driver.machine.Applied()}
 	switch {
 	case r.pos != 0:

@@ -26,6 +26,7 @@ const (
 	forBugs
 	forOperators
 	forRot
+	forDivergence
 )
 
 func newChance(seed, purpose uint64) chance {

@@ -20,6 +20,7 @@ type Counts struct {
 	FullBytes     uint64 // what the same transfers would have had with all live jobs
 	TooOld        uint64 // nodes that stopped at an entry of a newer format than they read
 	Hoards        uint64 // nodes that kept more files of the log's tail at rest than they should need
+	Undecidable   uint64 // runs that ended with a wrong leader that no majority could outvote
 	Steps         uint64 // of the model, to judge the history
 	Undecided     uint64 // jobs whose history was too dear to judge
 }
@@ -51,6 +52,7 @@ func (c *Counts) Rows() []Count {
 		{"bytes of full ones, once", c.FullBytes},
 		{"stops at a newer format", c.TooOld},
 		{"logs that keep many files", c.Hoards},
+		{"runs that wait for a person", c.Undecidable},
 		{"steps of the job model", c.Steps},
 		{"jobs left undecided", c.Undecided},
 	}
@@ -76,6 +78,7 @@ func (c *Counts) Add(o *Counts) {
 	c.FullBytes += o.FullBytes
 	c.TooOld += o.TooOld
 	c.Hoards += o.Hoards
+	c.Undecidable += o.Undecidable
 	c.Steps += o.Steps
 	c.Undecided += o.Undecided
 }

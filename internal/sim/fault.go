@@ -97,7 +97,7 @@ func (w *world) strike(f Fault, n *node, lasts time.Duration) (struck bool) {
 	case FaultPartition, FaultDeaf, FaultIsolate:
 		w.cut(f, n, lasts)
 		return true
-	case FaultBitRot: // it has a clock of its own: see rot.go
+	case FaultBitRot, FaultDiverge: // they have clocks of their own: see rot.go and diverge.go
 	}
 	return struck
 }

@@ -27,6 +27,9 @@ func (w *world) unrest() string {
 			if m.leading {
 				leader = m.name
 			}
+			if m.isWrong() {
+				return m.name + " has a wrong state"
+			}
 			t := m.driver.machine.Totals()
 			for _, s := range []queue.State{queue.StateScheduled, queue.StateReady, queue.StateRunning, queue.StateBackoff} {
 				if t.ByState[s] > 0 {

@@ -18,6 +18,7 @@ type group struct {
 	resting  bool              // it only rests: it is a learner
 	until    time.Duration     // when it votes again
 	asked    bool              // that it rest, and not seen to
+	withheld time.Duration     // when a wrong leader was last kept from bringing a snapshot
 }
 
 func newGroup(w *world, id shard.ID) *group {
@@ -37,7 +38,7 @@ func (w *world) settled() bool {
 // wipe takes a node's disk away, if that cannot cost a majority. Its members come back as new ones, after the old ones are out
 // of their groups.
 func (w *world) wipe(n *node) bool {
-	if !w.settled() || !n.up || w.rotten() {
+	if !w.settled() || !n.up || w.rotten() || w.wrong() {
 		return false // Two disks lost at once may be a majority.
 	}
 	w.trace.printf(n.name, "loses its disk")

@@ -81,6 +81,7 @@ func (m *member) open() error {
 	if m.rep, err = replica.Open(config); err != nil {
 		return err
 	}
+	w.oracles[m.group.id].relapses(m, m.driver.machine.Applied(), m.driver.machine.Fingerprint())
 	n.log.Retain(m.group.id, m.rep.Retention())
 	for more := true; more; {
 		if more, err = m.rep.Replay(); err != nil && m.rep.Heals(err) {
@@ -97,6 +98,7 @@ func (m *member) open() error {
 	if above, wrong := m.rep.Renewing(); wrong {
 		m.receiver.Renew(above)
 	}
+	w.oracles[m.group.id].righted(m, m.driver.machine.Applied(), m.driver.machine.Fingerprint())
 	w.trace.mix(uint64(m.group.id), m.rep.Applied(), m.rep.Last())
 	w.trace.printf(m.name, "opens as %v, applied %d of %d", m.id, m.rep.Applied(), m.rep.Last())
 	return m.rep.Campaign()
@@ -248,6 +250,10 @@ func (m *member) lost() {
 func (m *member) request(c *call) {
 	switch {
 	case c.read != nil:
+		if c.read.stale && m.rep.Doubt().Trust != replica.Trusted {
+			m.refuse(c) // as the engine does
+			return
+		}
 		if c.read.stale || m.n.w.bug.is(BugStaleRead) && m.leading {
 			c.read.serve(m)
 			return

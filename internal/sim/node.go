@@ -50,11 +50,16 @@ type node struct {
 	again    bool // something was appended since the flush began
 	appended int64
 	keeping  bool // maintenance is scheduled
-	rounds   int  // of maintenance
+
+	rounds int // of maintenance
+
+	wrong     []bool   // by shard: the state of its member is; see diverge.go
+	rightFrom []uint64 // by shard: from which entry on it was right again
 }
 
 func newNode(w *world, index int) *node {
 	n := &node{w: w, index: index, id: shard.NodeID(index + 1), name: fmt.Sprintf("n%d", index+1)}
+	n.wrong, n.rightFrom = make([]bool, w.plan.shards), make([]uint64, w.plan.shards)
 	n.chance = newChance(w.opts.Seed, forNodes+uint64(index)<<16)
 	n.disk = vfs.NewSim(n.chance.Uint64(), vfs.SimOptions{})
 	if d := w.plan.driftMax; d > 0 {

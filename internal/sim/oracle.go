@@ -89,8 +89,16 @@ func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte
 		f.results = mix64(mix64(mix64(f.results, uint64(l.Pos)), uint64(l.Token)), uint64(l.Attempt))
 	}
 	w.trace.mix(index, f.fingerprint)
+	o.relapses(d.m, index, f.fingerprint)
+	if d.m.isWrong() {
+		if known, ok := o.facts[index]; ok && known.entry != f.entry {
+			w.fail("%s applies another entry %d than was applied before: a committed entry was lost", d.m.name, index)
+		}
+		o.righted(d.m, index, f.fingerprint)
+		return
+	}
 	for _, e := range d.out.Events {
-		if e.Kind == queue.EventDiverged {
+		if e.Kind == queue.EventDiverged && w.faults[FaultDiverge] == 0 {
 			w.fail("%s has another state than its leader had after entry %d", d.m.name, e.Pos.Index())
 		}
 	}
@@ -109,6 +117,7 @@ func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte
 		w.fail("%s applies entry %d, which nobody applied when %d was: a committed entry was replaced", d.m.name, index, o.high)
 	}
 	o.facts[index], o.high, o.clock = f, index, max(o.clock, h.Stamp)
+	o.rightedBefore(index, f.fingerprint)
 	w.counts.Entries++
 	if w.trace.on() {
 		w.trace.printf(d.m.name, "applies %d: %d items, %d leases, clock %d", index, len(items), len(d.out.Leases), d.machine.Now()-epochMillis)

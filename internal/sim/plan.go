@@ -29,6 +29,7 @@ const (
 	FaultMembers                // a voter is made a learner for a while
 	FaultUpgrade                // a node is given the newer binary
 	FaultBitRot                 // bits flip on a node's disk
+	FaultDiverge                // a replica makes something else of an entry than the others
 	faultCount
 )
 
@@ -38,7 +39,7 @@ const FaultCount = int(faultCount)
 func (f Fault) String() string {
 	return [...]string{
 		"kill", "power-cut", "mid-write", "blackout", "disk-error", "disk-slow", "disk-full", "partition", "deaf",
-		"isolate", "pause", "clock", "hand-over", "wipe", "members", "upgrade", "bit-rot",
+		"isolate", "pause", "clock", "hand-over", "wipe", "members", "upgrade", "bit-rot", "diverge",
 	}[f]
 }
 
@@ -57,10 +58,11 @@ type plan struct {
 	shards int
 	queues int // of each shard
 
-	faulty    time.Duration // how long faults come
-	faultMean time.Duration // between two
-	faults    []Fault       // those that there are
-	rotMean   time.Duration // between two times that a disk damages something; 0: none does
+	faulty      time.Duration // how long faults come
+	faultMean   time.Duration // between two
+	faults      []Fault       // those that there are
+	rotMean     time.Duration // between two times that a disk damages something; 0: none does
+	divergeMean time.Duration // between two states that go wrong; 0: none does
 
 	delayMin, delaySpread time.Duration // of a message
 	lossPermille          int
@@ -151,6 +153,10 @@ func newPlan(o *Options) plan {
 	if drawn := r.percent(30); (drawn && o.Faults == nil || slices.Contains(o.Faults, FaultBitRot)) && p.nodes > 1 {
 		p.rotMean = r.between(500*time.Millisecond, 5*time.Second)
 	}
+	v := newChance(o.Seed, forDivergence)
+	if slices.Contains(o.Faults, FaultDiverge) && p.nodes > 2 && !o.HistoryOnly { // never drawn: see diverge.go
+		p.divergeMean = v.between(time.Second, 10*time.Second)
+	}
 	return p
 }
 
@@ -181,6 +187,9 @@ func (p *plan) String() string {
 	}
 	if p.rotMean > 0 {
 		names = append(names, fmt.Sprintf("%v about every %v", FaultBitRot, p.rotMean.Round(time.Millisecond)))
+	}
+	if p.divergeMean > 0 {
+		names = append(names, fmt.Sprintf("%v about every %v", FaultDiverge, p.divergeMean.Round(time.Millisecond)))
 	}
 	return fmt.Sprintf(
 		"%d nodes, %d shards of %d queues; faults for %v, about every %v: %s; messages %v + %v, %d‰ lost, %d‰ twice; "+

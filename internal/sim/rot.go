@@ -45,6 +45,9 @@ func (w *world) nextRot() {
 
 // decay flips bits of one node's disk, if no other lacks anything.
 func (w *world) decay() {
+	if w.wrong() {
+		return // Its log lacks what its state called dead.
+	}
 	n := pick(w.rot.chance, w.nodes)
 	for _, g := range w.groups {
 		if g.replace >= 0 {

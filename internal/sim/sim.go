@@ -63,13 +63,15 @@ type world struct {
 
 	faulting chance
 	rot      rot
-	nodes    []*node
-	net      network
-	oracles  []*oracle        // by shard
-	groups   []*group         // by shard
-	joined   map[joinKey]bool // ids that learners were given and have not begun under
-	clients  clients
-	bug      bugs
+
+	diverging chance
+	nodes     []*node
+	net       network
+	oracles   []*oracle        // by shard
+	groups    []*group         // by shard
+	joined    map[joinKey]bool // ids that learners were given and have not begun under
+	clients   clients
+	bug       bugs
 
 	healing bool // the faults have stopped
 	err     error
@@ -103,6 +105,7 @@ func newWorld(o Options) *world {
 	w := &world{opts: o, plan: newPlan(&o), faulting: newChance(o.Seed, forFaults), joined: make(map[joinKey]bool)}
 	w.trace = trace{to: o.Trace, hash: o.Seed, now: &w.now}
 	w.rot.chance = newChance(mix64(o.Seed, 1), forRot)
+	w.diverging = newChance(mix64(o.Seed, 1), forDivergence)
 	w.bug = newBugs(o)
 	if w.bug.is(BugReuseIdentity) { // needs a disk to be lost
 		w.plan.nodes = max(w.plan.nodes, 3)
@@ -110,6 +113,9 @@ func newWorld(o Options) *world {
 	}
 	if w.bug.is(BugServeDamaged) || w.bug.is(BugDropMends) || w.bug.is(BugVoteWithHole) { // needs a disk that rots
 		w.plan.nodes, w.plan.rotMean = max(w.plan.nodes, 3), 300*time.Millisecond
+	}
+	if w.bug.is(BugIgnoreFingerprint) { // needs a state that goes wrong
+		w.plan.nodes, w.plan.divergeMean = max(w.plan.nodes, 3), time.Second
 	}
 	w.net = newNetwork(w)
 	for s := range w.plan.shards {
@@ -139,19 +145,31 @@ func (w *world) run() {
 	w.clients.start(w)
 	w.nextFault()
 	w.nextRot()
+	w.nextDivergence()
 	w.until(w.plan.faulty, nil)
 	w.heal()
-	w.until(w.now+healMax, w.quiet)
-	w.checkEnd()
-	w.blackout()
-	w.until(w.now+healMax, w.quiet)
-	w.checkEnd()
-	w.until(w.now+tidyTime, nil)
-	w.checkForgotten()
+	w.comeToRest()
 	if err := w.clients.history.Check(); err != nil {
 		panic(&violation{err.Error()})
 	}
 	w.counts.Steps, w.counts.Undecided = w.clients.history.Steps, w.clients.history.Undecided
+}
+
+// comeToRest is the third part: the cluster heals, and once more after a power cut of all nodes.
+func (w *world) comeToRest() {
+	for _, before := range []func(){func() {}, w.blackout} {
+		before()
+		begun := w.now
+		w.until(begun+healMax, func() bool { return w.quiet() || w.now > begun+personTime && w.undecidable() })
+		if w.undecidable() {
+			w.counts.Undecidable++
+			w.trace.printf("heal", "a group waits for a person")
+			return
+		}
+		w.checkEnd()
+	}
+	w.until(w.now+tidyTime, nil)
+	w.checkForgotten()
 }
 
 // until handles events up to a moment, or until done says so; it looks every healLook.

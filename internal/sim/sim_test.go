@@ -67,6 +67,8 @@ func TestScenarios(t *testing.T) {
 		{"power cuts in the start behind a failed sync", sim.Options{Nodes: 1, Faults: []sim.Fault{sim.FaultDiskError, sim.FaultMidWrite}}},
 		// Nodes meet entries of a newer format before and after they are upgraded, also in their replay.
 		{"upgrades while leaders change", sim.Options{Nodes: 3, Faults: []sim.Fault{sim.FaultUpgrade, sim.FaultHandOver, sim.FaultKill}}},
+		// States that go wrong are found out and replaced, also a leader's.
+		{"states that go wrong", sim.Options{Nodes: 3, Faults: []sim.Fault{sim.FaultDiverge, sim.FaultHandOver}}},
 		// Nobody tells when a lease without a worker runs out, and a takeover puts its deadline off.
 		{"leases without workers over changes of the leader", sim.Options{Nodes: 3, Faults: []sim.Fault{sim.FaultClock, sim.FaultHandOver}}},
 	} {
