@@ -333,7 +333,7 @@ func (p *peers) allMembers(ctx context.Context, nodes []cluster.Node) []shard.Me
 	return members
 }
 
-// start begins to keep the cluster. REQUIRES: the engine is open.
+// start begins to keep the cluster. REQUIRES: host and engine are known.
 func (p *peers) start() {
 	p.running.Go(p.keeper.run)
 }

@@ -332,6 +332,7 @@ func (p *peers) configure(ctx context.Context, o *engine.Options) (err error) {
 		p.ran()
 		p.waits("waiting for the cluster's shards to have leaders")
 		p.host.Store(h)
+		p.start() // not later: who leads may be a node that only the catalog knows of
 	}
 	o.Serving = func(e *engine.Engine) { p.engine.Store(e) }
 	o.Replicas, err = p.replicas(ctx)

@@ -230,3 +230,57 @@ func TestCluster(t *testing.T) {
 	}
 	closeAll(t, nodes[0], nodes[1])
 }
+
+// TestLastFounder: a node whose fellow founders have all been replaced is started again. The record of the founding names nobody that
+// is still there; it finds the others by its own copy of the catalog.
+func TestLastFounder(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte(strings.Repeat("0123456789abcdef", 2)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	addresses := make([]string, 3)
+	list := make([]string, 3)
+	for i := range list {
+		addresses[i] = freeAddress(t)
+		list[i] = fmt.Sprintf("%d=%s", i+1, addresses[i])
+	}
+	options := make([]Options, 3)
+	for i := range options {
+		options[i] = Options{
+			DataDir: t.TempDir(), Listen: "127.0.0.1:0", Shards: 2, Fatal: func(err error) { t.Errorf("fatal: %v", err) },
+			Peers: PeerOptions{Bootstrap: strings.Join(list, ","), Node: uint64(i + 1), SecretFile: secret},
+		}
+	}
+	nodes := openTogether(t, options...)
+	last := clientOf(t, nodes[2])
+	await(t, last, "the founders are known", func(i *beaver.ClusterInfo) bool { return len(i.Nodes) == 3 })
+	for i, successor := range []uint64{4, 5} {
+		closeAll(t, nodes[i])
+		address := freeAddress(t)
+		if _, err := last.AddNode(t.Context(), address, uint64(i+1)); err != nil {
+			t.Fatal(err)
+		}
+		nodes[i] = openTogether(t, Options{
+			DataDir: t.TempDir(), Listen: "127.0.0.1:0", Shards: 2, Fatal: func(err error) { t.Errorf("fatal: %v", err) },
+			Peers: PeerOptions{Join: addresses[2], Listen: address, SecretFile: secret},
+		})[0]
+		await(t, last, "the successor has the place", func(info *beaver.ClusterInfo) bool {
+			for _, n := range info.Nodes {
+				if n.ID == uint64(i+1) && n.State != "removed" || n.ID == successor && n.State != "active" {
+					return false
+				}
+			}
+			return len(info.Nodes) > int(successor)-1
+		})
+	}
+	closeAll(t, nodes[2])
+	began := time.Now()
+	nodes[2] = openTogether(t, options[2])[0]
+	if took := time.Since(began); took > inquireInterval/2 {
+		t.Errorf("it took %v: the others had to ask it first", took)
+	}
+	if _, err := clientOf(t, nodes[2]).Enqueue(t.Context(), beaver.Job{Queue: "q"}); err != nil {
+		t.Fatal(err)
+	}
+	closeAll(t, nodes...)
+}

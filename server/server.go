@@ -103,9 +103,6 @@ func (s *Server) openEngine(ctx context.Context) (err error) {
 		}
 		return err
 	}
-	if s.peers != nil {
-		s.peers.start()
-	}
 	return nil
 }
 
