@@ -62,6 +62,12 @@ func (p *peer) PeerDown(node uint64, cause error) {
 	}
 }
 
+func (p *peer) PeerGone(node uint64) {
+	if h := p.host.Load(); h != nil {
+		h.PeerGone(node)
+	}
+}
+
 // TestEnginesOverTheTransport: three engines that know each other by the real transport serve jobs on all nodes, also when one of
 // them is gone.
 func TestEnginesOverTheTransport(t *testing.T) {

@@ -419,6 +419,13 @@ func (p *peers) PeerDown(node uint64, cause error) {
 	}
 }
 
+// PeerGone implements transport.Handler.
+func (p *peers) PeerGone(node uint64) {
+	if h := p.host.Load(); h != nil {
+		h.PeerGone(node)
+	}
+}
+
 // errStarting answers the engine's calls before there is one: nothing has happened.
 var errStarting = errors.New("the node is starting")
 

@@ -317,7 +317,7 @@ func (l *loop) receive(now replica.Instant) error {
 	if stored != nil {
 		l.rep.SnapshotStored(now, *stored)
 	}
-	if err := l.unpack(&l.got); err != nil {
+	if err := l.unpack(now, &l.got); err != nil {
 		return err
 	}
 	for _, e := range ended {

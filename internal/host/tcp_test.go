@@ -51,6 +51,12 @@ func (d *door) PeerDown(node uint64, cause error) {
 	}
 }
 
+func (d *door) PeerGone(node uint64) {
+	if h := d.host.Load(); h != nil {
+		h.PeerGone(node)
+	}
+}
+
 // wired is nodes of one process that talk over TCP, on the real clock.
 type wired struct {
 	t       *testing.T

@@ -5,12 +5,13 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
 )
 
 // Transport carries what replicas say to those on other nodes. It is bounded and best effort: what is sent may be lost, late,
 // repeated or out of order. Its methods never block, and any goroutine may call them. What comes from other nodes it hands to
-// Host.Receive and Host.ReceiveTransfer, and it tells Host.PeerDown what was lost.
+// Host.Receive and Host.ReceiveTransfer, and it tells Host.PeerDown what was lost, and Host.PeerGone whose process has ended.
 type Transport interface {
 	// Send sends messages to replicas of a shard on a node. It is false when not all were taken. It may keep the messages, which
 	// nobody changes, and not the slice.
@@ -25,6 +26,7 @@ type mail struct {
 	messages []*raftpb.Message
 	bytes    int // of their entries
 	lost     []shard.NodeID
+	gone     []shard.NodeID
 }
 
 func entryBytes(m *raftpb.Message) (n int) {
@@ -72,13 +74,23 @@ func (h *Host) ReceiveTransfer(from uint64, id uint16, kind uint8, data []byte) 
 
 // PeerDown says that messages to a node were lost. Any goroutine may call it.
 func (h *Host) PeerDown(node uint64, _ error) {
+	h.tell(shard.NodeID(node), func(m *mail) *[]shard.NodeID { return &m.lost })
+}
+
+// PeerGone says that a node's process has ended, by all signs: its groups need not wait until they miss it. Any goroutine may call it.
+func (h *Host) PeerGone(node uint64) {
+	h.tell(shard.NodeID(node), func(m *mail) *[]shard.NodeID { return &m.gone })
+}
+
+// tell puts a node on a list of each loop's mail.
+func (h *Host) tell(node shard.NodeID, list func(*mail) *[]shard.NodeID) {
 	for _, l := range h.table.Load().loops {
 		if l.alone { // Should it have got company since, the group finds out by itself.
 			continue
 		}
 		l.mu.Lock()
-		if len(l.mail.lost) < shard.MembersMax && !slices.Contains(l.mail.lost, shard.NodeID(node)) {
-			l.mail.lost = append(l.mail.lost, shard.NodeID(node))
+		if nodes := list(&l.mail); len(*nodes) < shard.MembersMax && !slices.Contains(*nodes, node) {
+			*nodes = append(*nodes, node)
 		}
 		l.mu.Unlock()
 		l.poke()
@@ -113,13 +125,18 @@ func (l *loop) send(messages []*raftpb.Message) {
 }
 
 // unpack gives the replica what the network brought.
-func (l *loop) unpack(m *mail) error {
+func (l *loop) unpack(now replica.Instant, m *mail) error {
 	for _, msg := range m.messages {
 		if err := l.rep.Step(msg); err != nil {
 			return err
 		}
 	}
 	clear(m.messages)
+	for _, node := range m.gone {
+		if err := l.rep.PeerGone(now, node); err != nil {
+			return err
+		}
+	}
 	if len(m.lost) > 0 {
 		members := l.rep.Members()
 		for _, set := range [][]shard.ReplicaID{members.Voters, members.Outgoing, members.Learners} {

@@ -102,6 +102,8 @@ type Replica struct {
 	doubts   doubts
 	holes    holes
 	count    Stats
+
+	succession succession
 }
 
 // Campaign makes a replica that is its whole group stand for election now, rather than wait for an election timeout.
@@ -116,6 +118,9 @@ func (r *Replica) Campaign() error {
 func (r *Replica) Step(m *raftpb.Message) error {
 	if r.holes.out || m.GetType() == raftpb.MsgTimeoutNow && r.barred() {
 		return nil // It must not take the lead, or is not there.
+	}
+	if t := m.GetType(); t == raftpb.MsgPreVote || t == raftpb.MsgVote {
+		r.succession.asked = true
 	}
 	return r.sh.Step(m)
 }
@@ -163,6 +168,9 @@ func (r *Replica) turn() error {
 		return err
 	}
 	if err := r.tick(); err != nil {
+		return err
+	}
+	if err := r.succeed(); err != nil {
 		return err
 	}
 	if err := r.complete(); err != nil {
@@ -238,6 +246,9 @@ func (r *Replica) Pause(now Instant) (time.Duration, bool) {
 	}
 	if r.ticking {
 		pause, timed = r.nextTick-now.Mono, true
+	}
+	if r.succession.next != 0 && (!timed || r.succession.next-now.Mono < pause) {
+		pause, timed = r.succession.next-now.Mono, true
 	}
 	if untilMend, ok := r.mender.Pause(now.Mono); ok && r.mendable && (!timed || untilMend < pause) {
 		pause, timed = untilMend, true

@@ -124,6 +124,32 @@ func (s *Shard) CampaignAlone() error {
 	return s.Campaign()
 }
 
+// ForgetLeader makes a follower of a leader that is on a node forget it, and returns who that was: it votes for others from now on, and
+// does not refuse until the leader was silent for an election timeout. Who is heard of again is followed again. 0: there was nothing to
+// forget.
+func (s *Shard) ForgetLeader(on NodeID) (leader ReplicaID, err error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	defer s.caught(&err)
+	status := s.node.BasicStatus()
+	leader = ReplicaID(status.Lead)
+	if status.RaftState != raft.StateFollower || leader == 0 || leader.Node() != on {
+		return 0, nil
+	}
+	s.stepped(s.node.ForgetLeader())
+	return leader, nil
+}
+
+// Leaderless reports whether no leader is known at this moment.
+func (s *Shard) Leaderless() bool { return s.node.BasicStatus().Lead == raft.None }
+
+// MayStand reports whether an election that this replica begins now disturbs none of its own: it does not ask for votes already.
+func (s *Shard) MayStand() bool {
+	state := s.node.BasicStatus().RaftState
+	return state == raft.StateFollower || state == raft.StatePreCandidate
+}
+
 // Propose proposes a batch, which it copies. ErrDropped: it was not accepted. An accepted batch is applied sooner or
 // later, or lost together with the lead. No data proposes an entry that only moves the index.
 func (s *Shard) Propose(data []byte) (err error) {

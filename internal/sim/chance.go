@@ -27,6 +27,7 @@ const (
 	forOperators
 	forRot
 	forDivergence
+	forRumours
 )
 
 func newChance(seed, purpose uint64) chance {

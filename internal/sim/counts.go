@@ -12,6 +12,7 @@ type Counts struct {
 	Starts        uint64 // of nodes
 	Snapshots     uint64 // stored
 	Elections     uint64
+	Rumours       uint64 // times that a node heard that another's process has ended
 	Mends         uint64 // messages about damaged entries
 	Outages       uint64 // times that a replica left its group since entries of its log were damaged
 	Transfers     uint64 // snapshots that were brought to other members
@@ -43,6 +44,7 @@ func (c *Counts) Rows() []Count {
 		{"reads", c.Reads},
 		{"starts of nodes", c.Starts},
 		{"elections won", c.Elections},
+		{"news of processes' ends", c.Rumours},
 		{"snapshots stored", c.Snapshots},
 		{"messages to mend damage", c.Mends},
 		{"replicas out of their groups", c.Outages},
@@ -70,6 +72,7 @@ func (c *Counts) Add(o *Counts) {
 	c.Starts += o.Starts
 	c.Snapshots += o.Snapshots
 	c.Elections += o.Elections
+	c.Rumours += o.Rumours
 	c.Mends += o.Mends
 	c.Outages += o.Outages
 	c.Transfers += o.Transfers

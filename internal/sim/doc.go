@@ -9,7 +9,7 @@
 // a thin Driver (driver.go) in the place of the engine's.
 //
 // A run has three parts. First a plan is drawn from the seed (plan.go): the size of the cluster, the load, which kinds of
-// faults there are and how often. Then clients and workers work while faults come (fault.go). At last the faults stop:
+// faults there are and how often. Then clients and workers work while faults come (fault.go, rumour.go). At last the faults stop:
 // the cluster must heal, end every job and agree (final.go), and once more after a power cut of all nodes.
 //
 // What is checked, and where:

@@ -191,6 +191,9 @@ func (n *node) crash(how string, leaves vfs.Outcome) {
 	w := n.w
 	w.trace.printf(n.name, "%s (%v)", how, leaves)
 	n.down(leaves)
+	if w.plan.rumours && leaves == vfs.Killed() {
+		w.tellOfEnd(n)
+	}
 	wait := n.chance.between(50*time.Millisecond, 4*time.Second)
 	if w.healing {
 		wait = 50 * time.Millisecond

@@ -93,6 +93,8 @@ type plan struct {
 	// damagePermille is how often a node takes a payload for damaged that it is to hand out.
 	damagePermille int
 	acts           []int
+	rumours        bool          // nodes hear when another's process has ended
+	rumourMean     time.Duration // between two false rumours of that; 0: there are none
 }
 
 // newPlan draws the plan of a seed, but for what the options decide.
@@ -157,6 +159,10 @@ func newPlan(o *Options) plan {
 	if slices.Contains(o.Faults, FaultDiverge) && p.nodes > 2 && !o.HistoryOnly { // never drawn: see diverge.go
 		p.divergeMean = v.between(time.Second, 10*time.Second)
 	}
+	u := newChance(mix64(o.Seed, 2), forRumours)
+	if p.rumours = u.percent(50) && p.nodes > 1; p.rumours && u.percent(40) {
+		p.rumourMean = u.between(500*time.Millisecond, 10*time.Second)
+	}
 	return p
 }
 
@@ -194,10 +200,11 @@ func (p *plan) String() string {
 	return fmt.Sprintf(
 		"%d nodes, %d shards of %d queues; faults for %v, about every %v: %s; messages %v + %v, %d‰ lost, %d‰ twice; "+
 			"syncs %v + %v; snapshots every %d KiB, files of %d KiB; %d producers every %v, payloads to %d bytes; "+
-			"%d workers of %d jobs of %v, %d %% bad in ways %v, %d %% anonymous; operators every %v do %v; clocks off by %d ppm, upgrade %d",
+			"%d workers of %d jobs of %v, %d %% bad in ways %v, %d %% anonymous; operators every %v do %v; clocks off by %d ppm, upgrade %d; rumours %v, false ones about every %v",
 		p.nodes, p.shards, p.queues, p.faulty.Round(time.Second), p.faultMean.Round(time.Millisecond), strings.Join(names, " "),
 		p.delayMin.Round(time.Microsecond), p.delaySpread, p.lossPermille, p.dupPermille,
 		p.syncMin.Round(time.Microsecond), p.syncSpread.Round(time.Microsecond), p.snapshotBytes>>10, p.fileBytes>>10,
 		p.producers, p.thinkMean.Round(time.Millisecond), p.payloadMax, p.workers, p.concurrency,
-		p.workMean.Round(time.Millisecond), p.badWorkers, p.ways, p.anonymous, p.operateMean.Round(time.Millisecond), p.acts, p.driftMax, p.upgrade)
+		p.workMean.Round(time.Millisecond), p.badWorkers, p.ways, p.anonymous, p.operateMean.Round(time.Millisecond), p.acts, p.driftMax, p.upgrade, p.rumours,
+		p.rumourMean.Round(time.Millisecond))
 }

@@ -65,6 +65,7 @@ type world struct {
 	rot      rot
 
 	diverging chance
+	rumours   chance
 	nodes     []*node
 	net       network
 	oracles   []*oracle        // by shard
@@ -106,6 +107,7 @@ func newWorld(o Options) *world {
 	w.trace = trace{to: o.Trace, hash: o.Seed, now: &w.now}
 	w.rot.chance = newChance(mix64(o.Seed, 1), forRot)
 	w.diverging = newChance(mix64(o.Seed, 1), forDivergence)
+	w.rumours = newChance(mix64(o.Seed, 1), forRumours)
 	w.bug = newBugs(o)
 	if w.bug.is(BugReuseIdentity) { // needs a disk to be lost
 		w.plan.nodes = max(w.plan.nodes, 3)
@@ -144,6 +146,7 @@ func (w *world) run() {
 	}
 	w.clients.start(w)
 	w.nextFault()
+	w.nextRumour()
 	w.nextRot()
 	w.nextDivergence()
 	w.until(w.plan.faulty, nil)

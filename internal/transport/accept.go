@@ -185,6 +185,9 @@ func (in *inbound) read() {
 	}
 	in.t.mu.Unlock()
 	close(in.done)
+	if in.purpose == forMessages {
+		in.p.doubted()
+	}
 	if errors.Is(err, ErrMalformed) {
 		in.t.config.Logger.Error("a peer sent what cannot be understood; its connection was cut",
 			slog.Uint64("node", in.p.node), slog.String("purpose", in.purpose.String()), slog.Any("error", err))

@@ -61,8 +61,11 @@ type Handler interface {
 	// PeerUp tells that messages to a peer have a connection from now on.
 	PeerUp(node uint64)
 	// PeerDown tells that an attempt to connect failed or that a connection for messages was lost; what waited for the peer was
-	// dropped. It is told at each attempt, and only when there was something to send.
+	// dropped. It is told at each attempt; those are made when there is something to send, and after a connection was lost.
 	PeerDown(node uint64, cause error)
+	// PeerGone tells that a peer's process has ended, by all signs: its connections for messages are lost, and its machine says that
+	// nobody listens at its address. It may be wrong, as when the peer has moved or something on the way says so.
+	PeerGone(node uint64)
 }
 
 // withDefaults fills in what is zero, and refuses what cannot be.

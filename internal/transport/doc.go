@@ -20,6 +20,9 @@
 // After a failure nothing is kept: what waited is dropped, and so is all that comes during the pause before the next attempt. Old
 // messages would be of no use to Raft, and would only be in the way of new ones. A connection that the peer makes ends the pause.
 //
+// When connections for messages are lost, and the peer's machine then says that nobody listens at its address, the peer's process has
+// ended. The handler hears of that at once: those who waited for a dead leader to speak need not wait any longer.
+//
 // A peer has one connection in for each purpose. A new one replaces the one before, and is read only when nothing of that one is in
 // the handler's hands any more.
 //

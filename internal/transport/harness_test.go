@@ -22,6 +22,7 @@ type record struct {
 	messages  []received
 	chunks    []receivedChunk
 	up, down  []uint64
+	gone      []uint64
 	causes    []error
 	onMessage func() // called in Receive, after it was recorded
 	serve     func(ctx context.Context, from uint64, kind uint8, body []byte) ([]byte, error)
@@ -80,6 +81,13 @@ func (r *record) PeerDown(node uint64, cause error) {
 	r.mu.Lock()
 	r.down = append(r.down, node)
 	r.causes = append(r.causes, cause)
+	r.mu.Unlock()
+	signal(r.changed)
+}
+
+func (r *record) PeerGone(node uint64) {
+	r.mu.Lock()
+	r.gone = append(r.gone, node)
 	r.mu.Unlock()
 	signal(r.changed)
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -30,6 +31,9 @@ type source interface {
 // after a failure pauses and begins anew.
 //
 // It is self-clocked: while one write is on its way, the next one's frames gather.
+//
+// A lane for messages also dials when a connection of its peer was lost, to find out whether the peer's process has ended: who
+// follows it need not wait for the time after which it is missed.
 type lane struct {
 	t        *Transport
 	p        *peer
@@ -38,6 +42,7 @@ type lane struct {
 	counters *counters
 	wake     chan struct{} // something waits
 	hurry    chan struct{} // the peer was heard of: a pause is over
+	doubt    chan struct{} // a connection was lost: see whether the peer is there
 
 	connected atomic.Bool
 
@@ -57,9 +62,10 @@ func (l *lane) run() {
 			l.source.fail(context.Cause(l.p.ctx))
 			return
 		case <-l.wake:
-		}
-		if n, _ := l.source.waiting(); n == 0 {
-			continue
+			if n, _ := l.source.waiting(); n == 0 {
+				continue
+			}
+		case <-l.doubt:
 		}
 		lasted, err := l.connect()
 		l.source.fail(err)
@@ -67,6 +73,9 @@ func (l *lane) run() {
 			return
 		}
 		l.report(err)
+		if l.purpose == forMessages && (lasted > 0 || !errors.Is(err, syscall.ECONNREFUSED) && pause < l.t.config.BackoffMax) {
+			signal(l.doubt)
+		}
 		if lasted > l.t.config.BackoffMax || errors.Is(err, errMoved) {
 			pause = l.t.config.BackoffMin
 		}
@@ -101,8 +110,12 @@ func (l *lane) report(err error) {
 		l.t.config.Logger.Warn("no connection to a peer", slog.Uint64("node", l.p.node),
 			slog.String("purpose", l.purpose.String()), slog.Any("error", err))
 	}
-	if l.purpose == forMessages {
-		l.t.handler.PeerDown(l.p.node, err)
+	if l.purpose != forMessages {
+		return
+	}
+	l.t.handler.PeerDown(l.p.node, err)
+	if errors.Is(err, syscall.ECONNREFUSED) && !l.t.hears(l.p.node) {
+		l.t.handler.PeerGone(l.p.node)
 	}
 }
 

@@ -220,7 +220,7 @@ func (t *Transport) newPeer(node uint64, address string) *peer {
 	for purpose := forMessages; purpose < purposeEnd; purpose++ {
 		l := &lane{
 			t: t, p: p, purpose: purpose, source: sources[purpose], counters: &p.counters[purpose],
-			wake: wakes[purpose], hurry: make(chan struct{}, 1),
+			wake: wakes[purpose], hurry: make(chan struct{}, 1), doubt: make(chan struct{}, 1),
 		}
 		p.lanes[purpose] = l
 		t.wait.Go(l.run)
@@ -313,6 +313,16 @@ func (p *peer) heard() {
 			signal(l.hurry)
 		}
 	}
+}
+
+// doubted says that a connection which the peer made is lost.
+func (p *peer) doubted() { signal(p.lanes[forMessages].doubt) }
+
+// hears reports whether a peer has a connection for messages to this node.
+func (t *Transport) hears(node uint64) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.inbounds[inboundKey{node, forMessages}] != nil
 }
 
 // measured takes the time that a ping took.
