@@ -11,7 +11,7 @@ BUILD     = CGO_ENABLED=0 $(GO) build -trimpath
 RAPID     = $(shell $(GO) list -f '{{range .TestImports}}{{if eq . "pgregory.net/rapid"}}{{$$.ImportPath}} {{end}}{{end}}' ./internal/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race check gen lint fmt sim seeds chaos fuzz bench demo hooks deploy-test release
+.PHONY: help build test race check gen lint fmt sim seeds chaos fuzz bench demo demo-cluster hooks deploy-test release
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,10 +21,8 @@ build: ## compile the binary to bin/beaver
 
 test: ## everything that must hold before a change goes in: checks, then all tests with the race detector; V=1 names each test
 	@$(GO) -C tools run ./verify $(if $(V),-v)
-
 race: ## the tests alone, with the race detector and the dear assertions
 	$(GO) test -race -tags invariants ./...
-
 check: ## the checks alone: generated code, format, vet, lint, dead code, other systems
 	@$(GO) -C tools run ./verify -tests=false
 
@@ -33,7 +31,6 @@ gen: ## generate Go from api/**/*.proto
 
 lint: ## run the linters of .golangci.yml
 	$(LINT) run ./...
-
 fmt: ## format the Go files
 	$(LINT) fmt
 
@@ -56,6 +53,8 @@ bench: build ## Go benchmarks (BENCH=regexp), then the binary's own load test
 
 demo: build ## real work, a kill -9 in the middle, and a count of what was lost
 	bin/beaver demo
+demo-cluster: build ## the same on three nodes: a leader killed, one cut off, one replaced, all restarted
+	bin/beaver demo --cluster
 
 deploy-test: build ## Debian's prometheus scrapes three nodes under load: every panel and alert of deploy/ must have data
 	@$(GO) -C tools run ./deploycheck

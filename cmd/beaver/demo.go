@@ -3,12 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"os"
 	"path/filepath"
-	"runtime"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,13 +11,7 @@ import (
 	"github.com/beaver-raft/beaver"
 )
 
-const (
-	demoQueue      = "demo"
-	demoKind       = "digest"
-	demoBatchJobs  = 100
-	demoWaitingMax = 2000 // jobs waiting: the producer goes on while the workers do, so that the kill meets both
-	demoTimeout    = 5 * time.Minute
-)
+const demoQueue = "demo"
 
 // newDemoCommand makes `beaver demo` and the processes that it runs.
 func newDemoCommand() *cobra.Command {
@@ -33,8 +22,13 @@ func newDemoCommand() *cobra.Command {
 		Long: `Every file below --root becomes a job: compress it and take its SHA-256. A server and three workers run as processes of
 their own. Part-way the server and a worker are killed with SIGKILL and started again, and later a worker is frozen until
 it is given up, and thawed. At the end every result is checked against a computation of its own, and losses and repeats
-are counted. The exit status is not 0 if anything is lost or wrong.`,
+are counted. The exit status is not 0 if anything is lost or wrong.
+
+With --cluster there are three servers, and the trouble is theirs: a leader is killed with a worker and started again; another leader
+is cut off from its peers while a worker is frozen; a third node loses its disk and is replaced by a new one; and at last all are
+restarted, one after the other. For each it is measured how long it takes until the queues that the node led store jobs again.`,
 		Example: `  beaver demo
+  beaver demo --cluster
   beaver demo --root /usr/share/doc
   beaver demo --files 2000 --keep`,
 		Args: cobra.NoArgs,
@@ -42,79 +36,50 @@ are counted. The exit status is not 0 if anything is lost or wrong.`,
 			ctx, cancel := context.WithTimeout(cmd.Context(), demoTimeout)
 			defer cancel()
 			opts.out = cmd.OutOrStdout()
+			if opts.cluster {
+				return runClusterDemo(ctx, opts)
+			}
 			return runDemo(ctx, opts)
 		},
 	}
 	cmd.Flags().StringVar(&opts.root, "root", "", "directory whose files are the jobs (default: the source of the Go toolchain)")
 	cmd.Flags().IntVar(&opts.filesMax, "files", 0, "use at most so many files (default: all)")
 	cmd.Flags().BoolVar(&opts.keep, "keep", false, "keep the data directory and the logs")
+	cmd.Flags().BoolVar(&opts.cluster, "cluster", false, "three servers, of which one after the other fails in its own way")
 	cmd.AddCommand(newDemoDigestCommand(), newDemoWorkerCommand())
 	return cmd
 }
 
-type demoOptions struct {
-	root     string
-	filesMax int
-	keep     bool
-	out      io.Writer
-}
-
-// demo is one run: the processes, and what is known of them.
+// demo is one run on one node: the processes, and what is known of them.
 type demo struct {
-	demoOptions
-	dir     string
-	log     *os.File
-	server  *serverProcess
-	client  *beaver.Client
-	workers demoWorkers
-	files   []string // relative to root
-	began   time.Time
+	demoStage
+	server *serverProcess
 
 	recovery time.Duration // restart to ready
 	firstJob time.Duration // restart to the first job completed
-	elapsed  time.Duration // first enqueue to last completion
 }
 
 func runDemo(ctx context.Context, opts demoOptions) (err error) {
 	if err := canFreeze(); err != nil {
 		return err
 	}
-	d := &demo{demoOptions: opts}
+	d := &demo{demoStage: demoStage{demoOptions: opts, poll: 5 * time.Millisecond}}
 	if err := d.prepare(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.cleanUp(err)) }()
+	defer func() {
+		if d.server != nil {
+			d.server.stop()
+		}
+		err = errors.Join(err, d.cleanUp(err))
+	}()
 	if err := d.launch(ctx); err != nil {
 		return err
 	}
-	if err := d.work(ctx); err != nil {
+	if err := d.run(ctx, d.trouble); err != nil {
 		return err
 	}
 	return d.check(ctx)
-}
-
-// prepare finds the files and makes the directory of the run.
-func (d *demo) prepare() error {
-	if d.root == "" {
-		root, err := goSourceRoot()
-		if err != nil {
-			return err
-		}
-		d.root = root
-	}
-	files, err := listFiles(d.root, d.filesMax)
-	if err != nil {
-		return err
-	}
-	if len(files) == 0 {
-		return fmt.Errorf("there is no file below %s; name another directory with --root", d.root)
-	}
-	d.files = files
-	if d.dir, err = os.MkdirTemp("", "beaver-demo-"); err != nil {
-		return err
-	}
-	d.log, err = os.Create(filepath.Join(d.dir, "processes.log"))
-	return err
 }
 
 // launch starts the server and the workers.
@@ -135,23 +100,16 @@ func (d *demo) launch(ctx context.Context) error {
 		return err
 	}
 	d.say("%d files below %s are the jobs; data and logs are in %s", len(d.files), d.root, d.dir)
-	return d.workers.start(server, d.root, d.log)
+	d.workers = demoWorkers{exe: server.exe, addr: server.url(), root: d.root, queues: []string{demoQueue}, log: d.log}
+	if err := d.workers.start(); err != nil {
+		return err
+	}
+	return d.workers.startProgram()
 }
 
-// work enqueues everything, and makes the trouble.
-func (d *demo) work(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	d.began = time.Now()
-	produced := make(chan error, 1)
-	go func() {
-		err := d.produce(ctx)
-		if err != nil {
-			cancel(err) // nobody need wait for jobs that will not come
-		}
-		produced <- err
-	}()
-
+// trouble is what happens while the jobs are done.
+func (d *demo) trouble(ctx context.Context) error {
+	d.feed.releaseAll()
 	if err := d.awaitCompleted(ctx, 2*len(d.files)/5); err != nil {
 		return err
 	}
@@ -161,59 +119,24 @@ func (d *demo) work(ctx context.Context) error {
 	if err := d.awaitCompleted(ctx, 7*len(d.files)/10); err != nil {
 		return err
 	}
-	if err := d.freezeWorker(ctx); err != nil {
+	// The outcomes that a worker reports when it goes on after such a pause carry stale leases.
+	d.say("freeze worker %s until it is given up, and thaw it", demoFrozen)
+	if err := d.workers.freeze(); err != nil {
 		return err
 	}
-	if err := <-produced; err != nil {
+	if err := d.awaitGivenUp(ctx, demoFrozen); err != nil {
 		return err
 	}
-	if err := d.awaitCompleted(ctx, len(d.files)); err != nil {
-		return err
-	}
-	d.elapsed = time.Since(d.began)
-	return d.workers.stop()
-}
-
-// produce enqueues all files, never far ahead of the workers. It knows nothing of the kill: the client repeats what was not
-// answered, and its session keeps a repeat from storing a job twice.
-func (d *demo) produce(ctx context.Context) error {
-	for next := 0; next < len(d.files); {
-		q, err := d.client.Queue(ctx, demoQueue)
-		if err != nil {
-			return err
-		}
-		if q.Ready+q.Running > demoWaitingMax {
-			if err := pause(ctx, 10*time.Millisecond); err != nil {
-				return err
-			}
-			continue
-		}
-		batch := d.files[next:min(next+demoBatchJobs, len(d.files))]
-		jobs := make([]beaver.Job, len(batch))
-		for i, path := range batch {
-			jobs[i] = beaver.Job{Queue: demoQueue, Kind: demoKind, JSON: digestArgs{Path: path}}
-		}
-		answers, err := d.client.EnqueueMany(ctx, jobs)
-		if err != nil {
-			return fmt.Errorf("enqueue: %w", err)
-		}
-		for i, a := range answers {
-			if a.Err != nil {
-				return fmt.Errorf("enqueue %s: %w", batch[i], a.Err)
-			}
-		}
-		next += len(batch)
-	}
-	return nil
+	return d.workers.thaw()
 }
 
 // killAndRestart kills the server and a worker, and starts both again.
 func (d *demo) killAndRestart(ctx context.Context) error {
-	before, err := d.client.Queue(ctx, demoQueue)
+	before, err := d.totals(ctx)
 	if err != nil {
 		return err
 	}
-	d.say("%d jobs done: kill -9 of the server (pid %d) and of worker %s", before.CompletedTotal, d.server.cmd.Process.Pid, d.workers.killName())
+	d.say("%d jobs done: kill -9 of the server (pid %d) and of worker %s", before.CompletedTotal, d.server.pid(), demoKilled)
 	d.server.kill()
 	d.workers.kill()
 	restarted := time.Now()
@@ -225,76 +148,21 @@ func (d *demo) killAndRestart(ctx context.Context) error {
 	}
 	d.firstJob = time.Since(restarted)
 	d.say("the server was ready again after %v; the first job was done after %v", d.recovery.Round(time.Millisecond), d.firstJob.Round(time.Millisecond))
-	return d.workers.restart(d.server, d.root, d.log)
-}
-
-// freezeWorker stops a worker's process for longer than its TTL, so that its jobs are given to others, and lets it go on: the
-// outcomes that it then reports carry stale leases.
-func (d *demo) freezeWorker(ctx context.Context) error {
-	name := d.workers.freezeName()
-	d.say("freeze worker %s until it is given up, and thaw it", name)
-	if err := d.workers.freeze(); err != nil {
-		return err
-	}
-	for {
-		workers, err := d.client.Workers(ctx)
-		if err != nil {
-			return err
-		}
-		alive := false
-		for _, w := range workers {
-			alive = alive || w.Name == name
-		}
-		if !alive {
-			return d.workers.thaw()
-		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
-			return err
-		}
-	}
-}
-
-// awaitCompleted waits until n jobs are completed.
-func (d *demo) awaitCompleted(ctx context.Context, n int) error {
-	told := time.Now()
-	for {
-		q, err := d.client.Queue(ctx, demoQueue)
-		if err != nil {
-			return err
-		}
-		if int(q.CompletedTotal) >= n {
-			return nil
-		}
-		if q.Dead > 0 {
-			return fmt.Errorf("%d jobs are dead; run with --keep and see the log", q.Dead)
-		}
-		if time.Since(told) > 2*time.Second {
-			told = time.Now()
-			d.say("%d of %d done, %d waiting, %d running", q.CompletedTotal, len(d.files), q.Ready+q.Backoff, q.Running)
-		}
-		if err := pause(ctx, 5*time.Millisecond); err != nil {
-			return fmt.Errorf("%d of %d jobs are done: %w", q.CompletedTotal, n, err)
-		}
-	}
+	return d.workers.restart()
 }
 
 // check compares every result with a computation of our own and prints the table.
 func (d *demo) check(ctx context.Context) error {
 	d.say("check every result against a computation of our own")
-	verdict, err := checkResults(ctx, d.client, d.root, d.files)
+	verdict, err := checkResults(ctx, d.client, d.root, d.files, d.workers.queues)
 	if err != nil {
 		return err
 	}
-	q, err := d.client.Queue(ctx, demoQueue)
+	sum, err := d.totals(ctx)
 	if err != nil {
 		return err
 	}
-	d.say("")
-	table := tabwriter.NewWriter(d.out, 0, 0, 2, ' ', 0)
-	for _, row := range []struct {
-		name  string
-		value any
-	}{
+	if err := d.table([]demoFact{
 		{"jobs", len(d.files)},
 		{"bytes", verdict.bytes},
 		{"time", d.elapsed.Round(time.Millisecond)},
@@ -304,66 +172,14 @@ func (d *demo) check(ctx context.Context) error {
 		{"lost", verdict.lost},
 		{"wrong", verdict.wrong},
 		{"stored twice", verdict.duplicates},
-		{"completed twice", int(q.CompletedTotal) - len(d.files) - verdict.duplicates + verdict.lost},
-		{"run again after a lost worker", verdict.rerun},
+		{"completed twice", int(sum.CompletedTotal) - len(d.files) - verdict.duplicates + verdict.lost},
+		{"run again after a lost worker", len(verdict.reruns)},
 		{"stale acks refused", d.workers.staleRefused()},
-	} {
-		if _, err := fmt.Fprintf(table, "%s\t%v\n", row.name, row.value); err != nil {
-			return err
-		}
-	}
-	if err := table.Flush(); err != nil {
+	}); err != nil {
 		return err
 	}
-	if verdict.lost+verdict.wrong+verdict.duplicates > 0 || int(q.CompletedTotal) != len(d.files) {
+	if verdict.lost+verdict.wrong+verdict.duplicates > 0 || int(sum.CompletedTotal) != len(d.files) {
 		return errors.New("the demo failed: jobs were lost, wrong or repeated; see the table")
 	}
 	return nil
 }
-
-// say prints a line of progress with the seconds since the start.
-func (d *demo) say(format string, args ...any) {
-	var at float64
-	if !d.began.IsZero() {
-		at = time.Since(d.began).Seconds()
-	}
-	if format == "" {
-		_, _ = fmt.Fprintln(d.out) // progress is a courtesy
-		return
-	}
-	_, _ = fmt.Fprintf(d.out, "%6.1fs  %s\n", at, fmt.Sprintf(format, args...)) // likewise
-}
-
-func (d *demo) cleanUp(failed error) error {
-	d.workers.abandon()
-	var errs []error
-	if d.client != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = d.client.Close(ctx) // nothing is under way any more
-	}
-	if d.server != nil {
-		d.server.stop()
-	}
-	errs = append(errs, d.log.Close())
-	if d.keep || failed != nil {
-		d.say("data and logs are kept in %s", d.dir)
-	} else {
-		errs = append(errs, os.RemoveAll(d.dir))
-	}
-	return errors.Join(errs...)
-}
-
-// pause waits, or returns why ctx ended.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func demoConcurrency() int { return max(2, runtime.GOMAXPROCS(0)) }

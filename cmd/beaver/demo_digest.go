@@ -128,34 +128,36 @@ func listFiles(root string, limit int) ([]string, error) {
 // demoVerdict is what the check found.
 type demoVerdict struct {
 	lost, wrong, duplicates int
-	rerun                   int // jobs that needed more than one attempt
+	reruns                  []*beaver.JobInfo // jobs that needed more than one attempt
 	bytes                   int64
 }
 
-// checkResults reads all completed jobs and computes every result anew.
-func checkResults(ctx context.Context, client *beaver.Client, root string, files []string) (demoVerdict, error) {
+// checkResults reads all completed jobs of the queues and computes every result anew.
+func checkResults(ctx context.Context, client *beaver.Client, root string, files, queues []string) (demoVerdict, error) {
 	var v demoVerdict
 	results := make(map[string]digestResult, len(files))
-	filter := beaver.JobFilter{Queue: demoQueue, State: beaver.StateCompleted, Full: true}
-	for job, err := range client.Jobs(ctx, filter) {
-		if err != nil {
-			return v, fmt.Errorf("list the completed jobs: %w", err)
+	for _, queue := range queues {
+		filter := beaver.JobFilter{Queue: queue, State: beaver.StateCompleted, Full: true}
+		for job, err := range client.Jobs(ctx, filter) {
+			if err != nil {
+				return v, fmt.Errorf("list the completed jobs: %w", err)
+			}
+			var args digestArgs
+			var result digestResult
+			if err := json.Unmarshal(job.Payload, &args); err != nil {
+				return v, fmt.Errorf("payload of job %s: %w", job.ID, err)
+			}
+			if err := json.Unmarshal(job.Result, &result); err != nil {
+				return v, fmt.Errorf("result of job %s: %w", job.ID, err)
+			}
+			if _, ok := results[args.Path]; ok {
+				v.duplicates++
+			}
+			if job.Attempt > 1 {
+				v.reruns = append(v.reruns, job)
+			}
+			results[args.Path] = result
 		}
-		var args digestArgs
-		var result digestResult
-		if err := json.Unmarshal(job.Payload, &args); err != nil {
-			return v, fmt.Errorf("payload of job %s: %w", job.ID, err)
-		}
-		if err := json.Unmarshal(job.Result, &result); err != nil {
-			return v, fmt.Errorf("result of job %s: %w", job.ID, err)
-		}
-		if _, ok := results[args.Path]; ok {
-			v.duplicates++
-		}
-		if job.Attempt > 1 {
-			v.rerun++
-		}
-		results[args.Path] = result
 	}
 	for _, path := range files {
 		if result, ok := results[path]; ok {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -19,7 +20,7 @@ import (
 
 // newDemoWorkerCommand makes a demo worker that uses the Go SDK. It prints its totals as JSON when it ends.
 func newDemoWorkerCommand() *cobra.Command {
-	var addr, root, name string
+	var d demoWorker
 	cmd := &cobra.Command{
 		Use:    "worker",
 		Short:  "Do demo jobs with the Go SDK until told to stop",
@@ -28,33 +29,54 @@ func newDemoWorkerCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			stats, err := runDemoWorker(ctx, addr, root, name)
+			stats, err := d.run(ctx)
 			if err != nil {
 				return err
 			}
 			return json.NewEncoder(cmd.OutOrStdout()).Encode(stats)
 		},
 	}
-	cmd.Flags().StringVar(&addr, "server", beaver.DefaultAddr, "URL of the server")
-	cmd.Flags().StringVar(&root, "root", ".", "directory of the files")
-	cmd.Flags().StringVar(&name, "name", "demo", "name of the worker")
+	cmd.Flags().StringVar(&d.addr, "server", beaver.DefaultAddr, "URL of the server")
+	cmd.Flags().StringVar(&d.root, "root", ".", "directory of the files")
+	cmd.Flags().StringVar(&d.name, "name", "demo", "name of the worker")
+	cmd.Flags().StringVar(&d.runs, "runs", "", "file in which every attempt leaves a line when it begins")
+	cmd.Flags().StringSliceVar(&d.queues, "queues", []string{demoQueue}, "queues of the jobs")
 	return cmd
 }
 
-func runDemoWorker(ctx context.Context, addr, root, name string) (beaver.WorkerStats, error) {
-	client, err := beaver.NewClient(beaver.Config{Addr: addr})
+// demoWorker is one worker, in its own process.
+type demoWorker struct {
+	addr, root, name, runs string
+	queues                 []string
+}
+
+func (d *demoWorker) run(ctx context.Context) (stats beaver.WorkerStats, err error) {
+	began := io.Discard
+	if d.runs != "" {
+		// Each line is one write, so that whoever kills the worker still finds it.
+		f, err := os.OpenFile(d.runs, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return stats, err
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		began = f
+	}
+	client, err := beaver.NewClient(beaver.Config{Addr: d.addr})
 	if err != nil {
-		return beaver.WorkerStats{}, err
+		return stats, err
 	}
 	mux := beaver.NewMux()
 	beaver.HandleResult(mux, func(_ context.Context, job *beaver.JobOf[digestArgs]) (digestResult, error) {
-		return digest(root, job.Args.Path)
+		if _, err := fmt.Fprintf(began, "%s %s %d\n", job.ID, d.name, time.Now().UnixNano()); err != nil {
+			return digestResult{}, err
+		}
+		return digest(d.root, job.Args.Path)
 	})
 	worker, err := beaver.NewWorker(client, beaver.WorkerConfig{
-		Queues: []string{demoQueue}, Handler: mux, Concurrency: demoConcurrency(), Name: name, GracePeriod: 5 * time.Second,
+		Queues: d.queues, Handler: mux, Concurrency: demoConcurrency(), Name: d.name, GracePeriod: 5 * time.Second,
 	})
 	if err != nil {
-		return beaver.WorkerStats{}, err
+		return stats, err
 	}
 	runErr := worker.Run(ctx)
 	closing, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -71,6 +93,11 @@ const (
 
 // demoWorkers are the worker processes of a demo.
 type demoWorkers struct {
+	exe, addr, root string
+	queues          []string
+	runs            string // the file in which every attempt leaves a line; empty: none
+	log             io.Writer
+
 	killed, frozen, program *workerProcess
 	stats                   []beaver.WorkerStats // of those that ended well
 }
@@ -81,19 +108,21 @@ type workerProcess struct {
 	stdout io.ReadCloser
 }
 
-func (w *demoWorkers) killName() string   { return demoKilled }
-func (w *demoWorkers) freezeName() string { return demoFrozen }
+// start starts the workers that use the Go SDK.
+func (w *demoWorkers) start() (err error) {
+	if w.killed, err = w.startSDK(demoKilled); err != nil {
+		return err
+	}
+	w.frozen, err = w.startSDK(demoFrozen)
+	return err
+}
 
-func (w *demoWorkers) start(server *serverProcess, root string, log io.Writer) (err error) {
-	if w.killed, err = startSDKWorker(server, root, demoKilled, log); err != nil {
-		return err
-	}
-	if w.frozen, err = startSDKWorker(server, root, demoFrozen, log); err != nil {
-		return err
-	}
-	cmd := exec.Command(server.exe, "work", demoQueue, "--addr", server.url(), "--name", demoProgram, "--concurrency", "1",
-		"--", server.exe, "demo", "digest", "--root", root)
-	cmd.Stdout, cmd.Stderr = log, log
+// startProgram starts the worker that runs a program for each job.
+func (w *demoWorkers) startProgram() error {
+	args := append([]string{"work"}, w.queues...)
+	args = append(args, "--addr", w.addr, "--name", demoProgram, "--concurrency", "1", "--", w.exe, "demo", "digest", "--root", w.root)
+	cmd := exec.Command(w.exe, args...)
+	cmd.Stdout, cmd.Stderr = w.log, w.log
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start `beaver work`: %w", err)
 	}
@@ -101,9 +130,10 @@ func (w *demoWorkers) start(server *serverProcess, root string, log io.Writer) (
 	return nil
 }
 
-func startSDKWorker(server *serverProcess, root, name string, log io.Writer) (*workerProcess, error) {
-	cmd := exec.Command(server.exe, "demo", "worker", "--server", server.url(), "--root", root, "--name", name)
-	cmd.Stderr = log
+func (w *demoWorkers) startSDK(name string) (*workerProcess, error) {
+	cmd := exec.Command(w.exe, "demo", "worker", "--server", w.addr, "--root", w.root, "--name", name,
+		"--queues", strings.Join(w.queues, ","), "--runs", w.runs)
+	cmd.Stderr = w.log
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -122,8 +152,8 @@ func (w *demoWorkers) kill() {
 }
 
 // restart starts the killed worker again.
-func (w *demoWorkers) restart(server *serverProcess, root string, log io.Writer) (err error) {
-	w.killed, err = startSDKWorker(server, root, demoKilled, log)
+func (w *demoWorkers) restart() (err error) {
+	w.killed, err = w.startSDK(demoKilled)
 	return err
 }
 
@@ -145,14 +175,42 @@ func (w *demoWorkers) stop() error {
 		}
 		w.stats = append(w.stats, stats)
 	}
-	if err := w.program.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return fmt.Errorf("stop `beaver work`: %w", err)
-	}
-	if err := w.program.cmd.Wait(); err != nil {
-		return fmt.Errorf("`beaver work` failed: %w", err)
+	if w.program != nil {
+		if err := w.program.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			return fmt.Errorf("stop `beaver work`: %w", err)
+		}
+		if err := w.program.cmd.Wait(); err != nil {
+			return fmt.Errorf("`beaver work` failed: %w", err)
+		}
 	}
 	w.killed, w.frozen, w.program = nil, nil, nil
 	return nil
+}
+
+// demoAttempt is one time that a job was begun.
+type demoAttempt struct {
+	worker string
+	at     time.Time
+}
+
+// attempts reads who began each job, and when, in order.
+func (w *demoWorkers) attempts() (map[beaver.JobID][]demoAttempt, error) {
+	b, err := os.ReadFile(w.runs)
+	if err != nil {
+		return nil, err
+	}
+	began := make(map[beaver.JobID][]demoAttempt)
+	for line := range strings.Lines(string(b)) {
+		var id beaver.JobID
+		var a demoAttempt
+		var nanos int64
+		if _, err := fmt.Sscan(line, &id, &a.worker, &nanos); err != nil {
+			return nil, fmt.Errorf("the attempts of the workers: %w", err)
+		}
+		a.at = time.Unix(0, nanos)
+		began[id] = append(began[id], a)
+	}
+	return began, nil
 }
 
 // staleRefused is how many outcomes were refused since their lease was lost.

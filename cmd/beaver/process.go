@@ -24,6 +24,7 @@ type serverProcess struct {
 	log                io.Writer
 	cmd                *exec.Cmd
 	exited             chan struct{}
+	exitErr            error // how the last process ended, once exited is closed
 }
 
 // newServerProcess prepares a server on a free loopback port. Its log goes to log.
@@ -53,23 +54,31 @@ func (p *serverProcess) url() string { return "http://" + p.addr }
 
 // start runs the server and returns how long it took until it was ready.
 func (p *serverProcess) start(ctx context.Context) (time.Duration, error) {
-	args := append([]string{"server", "--data-dir", p.dataDir, "--listen", p.addr}, p.args...)
-	cmd := exec.Command(p.exe, args...)
-	cmd.Stdout, cmd.Stderr = p.log, p.log
 	began := time.Now()
-	if err := cmd.Start(); err != nil {
-		return 0, fmt.Errorf("start the server: %w", err)
+	if err := p.launch(); err != nil {
+		return 0, err
 	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait() // killed or stopped by us; an early end is reported by awaitReady
-		close(exited)
-	}()
-	p.cmd, p.exited = cmd, exited
 	if err := p.awaitReady(ctx); err != nil {
 		return 0, err
 	}
 	return time.Since(began), nil
+}
+
+// launch runs the server, and does not wait for it.
+func (p *serverProcess) launch() error {
+	args := append([]string{"server", "--data-dir", p.dataDir, "--listen", p.addr}, p.args...)
+	cmd := exec.Command(p.exe, args...)
+	cmd.Stdout, cmd.Stderr = p.log, p.log
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the server: %w", err)
+	}
+	exited := make(chan struct{})
+	go func() {
+		p.exitErr = cmd.Wait() // killed or stopped by us; an early end is reported by awaitReady
+		close(exited)
+	}()
+	p.cmd, p.exited = cmd, exited
+	return nil
 }
 
 func (p *serverProcess) awaitReady(ctx context.Context) error {
