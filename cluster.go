@@ -97,6 +97,14 @@ func (c *Client) TransferLead(ctx context.Context, shard int, node uint64) error
 	return err
 }
 
+// AddShards adds data shards to the cluster, and returns how many it has then. have is how many it has now, as Cluster shows it: with
+// another number nothing is done, so that a repeat adds no more; 0 adds to whatever there is. It returns when that is decided; new
+// queues come to live on the new shards as soon as those have leaders.
+func (c *Client) AddShards(ctx context.Context, count, have int) (int, error) {
+	res, err := call(ctx, c, c.cluster.AddShards, &beaverv1.AddShardsRequest{Count: uint32(count), Have: uint32(have)})
+	return int(res.GetShards()), err
+}
+
 func clusterInfoOf(res *beaverv1.GetClusterResponse) *ClusterInfo {
 	info := &ClusterInfo{ClusterID: res.GetClusterId(), NodeID: res.GetNodeId()}
 	for _, n := range res.GetNodes() {

@@ -18,8 +18,8 @@ var _ rpc.Cluster = (*peers)(nil)
 
 // AddNode implements rpc.Cluster.
 func (p *peers) AddNode(ctx context.Context, peer string, replaces uint64) (uint64, error) {
-	node, err := p.wish(ctx, &wish{Kind: wishAdd, Address: peer, Node: shard.NodeID(replaces)})
-	return uint64(node), err
+	g, err := p.wish(ctx, &wish{Kind: wishAdd, Address: peer, Node: shard.NodeID(replaces)})
+	return uint64(g.Node), err
 }
 
 // RemoveNode implements rpc.Cluster.
@@ -40,15 +40,22 @@ func (p *peers) TransferLead(ctx context.Context, id uint16, node uint64) error 
 	return err
 }
 
+// AddShards implements rpc.Cluster.
+func (p *peers) AddShards(ctx context.Context, count, have int) (int, error) {
+	g, err := p.wish(ctx, &wish{Kind: wishGrow, Count: count, Have: have})
+	return g.Shards, err
+}
+
 // Describe implements rpc.Cluster.
 func (p *peers) Describe(ctx context.Context) (*beaverv1.GetClusterResponse, error) {
 	record := p.membership()
 	var nodes []cluster.Node
-	preferred := make([]shard.NodeID, record.Shards+1)
+	var preferred []shard.NodeID
 	if err := p.engine.Load().ReadCatalog(ctx, func(c *cluster.Catalog) {
 		for n := range c.Nodes() {
 			nodes = append(nodes, *n)
 		}
+		preferred = make([]shard.NodeID, p.shardCount(c)+1)
 		for i := range preferred {
 			preferred[i] = c.Preferred(shard.ID(i))
 		}

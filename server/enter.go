@@ -233,7 +233,7 @@ func (p *peers) admit(ctx context.Context, j *founding.Join) founding.Message {
 	if err := info.Validate(); err != nil {
 		return founding.Message{Refused: "the node's " + err.Error()}
 	}
-	node, nodes, err := p.newcomer(ctx, e, j.Nonce)
+	node, nodes, shards, err := p.newcomer(ctx, e, j.Nonce)
 	var code cluster.Code
 	if err == nil && node == nil {
 		code, err = e.ChangeCatalog(ctx, func(dst []byte) []byte {
@@ -241,7 +241,7 @@ func (p *peers) admit(ctx context.Context, j *founding.Join) founding.Message {
 		})
 		if err == nil {
 			p.keeper.wake()
-			node, nodes, err = p.newcomer(ctx, e, j.Nonce)
+			node, nodes, shards, err = p.newcomer(ctx, e, j.Nonce)
 		}
 	}
 	if err != nil {
@@ -251,7 +251,7 @@ func (p *peers) admit(ctx context.Context, j *founding.Join) founding.Message {
 	case node != nil && (node.State == cluster.NodeRemoved || node.State == cluster.NodeLeaving):
 		return founding.Message{Refused: fmt.Sprintf("node %d was removed, and its id is never used again: start with an empty data directory", node.ID)}
 	case node != nil:
-		return founding.Message{Joined: p.ticket(node, nodes)}
+		return founding.Message{Joined: p.ticket(node, nodes, shards)}
 	case code == cluster.CodeLimit:
 		return founding.Message{Refused: fmt.Sprintf("the cluster has %d nodes, which is the limit", cluster.NodesMax)}
 	case code == cluster.CodeNotFound:
@@ -266,8 +266,8 @@ func (p *peers) admit(ctx context.Context, j *founding.Join) founding.Message {
 	return later(errNoCatalogLeader)
 }
 
-// newcomer finds a node by its nonce, nil when there is none, and all others.
-func (p *peers) newcomer(ctx context.Context, e *engine.Engine, nonce cluster.Nonce) (node *cluster.Node, nodes []cluster.Node, err error) {
+// newcomer finds a node by its nonce, nil when there is none, all others, and how many data shards there are.
+func (p *peers) newcomer(ctx context.Context, e *engine.Engine, nonce cluster.Nonce) (node *cluster.Node, nodes []cluster.Node, shards int, err error) {
 	err = e.ReadCatalog(ctx, func(c *cluster.Catalog) {
 		if n, ok := c.NodeByNonce(nonce); ok {
 			node = &n
@@ -275,14 +275,15 @@ func (p *peers) newcomer(ctx context.Context, e *engine.Engine, nonce cluster.No
 		for n := range c.Nodes() {
 			nodes = append(nodes, *n)
 		}
+		shards = p.shardCount(c)
 	})
-	return node, nodes, err
+	return node, nodes, shards, err
 }
 
 // ticket is the record of a node that joins.
-func (p *peers) ticket(node *cluster.Node, nodes []cluster.Node) *founding.Record {
+func (p *peers) ticket(node *cluster.Node, nodes []cluster.Node, shards int) *founding.Record {
 	own := p.membership()
-	r := &founding.Record{State: founding.Joined, Nonce: node.Nonce, Cluster: own.Cluster, Node: uint64(node.ID), Shards: own.Shards}
+	r := &founding.Record{State: founding.Joined, Nonce: node.Nonce, Cluster: own.Cluster, Node: uint64(node.ID), Shards: shards}
 	for i := range nodes {
 		if n := &nodes[i]; n.State.Holds() && n.ID != node.ID {
 			r.Members = append(r.Members, founding.Member{Node: uint64(n.ID), Address: n.Info.Peer, Nonce: n.Nonce})

@@ -30,6 +30,10 @@ type keeper struct {
 	nodes     []cluster.Node // as of the last look
 	preferred map[shard.ID]shard.NodeID
 	last      shard.NodeID
+	shards    int // data shards
+	growths   map[shard.ID]cluster.Growth
+
+	growAgain time.Time // a replica of a new shard could not be run: not before
 }
 
 // lead is one shard that this node leads.
@@ -76,7 +80,8 @@ func (k *keeper) turn() {
 	}
 	k.follow()
 	k.announce(ctx)
-	for id := range shard.ID(k.p.membership().Shards + 1) {
+	k.grow(ctx)
+	for id := range shard.ID(k.shards + 1) {
 		k.keep(ctx, id)
 	}
 	if l, _ := k.p.host.Load().LeadershipOf(0); l.Leading {
@@ -91,8 +96,12 @@ func (k *keeper) look(ctx context.Context) error {
 		for n := range c.Nodes() {
 			k.nodes = append(k.nodes, *n)
 		}
-		for id := range shard.ID(k.p.membership().Shards + 1) {
+		k.shards, k.growths = k.p.shardCount(c), make(map[shard.ID]cluster.Growth)
+		for id := range shard.ID(k.shards + 1) {
 			k.preferred[id] = c.Preferred(id)
+			if g, ok := c.Growth(id); ok {
+				k.growths[id] = g
+			}
 		}
 	})
 }
@@ -295,7 +304,7 @@ func (k *keeper) settle(ctx context.Context) {
 	if !changing {
 		return
 	}
-	members := k.p.allMembers(ctx, k.nodes)
+	members := k.p.allMembers(ctx, k.nodes, k.shards+1)
 	for _, m := range cluster.Moves(k.nodes, members) {
 		code, err := k.p.engine.Load().ChangeCatalog(ctx, func(dst []byte) []byte { return cluster.AppendMoveNode(dst, m.Node, m.From, m.To) })
 		if err != nil || code != cluster.CodeOK {
@@ -313,8 +322,7 @@ func (k *keeper) settle(ctx context.Context) {
 }
 
 // allMembers are the members of all shards as their leaders tell; nothing when one has no leader that could be asked.
-func (p *peers) allMembers(ctx context.Context, nodes []cluster.Node) []shard.Members {
-	shards := p.membership().Shards + 1
+func (p *peers) allMembers(ctx context.Context, nodes []cluster.Node, shards int) []shard.Members {
 	members := make([]shard.Members, shards)
 	told := make([]bool, shards)
 	for _, r := range p.reports(ctx, nodes) {

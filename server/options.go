@@ -45,8 +45,9 @@ type Options struct {
 	// Logger gets the node's log. Default: none.
 	Logger *slog.Logger
 
-	// Shards is how many data shards the node serves; it may grow from one start to the next and never shrink. Default:
-	// as many as the data directory has, or the engine's default for a new one.
+	// Shards is how many data shards there are; it may grow from one start to the next and never shrinks. In a cluster all founders
+	// give the same, and a node that is restarted with more gives more to the whole cluster. Default: as many as there are, or 4 for a
+	// new data directory.
 	Shards int
 
 	// WorkerTTL is how long a worker may be silent before its jobs go to others. Default 5 s.

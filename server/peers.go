@@ -50,6 +50,7 @@ type peers struct {
 	options   *peering
 	dir       string
 	version   string
+	shards    int // that the node was started with; 0: nobody said
 	logger    *slog.Logger
 	waits     func(why string) // says why the node is not ready
 	transport *transport.Transport
@@ -86,7 +87,7 @@ func (s *Server) openPeers(ctx context.Context) (p *peers, err error) {
 	}
 	options.public = orElse(options.public, s.Addr())
 	p = &peers{
-		options: options, dir: dir, version: s.opts.Version, logger: s.logger, waits: s.front.SetNotReady,
+		options: options, dir: dir, version: s.opts.Version, shards: s.opts.Shards, logger: s.logger, waits: s.front.SetNotReady,
 		adopted: make(map[shard.ID]shard.ReplicaID), known: make(map[shard.NodeID]cluster.NodeInfo),
 		changed: make(chan struct{}, 1), removed: make(chan struct{}),
 	}
@@ -220,13 +221,16 @@ func (p *peers) replicas(ctx context.Context) ([]host.Replica, error) {
 			founders = append(founders, shard.NewReplicaID(shard.NodeID(m.Node), 0))
 		}
 	}
-	list := make([]host.Replica, record.Shards+1)
+	list := make([]host.Replica, shardsHere(record, records)+1)
 	for before := 0; ; {
 		missing := 0
 		p.mu.Lock()
 		for i := range list {
 			id := shard.ID(i)
-			r := host.Replica{Shard: id, Founders: founders}
+			r := host.Replica{Shard: id}
+			if i <= record.Shards {
+				r.Founders = founders
+			}
 			known := slices.ContainsFunc(records, func(o host.Record) bool { return o.Shard == id && o.State != host.Retired })
 			switch {
 			case known:
@@ -326,16 +330,17 @@ func (p *peers) remove() {
 // configure makes the engine one of several.
 func (p *peers) configure(ctx context.Context, o *engine.Options) (err error) {
 	record := p.membership()
-	o.Cluster, o.Node, o.Shards = record.Cluster, record.Node, record.Shards
+	o.Cluster, o.Node = record.Cluster, record.Node
 	o.Transport, o.Forwarder = p.transport, p
 	o.Hosted = func(h *host.Host) {
 		p.ran()
 		p.waits("waiting for the cluster's shards to have leaders")
 		p.host.Store(h)
-		p.start() // not later: who leads may be a node that only the catalog knows of
+		p.start() // not later: who leads may be a node that only the catalog knows of, and the engine may wait for replicas to come
 	}
 	o.Serving = func(e *engine.Engine) { p.engine.Store(e) }
 	o.Replicas, err = p.replicas(ctx)
+	o.Shards = len(o.Replicas) - 1
 	return err
 }
 
@@ -502,16 +507,28 @@ type adoption struct {
 	Replica shard.ReplicaID `json:"replica"`
 }
 
-// adopt takes what a shard's leader says. A node that runs has all its replicas.
+// adopt takes what a shard's leader says. A replica that runs is left alone.
 func (p *peers) adopt(a *adoption) (any, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.record == nil || uint64(a.Replica.Node()) != p.record.Node || int(a.Shard) > p.record.Shards:
+	case p.record == nil || uint64(a.Replica.Node()) != p.record.Node || a.Shard > cluster.ShardsMax:
 		return nil, fmt.Errorf("replica %s of shard %d is not one of this node", a.Replica, a.Shard)
-	case p.host.Load() == nil && (p.adopted[a.Shard] == 0 || a.Replica.Birth() > p.adopted[a.Shard].Birth()):
+	case p.runs(a.Shard):
+	case p.adopted[a.Shard] == 0 || a.Replica.Birth() > p.adopted[a.Shard].Birth():
 		p.adopted[a.Shard] = a.Replica
 		p.poke()
+		p.keeper.wake()
 	}
 	return struct{}{}, nil
+}
+
+// runs reports whether the node runs a replica of a shard.
+func (p *peers) runs(id shard.ID) bool {
+	h := p.host.Load()
+	if h == nil {
+		return false
+	}
+	_, runs := h.LeadershipOf(id)
+	return runs
 }

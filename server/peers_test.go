@@ -284,3 +284,132 @@ func TestLastFounder(t *testing.T) {
 	}
 	closeAll(t, nodes...)
 }
+
+// leads counts the shards that each node leads.
+func leads(i *beaver.ClusterInfo) map[uint64]int {
+	count := make(map[uint64]int)
+	for _, s := range i.Shards {
+		count[s.LeaderNodeID]++
+	}
+	return count
+}
+
+// spread reports whether so many shards are led by so many nodes that all vote in all of them, each with its share of the leads.
+func spread(i *beaver.ClusterInfo, shards, nodes int) bool {
+	count := leads(i)
+	for _, s := range i.Shards {
+		for _, m := range s.Members {
+			if m.Role != "leader" && m.Role != "follower" || !m.Reachable {
+				return false
+			}
+		}
+		if len(s.Members) != nodes {
+			return false
+		}
+	}
+	for _, n := range count {
+		if n < shards/nodes || n > (shards+nodes-1)/nodes {
+			return false
+		}
+	}
+	return len(i.Shards) == shards && count[0] == 0 && len(count) == nodes
+}
+
+// TestShardsAreAdded: a cluster gets shards while a node is down, another one joins, and by a node that is restarted with more. All nodes
+// come to have all of them, the leads are shared out again after each restart, and new queues come to live there.
+func TestShardsAreAdded(t *testing.T) {
+	var list []string
+	for node := range 3 {
+		list = append(list, fmt.Sprintf("%d=%s", node+1, freeAddress(t)))
+	}
+	options := make([]Options, 4)
+	for i := range 3 {
+		options[i] = Options{
+			DataDir: t.TempDir(), Listen: "127.0.0.1:0", Shards: 1, Fatal: func(err error) { t.Errorf("fatal: %v", err) },
+			Peers: PeerOptions{Bootstrap: strings.Join(list, ","), Node: uint64(i + 1)},
+		}
+	}
+	nodes := openTogether(t, options[:3]...)
+	first := clientOf(t, nodes[0])
+	store := func(count int) {
+		t.Helper()
+		for i := range count {
+			if _, err := first.Enqueue(t.Context(), beaver.Job{Queue: fmt.Sprintf("q%d", i), Payload: []byte("1")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	await(t, first, "the founders are known", func(i *beaver.ClusterInfo) bool { return len(i.Nodes) == 3 })
+	store(2)
+	closeAll(t, nodes[2])
+	if n, err := first.AddShards(t.Context(), 2, 1); err != nil || n != 3 {
+		t.Fatalf("%d shards, %v", n, err)
+	}
+	if n, err := first.AddShards(t.Context(), 2, 1); err == nil || !strings.Contains(err.Error(), "3 data shards by now") {
+		t.Fatalf("a repeat: %d shards, %v", n, err)
+	}
+	await(t, first, "two nodes lead the new shards", func(i *beaver.ClusterInfo) bool {
+		return len(i.Shards) == 4 && leads(i)[0] == 0
+	})
+	store(9)
+	homes := make(map[int]bool)
+	queues, err := first.Queues(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range queues {
+		homes[q.Shard] = true
+	}
+	if !homes[1] || !homes[2] || !homes[3] {
+		t.Fatalf("9 queues live on %v", homes)
+	}
+
+	nodes[2] = openTogether(t, options[2])[0]
+	await(t, first, "the node that was down founds the new shards too", func(i *beaver.ClusterInfo) bool { return spread(i, 4, 3) })
+
+	// A node that joins has a place in what there is, and learns of what comes afterwards.
+	options[3] = Options{DataDir: t.TempDir(), Listen: "127.0.0.1:0", Fatal: options[0].Fatal, Peers: PeerOptions{
+		Join: strings.SplitN(list[0], "=", 2)[1], Listen: freeAddress(t),
+	}}
+	nodes = append(nodes, openTogether(t, options[3])[0])
+	if _, err := first.AddShards(t.Context(), 1, 0); err != nil {
+		t.Fatal(err)
+	}
+	await(t, first, "four nodes have five shards", func(i *beaver.ClusterInfo) bool { return spread(i, 5, 4) })
+
+	// A node that is started with more shards gives them to all. One that is started with less takes what there is.
+	closeAll(t, nodes[1])
+	options[1].Shards = 6
+	nodes[1] = openTogether(t, options[1])[0]
+	await(t, first, "there are seven shards", func(i *beaver.ClusterInfo) bool { return spread(i, 7, 4) })
+	closeAll(t, nodes...)
+	options[1].Shards = 2
+	nodes = openTogether(t, options...)
+	first = clientOf(t, nodes[0])
+	await(t, first, "all is as it was", func(i *beaver.ClusterInfo) bool { return spread(i, 7, 4) })
+	total := uint64(0)
+	if queues, err = first.Queues(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range queues {
+		total += q.Ready
+	}
+	if total != 11 {
+		t.Fatalf("%d jobs wait, want 11", total)
+	}
+	closeAll(t, nodes...)
+}
+
+// TestShardsOfANodeAlone: it has as many as before when nobody says, and gets more when somebody does.
+func TestShardsOfANodeAlone(t *testing.T) {
+	o := Options{DataDir: t.TempDir(), Listen: listenNowhere, Fatal: func(err error) { t.Errorf("fatal: %v", err) }}
+	for _, c := range []struct{ given, want int }{{6, 6}, {0, 6}, {7, 7}, {0, 7}} {
+		o.Shards = c.given
+		n := openTogether(t, o)[0]
+		s, err := clientOf(t, n).Status(t.Context())
+		if err != nil || len(s.Shards) != c.want+1 {
+			t.Fatalf("%d shards, %v; want %d and the catalog", len(s.Shards), err, c.want)
+		}
+		closeAll(t, n)
+	}
+}

@@ -91,8 +91,13 @@ func (s *Server) openEngine(ctx context.Context) (err error) {
 		var cancel context.CancelFunc
 		ctx, cancel = s.peers.whileMember(ctx)
 		defer cancel()
-	} else if _, _, err := s.decide(nil); err != nil {
-		return err
+	} else {
+		if _, _, err := s.decide(nil); err != nil {
+			return err
+		}
+		if options.Shards, err = s.shardsAlone(); err != nil {
+			return err
+		}
 	}
 	if s.engine, err = engine.Open(ctx, options); err != nil {
 		if s.peers != nil {

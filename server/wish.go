@@ -18,11 +18,13 @@ const (
 
 // wish is what an operator wants of the cluster. What is granted is in the catalog, and the keepers see to it.
 type wish struct {
-	Kind    string       `json:"kind"` // add, remove, drain or transfer
+	Kind    string       `json:"kind"` // add, remove, drain, transfer or grow
 	Node    shard.NodeID `json:"node,omitempty"`
 	Address string       `json:"address,omitempty"`
 	Shard   shard.ID     `json:"shard,omitempty"`
 	Undo    bool         `json:"undo,omitempty"`
+	Count   int          `json:"count,omitempty"` // data shards more
+	Have    int          `json:"have,omitempty"`  // data shards that the operator saw; 0: nobody looked
 }
 
 // The kinds of wishes.
@@ -31,11 +33,13 @@ const (
 	wishRemove   = "remove"
 	wishDrain    = "drain"
 	wishTransfer = "transfer"
+	wishGrow     = "grow"
 )
 
 // granted is what came of a wish.
 type granted struct {
-	Node    shard.NodeID `json:"node,omitempty"` // that was given an id
+	Node    shard.NodeID `json:"node,omitempty"`   // that was given an id
+	Shards  int          `json:"shards,omitempty"` // data shards that the cluster shall have now
 	Refused string       `json:"refused,omitempty"`
 	Unknown bool         `json:"unknown,omitempty"` // it is about what does not exist
 	Later   bool         `json:"later,omitempty"`   // nobody can decide it just now
@@ -55,7 +59,7 @@ func (g *granted) error() error {
 }
 
 // wish has the node that leads the catalog decide.
-func (p *peers) wish(ctx context.Context, w *wish) (shard.NodeID, error) {
+func (p *peers) wish(ctx context.Context, w *wish) (*granted, error) {
 	leader, here, err := p.catalogLeader()
 	var g *granted
 	switch {
@@ -68,7 +72,7 @@ func (p *peers) wish(ctx context.Context, w *wish) (shard.NodeID, error) {
 			g = later(err)
 		}
 	}
-	return g.Node, g.error()
+	return g, g.error()
 }
 
 func later(err error) *granted { return &granted{Refused: err.Error(), Later: true} }
@@ -84,11 +88,16 @@ func (p *peers) grant(ctx context.Context, w *wish) *granted {
 	if err != nil {
 		return later(err)
 	}
+	shards := 0
+	if err := e.ReadCatalog(ctx, func(c *cluster.Catalog) { shards = p.shardCount(c) }); err != nil {
+		return later(err)
+	}
 	reports := p.reports(ctx, nodes) // what was heard a second ago is not enough to decide on
-	c := &cluster.Cluster{Nodes: nodes, Shards: p.membership().Shards, Reachable: func(id shard.NodeID) bool {
+	c := &cluster.Cluster{Nodes: nodes, Shards: shards, Reachable: func(id shard.NodeID) bool {
 		return slices.ContainsFunc(reports, func(r *nodeReport) bool { return r != nil && r.Node == id })
 	}}
-	command, err := w.command(c)
+	g := &granted{Node: w.Node}
+	command, err := p.command(w, c, g)
 	if err != nil {
 		refused := &granted{Refused: err.Error()}
 		if reason, ok := errors.AsType[*cluster.WishError](err); ok {
@@ -104,7 +113,6 @@ func (p *peers) grant(ctx context.Context, w *wish) *granted {
 		return &granted{Refused: "the cluster changed at the same moment; look at beaver cluster status and say it again"}
 	}
 	p.keeper.wake()
-	g := &granted{Node: w.Node}
 	if w.Kind == wishAdd {
 		if nodes, _, err = p.catalogNodes(ctx, 0); err != nil {
 			return later(err)
@@ -118,15 +126,17 @@ func (p *peers) grant(ctx context.Context, w *wish) *granted {
 	return g
 }
 
-// command is what makes a wish the cluster's, or why it may not be.
-func (w *wish) command(c *cluster.Cluster) (func([]byte) []byte, error) {
+// command is what makes a wish the cluster's, or why it may not be. What it comes to goes to g.
+func (p *peers) command(w *wish, c *cluster.Cluster, g *granted) (_ func([]byte) []byte, err error) {
 	var m cluster.Move
-	var err error
 	switch w.Kind {
 	case wishAdd:
 		return func(dst []byte) []byte { return cluster.AppendExpect(dst, w.Address, w.Node) }, c.Expect(w.Address, w.Node)
 	case wishTransfer:
 		return func(dst []byte) []byte { return cluster.AppendPrefer(dst, w.Shard, w.Node) }, c.Transfer(w.Shard, w.Node)
+	case wishGrow:
+		g.Shards, err = c.Grow(w.Count, w.Have)
+		return func(dst []byte) []byte { return cluster.AppendGrow(dst, p.membership().Shards, g.Shards) }, err
 	case wishRemove:
 		m, err = c.Remove(w.Node)
 	case wishDrain:

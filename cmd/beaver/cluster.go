@@ -13,9 +13,9 @@ import (
 )
 
 func newClusterCommand(a *app) *cobra.Command {
-	return group("cluster", "Show a cluster, and change its nodes and leaders",
+	return group("cluster", "Show a cluster, and change its nodes, shards and leaders",
 		newClusterStatusCommand(a), newClusterAddCommand(a), newClusterRemoveCommand(a), newClusterReplaceCommand(a),
-		newClusterTransferCommand(a), newClusterDrainCommand(a))
+		newClusterTransferCommand(a), newClusterDrainCommand(a), newClusterShardsCommand(a))
 }
 
 func newClusterStatusCommand(a *app) *cobra.Command {
@@ -264,6 +264,36 @@ func newClusterTransferCommand(a *app) *cobra.Command {
 					return a.printJSON(map[string]any{"shard": shard, "node": node})
 				}
 				return a.print("shard %d goes to node %d\n", shard, node)
+			})
+		},
+	})
+}
+
+func newClusterShardsCommand(a *app) *cobra.Command {
+	return a.clientFlags(&cobra.Command{
+		Use: "add-shards N", Short: "Give the cluster N data shards more", Args: cobra.ExactArgs(1),
+		Long: `Give the cluster N data shards more. Every node gets a replica of each, the leads are shared out, and new queues come to live on them,
+since they have the least to do. Queues that are there already stay where they are. Shards are never taken away again.`,
+		Example: "  beaver cluster add-shards 4",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			count, err := strconv.ParseUint(args[0], 10, 16)
+			if err != nil || count == 0 {
+				return usage("%q is no number of shards; use 1 or more", args[0])
+			}
+			return a.client(cmd.Context(), func(c *beaver.Client) error {
+				info, err := c.Cluster(cmd.Context())
+				if err != nil {
+					return err
+				}
+				have := max(0, len(info.Shards)-1) // the catalog is one of them
+				shards, err := c.AddShards(cmd.Context(), int(count), have)
+				if err != nil {
+					return err
+				}
+				if a.json() {
+					return a.printJSON(map[string]any{"shards": shards})
+				}
+				return a.print("the cluster gets %d data shards; beaver cluster status shows how far it is\n", shards)
 			})
 		},
 	})

@@ -57,7 +57,7 @@ Every flag can be given by an environment variable too: BEAVER_DATA_DIR is --dat
 	flags.StringVar(&o.DataDir, "data-dir", "./"+server.DefaultDataDir, "directory of everything the node keeps; made when missing")
 	flags.StringVar(&o.Listen, "listen", server.DefaultListen, "address for clients, workers, curl and Prometheus")
 	f.peerFlags(flags)
-	flags.IntVar(&o.Shards, "shards", 0, "data shards; on a node alone they may grow from one start to the next (default: as many as there are, or the engine's choice)")
+	flags.IntVar(&o.Shards, "shards", 0, "data shards; they may grow from one start to the next, also in a cluster, which gets as many as the node with the most (default: as many as there are, or 4 when there are none)")
 	flags.DurationVar(&o.WorkerTTL, "worker-ttl", 5*time.Second, "how long a worker may be silent before its jobs go to others")
 	flags.IntVar(&o.ConnectionsMax, "connections-max", server.DefaultConnectionsMax, "connections open at once")
 	flags.IntVar(&o.RequestBytesMax, "request-bytes-max", server.DefaultRequestBytesMax, "size of the largest message from a client")

@@ -43,7 +43,7 @@ type Code uint8
 // The outcomes. Every code but CodeOK changed nothing.
 const (
 	CodeOK        Code = iota
-	CodeExists         // the queue was there (Result.Queue), the cluster has its id already, or another node is in the way
+	CodeExists         // the queue was there (Result.Queue), the cluster has its id or its shards already, or another node is in the way
 	CodeNotFound       // no such queue, worker or node
 	CodeLimit          // QueuesMax, WorkersMax or NodesMax is reached, or the last node would leave
 	CodeMalformed      // the command does not decode or breaks a limit
@@ -68,6 +68,7 @@ type Catalog struct {
 	workers    *btree.Map[uint64, *Worker]
 	nodes      *btree.Map[uint64, *Node]
 	preferred  *btree.Map[uint64, uint64] // leaders, by shard
+	growths    []Growth                   // by shard; never changed in place
 
 	homes map[uint16]int // queues per shard; derived, only looked up
 	sum   uint64         // the records' hashes, XORed
@@ -131,17 +132,6 @@ func (c *Catalog) Workers() iter.Seq[*Worker] {
 
 // WorkerCount is how many workers are registered.
 func (c *Catalog) WorkerCount() int { return c.workers.Len() }
-
-// LeastLoaded picks the shard of 1 to shards that is home to the fewest queues, the lowest among equals.
-func (c *Catalog) LeastLoaded(shards int) uint16 {
-	best := uint16(1)
-	for s := uint16(2); int(s) <= shards; s++ {
-		if c.homes[s] < c.homes[best] {
-			best = s
-		}
-	}
-	return best
-}
 
 // Fingerprint is a running hash of the state.
 func (c *Catalog) Fingerprint() uint64 {

@@ -80,8 +80,12 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		r = s.apply(AppendAnnounce(nil, shard.NodeID(number("node")), nonceOf(arg("nonce")), &NodeInfo{Peer: arg("peer"), Version: arg("version")}))
 	case "prefer":
 		r = s.apply(AppendPrefer(nil, shard.ID(number("shard")), shard.NodeID(number("node"))))
+	case "grow":
+		r = s.apply(AppendGrow(nil, number("founded"), number("shards")))
 	case "nodes":
 		return s.nodes()
+	case "shards":
+		return s.shards()
 	case "raw":
 		r = s.apply([]byte(d.Input))
 	case "restart":
@@ -90,7 +94,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "show":
 		return s.show()
 	case "place":
-		return fmt.Sprintf("shard %d\n", s.c.LeastLoaded(number("shards")))
+		return s.place(t, arg("loads"), max(1, number("times")))
 	default:
 		t.Fatalf("%s: no such command", d.Pos)
 	}
@@ -133,6 +137,33 @@ func (s *script) nodes() string {
 		}
 	}
 	return fmt.Sprintf("%slast %d\n", b.String(), s.c.LastNode())
+}
+
+// place places queues: loads is what each shard has, as rate/jobs, with + between them.
+func (s *script) place(t *testing.T, loads string, times int) string {
+	var all []Load
+	for i, text := range strings.Split(loads, "+") {
+		l := Load{Shard: uint16(i + 1)}
+		if _, err := fmt.Sscanf(text, "%d/%d", &l.Rate, &l.Jobs); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, l)
+	}
+	var picked []string
+	for range times {
+		at := s.c.Place(all)
+		all[at-1].Placed++
+		picked = append(picked, fmt.Sprint(at))
+	}
+	return "shards " + strings.Join(picked, " ") + "\n"
+}
+
+func (s *script) shards() string {
+	var b strings.Builder
+	for _, g := range s.c.growths {
+		fmt.Fprintf(&b, "shards %d to %d founded by %v\n", g.First, g.Last, g.Founders)
+	}
+	return fmt.Sprintf("%s%d since it grew\n", b.String(), s.c.Shards())
 }
 
 // reborn writes a catalog's image and restores it.
@@ -250,7 +281,7 @@ func drawCommand(rt *rapid.T) []byte {
 	node, other := shard.NodeID(rapid.IntRange(0, 4).Draw(rt, "node")), shard.NodeID(rapid.IntRange(0, 4).Draw(rt, "other"))
 	nonce := nonceOf(name)
 	info := NodeInfo{Peer: fmt.Sprintf("h%d:1", rapid.IntRange(1, 4).Draw(rt, "peer"))}
-	switch rapid.IntRange(0, 11).Draw(rt, "kind") {
+	switch rapid.IntRange(0, 12).Draw(rt, "kind") {
 	case 6:
 		return AppendFound(nil, []Node{{ID: node, Nonce: nonce, Info: info}})
 	case 7:
@@ -264,6 +295,8 @@ func drawCommand(rt *rapid.T) []byte {
 		return AppendAnnounce(nil, node, nonce, &info)
 	case 11:
 		return AppendPrefer(nil, shard.ID(other), node)
+	case 12:
+		return AppendGrow(nil, rapid.IntRange(0, 3).Draw(rt, "founded"), rapid.IntRange(0, 20).Draw(rt, "shards"))
 	case 0:
 		return AppendCreateQueue(nil, name, rapid.Uint16Range(0, 3).Draw(rt, "shard"), &settings)
 	case 1:
@@ -320,6 +353,7 @@ func FuzzApply(f *testing.F) {
 	f.Add(AppendMoveNode(nil, 1, NodeJoining, NodeActive))
 	f.Add(AppendAnnounce(nil, 1, nonceOf("a"), &NodeInfo{Peer: "h:2"}))
 	f.Add(AppendPrefer(nil, 1, 1))
+	f.Add(AppendGrow(nil, 4, 8))
 	f.Fuzz(func(t *testing.T, item []byte) {
 		c := New()
 		c.Apply(1, 1, [][]byte{AppendCreateQueue(nil, "a", 1, &settings), item, item}, nil)
@@ -335,6 +369,7 @@ func FuzzRestore(f *testing.F) {
 	s.apply(AppendRegisterWorker(nil, &WorkerInfo{Name: "w"}))
 	s.apply(AppendFound(nil, []Node{{ID: 3, Nonce: nonceOf("a"), Info: NodeInfo{Peer: "h:1"}}}))
 	s.apply(AppendPrefer(nil, 1, 3))
+	s.apply(AppendGrow(nil, 2, 6))
 	var b bytes.Buffer
 	if _, err := s.c.Snapshot().WriteTo(&b); err != nil {
 		f.Fatal(err)
@@ -360,6 +395,7 @@ func TestDamagedImages(t *testing.T) {
 	s.apply(AppendRegisterWorker(nil, &WorkerInfo{Name: "w"}))
 	s.apply(AppendFound(nil, []Node{{ID: 3, Nonce: nonceOf("a"), Info: NodeInfo{Peer: "h:1"}}}))
 	s.apply(AppendPrefer(nil, 1, 3))
+	s.apply(AppendGrow(nil, 2, 6))
 	var b bytes.Buffer
 	if _, err := s.c.Snapshot().WriteTo(&b); err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ const (
 	commandMove      = 10
 	commandAnnounce  = 11
 	commandPrefer    = 12
+	commandGrow      = 13
 )
 
 // ID names a cluster for ever: a random number drawn at its first start. 0 is none.

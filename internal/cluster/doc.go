@@ -1,5 +1,5 @@
 // Package cluster is the catalog, the state machine of shard 0: what the whole cluster agrees on. Today that is the
-// cluster's id, its nodes, who should lead which shard, the queues with their ids, homes and settings, and the registered workers.
+// cluster's id, its nodes and shards, who should lead which shard, the queues with their ids, homes and settings, and the registered workers.
 //
 // Invariant: a queue has one id and one home shard for ever, a queue's version grows with every change of its settings,
 // and no id is given twice. The same commands give the same state, the same results and the same fingerprint.
@@ -23,6 +23,7 @@
 //	10 move      node, state, new state
 //	11 announce  node, nonce, info
 //	12 prefer    shard, node or 0
+//	13 grow      data shards at the founding, data shards
 //
 // A node's info is its peer address, public address, zone and version; a nonce is 16 bytes.
 //

@@ -13,22 +13,23 @@ import (
 	"github.com/beaver-raft/beaver/internal/shard"
 )
 
-// An image is the whole catalog. Integers are little endian. The first version has no nodes and no leaders, and is written
-// while there are none.
+// An image is the whole catalog. Integers are little endian. The first version has no nodes and no leaders, and the second one no
+// growths; each is written while there are none.
 //
 //	┌───────────┬─────────┬────────────┬─────────┬─────┬────────────┬─────────────┐
-//	│ "BVCATLG2"│ applied │ cluster id │ now     │ last│ last       │ queues,     │
+//	│ "BVCATLG3"│ applied │ cluster id │ now     │ last│ last       │ queues,     │
 //	│ 8 bytes   │ u64     │ u64        │ i64 ms  │ u32 │ worker u64 │ workers u32 │
 //	├───────────┴─────────┴────────────┴─────────┴─────┴────────────┴─────────────┤
-//	│ last node u32, nodes u32, leaders u32                                       │
+//	│ last node u32, nodes u32, leaders u32, growths u32                          │
 //	├─────────────────────────────────────────────────────────────────────────────┤
 //	│ length u32, record × (queues by name, workers by id, nodes by id, leaders   │
-//	│ by shard)                                                                   │
+//	│ by shard, growths by shard)                                                 │
 //	├─────────────────────────────────────────────────────────────────────────────┤
 //	│ fingerprint u64                                                             │
 //	└─────────────────────────────────────────────────────────────────────────────┘
 const (
-	imageMagic       = "BVCATLG2"
+	imageMagic       = "BVCATLG3"
+	imageMagicSecond = "BVCATLG2"
 	imageMagicFirst  = "BVCATLG1"
 	imageNodesBytes  = 4 + 4 + 4
 	imageHeaderBytes = 8 + 8 + 8 + 8 + 4 + 8 + 4 + 4
@@ -78,6 +79,9 @@ func (img *Image) WriteTo(w io.Writer) (int64, error) {
 		head = binary.LittleEndian.AppendUint32(head, uint32(c.nodes.Len()))
 		head = binary.LittleEndian.AppendUint32(head, uint32(c.preferred.Len()))
 	}
+	if len(c.growths) > 0 {
+		head = binary.LittleEndian.AppendUint32(head, uint32(len(c.growths)))
+	}
 	out.write(head)
 	var record []byte
 	for q := range c.Queues() {
@@ -97,6 +101,10 @@ func (img *Image) WriteTo(w io.Writer) (int64, error) {
 		out.record(record)
 		return true
 	})
+	for i := range c.growths {
+		record = appendGrowth(record[:0], &c.growths[i])
+		out.record(record)
+	}
 	out.write(binary.LittleEndian.AppendUint64(nil, c.Fingerprint()))
 	if out.err == nil {
 		out.err = out.w.Flush()
@@ -105,8 +113,11 @@ func (img *Image) WriteTo(w io.Writer) (int64, error) {
 }
 
 func (img *Image) magic() string {
-	if img.c.lastNode == 0 {
+	switch {
+	case img.c.lastNode == 0:
 		return imageMagicFirst
+	case len(img.c.growths) == 0:
+		return imageMagicSecond
 	}
 	return imageMagic
 }
@@ -118,8 +129,8 @@ func Restore(r io.Reader) (*Catalog, error) {
 	if _, err := io.ReadFull(in, head); err != nil {
 		return nil, imageError("header", err)
 	}
-	first := string(head[:8]) == imageMagicFirst
-	if !first && string(head[:8]) != imageMagic {
+	magic := string(head[:8])
+	if magic != imageMagicFirst && magic != imageMagicSecond && magic != imageMagic {
 		return nil, fmt.Errorf("%w: it does not start with %q", ErrBadImage, imageMagic)
 	}
 	c := New()
@@ -132,17 +143,9 @@ func Restore(r io.Reader) (*Catalog, error) {
 	if queues > QueuesMax || workers > WorkersMax {
 		return nil, fmt.Errorf("%w: it claims %d queues and %d workers", ErrBadImage, queues, workers)
 	}
-	var nodes, leaders uint32
-	if !first {
-		more := make([]byte, imageNodesBytes)
-		if _, err := io.ReadFull(in, more); err != nil {
-			return nil, imageError("header", err)
-		}
-		c.lastNode = shard.NodeID(binary.LittleEndian.Uint32(more))
-		nodes, leaders = binary.LittleEndian.Uint32(more[4:]), binary.LittleEndian.Uint32(more[8:])
-		if nodes > NodeRecordsMax || leaders > 1<<16 || c.lastNode == 0 || c.lastNode > shard.NodeMax {
-			return nil, fmt.Errorf("%w: it claims %d nodes, the last one %d, and %d leaders", ErrBadImage, nodes, c.lastNode, leaders)
-		}
+	nodes, leaders, growths, err := c.restoreCounts(in, magic)
+	if err != nil {
+		return nil, err
 	}
 	buf := make([]byte, workerCommandBytesMax)
 	for range queues {
@@ -165,6 +168,11 @@ func Restore(r io.Reader) (*Catalog, error) {
 			return nil, err
 		}
 	}
+	for range growths {
+		if err := c.restoreGrowth(in, buf); err != nil {
+			return nil, err
+		}
+	}
 	var tail [8]byte
 	if _, err := io.ReadFull(in, tail[:]); err != nil {
 		return nil, imageError("fingerprint", err)
@@ -173,6 +181,45 @@ func Restore(r io.Reader) (*Catalog, error) {
 		return nil, fmt.Errorf("%w: its fingerprint does not match its records", ErrBadImage)
 	}
 	return c, nil
+}
+
+// restoreCounts reads the row of numbers that the first version does not have.
+func (c *Catalog) restoreCounts(in io.Reader, magic string) (nodes, leaders, growths uint32, err error) {
+	if magic == imageMagicFirst {
+		return 0, 0, 0, nil
+	}
+	row := make([]byte, imageNodesBytes, imageNodesBytes+4)
+	if magic == imageMagic {
+		row = row[:cap(row)]
+	}
+	if _, err := io.ReadFull(in, row); err != nil {
+		return 0, 0, 0, imageError("header", err)
+	}
+	c.lastNode = shard.NodeID(binary.LittleEndian.Uint32(row))
+	nodes, leaders = binary.LittleEndian.Uint32(row[4:]), binary.LittleEndian.Uint32(row[8:])
+	if nodes > NodeRecordsMax || leaders > 1<<16 || c.lastNode == 0 || c.lastNode > shard.NodeMax {
+		return 0, 0, 0, fmt.Errorf("%w: it claims %d nodes, the last one %d, and %d leaders", ErrBadImage, nodes, c.lastNode, leaders)
+	}
+	if magic == imageMagic {
+		if growths = binary.LittleEndian.Uint32(row[imageNodesBytes:]); growths == 0 || growths > ShardsMax {
+			return 0, 0, 0, fmt.Errorf("%w: it claims %d growths", ErrBadImage, growths)
+		}
+	}
+	return nodes, leaders, growths, nil
+}
+
+func (c *Catalog) restoreGrowth(in io.Reader, buf []byte) error {
+	record, err := readRecord(in, buf)
+	if err != nil {
+		return err
+	}
+	d := decoder{b: record}
+	g := d.growth()
+	if !d.end() || len(c.growths) > 0 && int(g.First) != c.Shards()+1 {
+		return fmt.Errorf("%w: bad record of a growth", ErrBadImage)
+	}
+	c.putGrowth(g)
+	return nil
 }
 
 func (c *Catalog) restoreQueue(in io.Reader, buf []byte) error {

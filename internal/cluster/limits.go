@@ -15,8 +15,10 @@ const (
 	// NodesMax bounds the nodes that are not removed: each has a voter of every shard.
 	NodesMax = shard.VotersMax
 	// NodeRecordsMax bounds the records of nodes; over it the removed node with the lowest id is forgotten.
-	NodeRecordsMax      = 64
-	AddressBytesMax     = 256
+	NodeRecordsMax  = 64
+	AddressBytesMax = 256
+	// ShardsMax bounds the data shards of a cluster.
+	ShardsMax           = 256
 	ZoneBytesMax        = 64
 	NodeVersionBytesMax = 256
 

@@ -58,7 +58,7 @@ func AppendPrefer(dst []byte, id shard.ID, node shard.NodeID) []byte {
 	return binary.AppendUvarint(dst, uint64(node))
 }
 
-// applyNode carries out the commands of nodes.
+// applyNode carries out the commands of nodes and of shards.
 func (c *Catalog) applyNode(kind byte, d *decoder) Result {
 	switch kind {
 	case commandFound:
@@ -89,6 +89,11 @@ func (c *Catalog) applyNode(kind byte, d *decoder) Result {
 		id, node := shard.ID(d.uint(1<<16-1)), d.nodeID()
 		if d.end() {
 			return c.prefer(id, node)
+		}
+	case commandGrow:
+		founded, shards := int(d.uint(ShardsMax)), int(d.uint(ShardsMax))
+		if d.end() && founded > 0 {
+			return c.grow(founded, shards)
 		}
 	}
 	return Result{Code: CodeMalformed}

@@ -163,6 +163,12 @@ func (g *group) wish(t *testing.T, fields []string) string {
 		m, err = c.Drain(number(1), len(fields) > 2)
 	case "transfer":
 		err = c.Transfer(shard.ID(number(1)), number(2))
+	case "grow":
+		total, err := c.Grow(int(number(1)), int(number(2)))
+		if err != nil {
+			return "refused: " + err.Error() + "\n"
+		}
+		return fmt.Sprintf("%d shards\n", total)
 	case "expect":
 		err = c.Expect(fields[1], number(2))
 	default:

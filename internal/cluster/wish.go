@@ -63,7 +63,7 @@ func (c *Cluster) Remove(id shard.NodeID) (Move, error) {
 		return Move{}, refuse("node %d is the only full member: without it there is no cluster; add another node first", id)
 	case reached <= rest/2:
 		return Move{}, refuse("without node %d the cluster would have %s, of which %d can be reached: it would lose its quorum; bring the others back first, or replace them: beaver cluster replace NODE HOST:PORT",
-			id, count(rest, "node"), reached)
+			id, number(rest, "node"), reached)
 	}
 	return Move{id, n.State, NodeLeaving}, nil
 }
@@ -81,7 +81,7 @@ func (c *Cluster) without(id shard.NodeID) (rest, reached int) {
 	return rest, reached
 }
 
-func count(n int, what string) string {
+func number(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}

@@ -24,6 +24,7 @@ type catalogPump struct {
 	leading bool
 	reach   reach
 	follow  follower
+	shards  int // as the follower was told
 }
 
 var _ host.Driver = (*catalogPump)(nil)
@@ -55,6 +56,7 @@ func (p *catalogPump) Gather(b *shard.BatchBuilder, now int64) uint64 {
 func (p *catalogPump) Apply(index uint64, h shard.Header, items [][]byte) {
 	p.results = p.catalog.Apply(index, queue.Millis(h.Stamp), items, p.results[:0])
 	p.tell()
+	p.tellShards()
 	p.reach.to(index)
 	if h.Proposer != p.node {
 		return
@@ -88,6 +90,14 @@ func (p *catalogPump) tell() {
 	}
 	if queues {
 		p.follow.queueChanged()
+	}
+}
+
+// tellShards tells the follower that the cluster has more shards.
+func (p *catalogPump) tellShards() {
+	if n := p.catalog.Shards(); n > p.shards {
+		p.shards = n
+		p.follow.shardsGrew(n)
 	}
 }
 
@@ -159,6 +169,7 @@ func (p *catalogPump) Restore(r io.Reader) error {
 		return fmt.Errorf("restore the catalog: %w", err)
 	}
 	p.catalog = c
+	p.tellShards()
 	p.follow.catalogReplaced(c)
 	p.reach.to(c.Applied())
 	return nil

@@ -10,8 +10,8 @@ import (
 // Cancel cancels a job that waits or is dead, at once. For a running job the state returned is StateRunning: its worker
 // is asked to stop, and the job is cancelled when its attempt ends otherwise than by an ack.
 func (e *Engine) Cancel(ctx context.Context, id JobID) (State, error) {
-	if e.pump(shardID(id)) == nil {
-		return 0, errNoJob()
+	if _, err := e.home(ctx, id); err != nil {
+		return 0, err
 	}
 	// A ready job is found by its queue and priority, which only its spec in the log tells.
 	place, err := e.ask(ctx, &query{Kind: queryPlace, Shard: shardID(id), Pos: id.Pos})
@@ -51,12 +51,13 @@ func (e *Engine) onDead(ctx context.Context, ids []JobID, dst []Ended, encode fu
 	before := len(dst)
 	dst = append(dst, make([]Ended, len(ids))...)
 	out := dst[before:]
+	homes := homes{engine: e}
 	for i := range ids {
-		if e.pump(shardID(ids[i])) == nil {
-			out[i].Err = errNoJob()
+		if _, err := homes.of(ctx, ids[i]); err != nil {
+			out[i].Err = asError(err)
 		}
 	}
-	for _, p := range e.pumps {
+	for _, p := range e.data() {
 		c := p.newCall()
 		c.urgent = true
 		var asked []int

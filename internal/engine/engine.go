@@ -21,14 +21,15 @@ import (
 //
 // Its goroutines are named in the package's documentation; Close waits for all of them.
 type Engine struct {
-	opts    Options
-	host    *host.Host
-	waker   atomic.Pointer[host.Host] // host, for the pumps, which run before Open has it
-	catalog *catalogPump
-	pumps   []*pump // data shards 1, 2, …
-	routes  *routes
-	workers *registry
-	started time.Time
+	opts      Options
+	host      *host.Host
+	waker     atomic.Pointer[host.Host] // host, for the pumps, which run before Open has it
+	catalog   *catalogPump
+	shards    shards
+	placement placement
+	routes    *routes
+	workers   *registry
+	started   time.Time
 
 	creating  sync.Mutex
 	creations map[string]*creation // REQUIRES: creating
@@ -112,24 +113,17 @@ func (e *Engine) openHost(ctx context.Context) error {
 	// Sequence numbers pair entries with those who wait for them. The log may hold entries of this node's earlier lives,
 	// so each life counts from a random start.
 	first := rand.Uint64() >> 1
-	ids := []shard.ID{catalogShard}
+	e.shards.first = first
 	e.catalog = newCatalogPump(e.opts.Node, first, func() { e.wakeShard(catalogShard) }, e)
-	hooks := pumpHooks{event: e.shardEvent, ran: e.ran}
-	for i := range e.opts.Shards {
-		id := shard.ID(i + 1)
-		ids = append(ids, id)
-		p := newPump(id, e.opts.Node, first, func() { e.wakeShard(id) }, hooks)
-		p.holdMillis = e.opts.WorkerTTL.Milliseconds()
-		e.pumps = append(e.pumps, p)
-	}
 	if e.clustered() {
-		for _, id := range ids {
-			d := e.deskOf(id)
-			d.away = &outlet{engine: e, desk: d}
-		}
+		e.catalog.away = &outlet{engine: e, desk: &e.catalog.desk}
 	}
-	if len(e.opts.Replicas) > 0 {
-		ids = nil
+	e.shardsGrew(e.opts.Shards)
+	var ids []shard.ID
+	for id := range shard.ID(e.opts.Shards + 1) {
+		if len(e.opts.Replicas) == 0 {
+			ids = append(ids, id)
+		}
 	}
 	h, err := host.Open(ctx, host.Options{
 		FS: e.opts.FS, Dir: e.opts.Dir, Node: e.opts.Node, Cluster: e.opts.Cluster,
@@ -139,7 +133,7 @@ func (e *Engine) openHost(ctx context.Context) error {
 			if id == catalogShard {
 				return e.catalog
 			}
-			return e.pump(id)
+			return e.newDriver(id)
 		},
 		NewMachine: func(id shard.ID) shard.StateMachine {
 			if id == catalogShard {
@@ -169,14 +163,6 @@ func (e *Engine) wakeShard(id shard.ID) {
 	if h := e.waker.Load(); h != nil {
 		h.Wake(id)
 	}
-}
-
-// pump returns a data shard's pump; nil when the node has no such shard.
-func (e *Engine) pump(id shard.ID) *pump {
-	if id == catalogShard || int(id) > len(e.pumps) {
-		return nil
-	}
-	return e.pumps[id-1]
 }
 
 // reconcile brings the shards in line with the catalog: every queue is configured on its home, and every worker that
@@ -251,14 +237,17 @@ func (e *Engine) Close(ctx context.Context) error {
 	e.goroutines.Wait()
 	grace.Stop()
 	e.endCalls()
-	for _, p := range e.pumps {
-		if err := e.host.StaleRead(ctx, p.shard, p.drain); err != nil {
+	for _, p := range e.data() {
+		err := e.host.StaleRead(ctx, p.shard, p.drain)
+		if errors.Is(err, host.ErrNoShard) {
+			p.drain() // nothing runs with it
+		} else if err != nil {
 			break // the host has failed or ctx has ended: abort answers them
 		}
 	}
 	err := e.host.Close(ctx)
 	e.catalog.abort()
-	for _, p := range e.pumps {
+	for _, p := range e.data() {
 		p.abort()
 	}
 	if err != nil {
@@ -285,7 +274,7 @@ func (e *Engine) Ready() (bool, string) {
 	if why := e.ready.Load(); why != nil {
 		return false, *why
 	}
-	for _, p := range e.pumps {
+	for _, p := range e.data() {
 		if err := p.diverged.Load(); err != nil {
 			return false, err.Message
 		}

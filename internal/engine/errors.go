@@ -218,14 +218,12 @@ func hostError(err error) *Error {
 		return own
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return contextError(err)
-	case errors.Is(err, host.ErrNotLeader):
+	case errors.Is(err, host.ErrNotLeader), errors.Is(err, host.ErrNoShard): // the shard is on its way here
 		return errNotLeader()
 	case errors.Is(err, host.ErrStopped):
 		return errStopping()
 	case errors.Is(err, host.ErrOverloaded):
 		return newError(CodeResourceExhausted, ReasonOverloaded, "too many reads wait for the shard; slow down and try again")
-	case errors.Is(err, host.ErrNoShard):
-		return errNoJob()
 	}
 	return &Error{Code: CodeInternal, Reason: ReasonInternal, Cause: err, Message: "internal error: " + err.Error()}
 }

@@ -41,11 +41,12 @@ type finishLeg struct {
 func (e *Engine) perShard(ctx context.Context, outcomes []Outcome, out []Ended) error {
 	var few [4]finishLeg
 	legs := few[:0]
+	homes := homes{engine: e}
 	for i := range outcomes {
 		o := &outcomes[i]
-		p := e.pump(shardID(o.ID))
-		if p == nil {
-			out[i].Err = errNoJob()
+		p, err := homes.of(ctx, o.ID)
+		if err != nil {
+			out[i].Err = asError(err)
 			continue
 		}
 		if err := checkOutcome(o); err != nil {
@@ -176,9 +177,9 @@ func (e *Engine) Extend(ctx context.Context, id JobID, t Token, d time.Duration)
 	if millis < 1 || millis > queue.LeaseMillisMax {
 		return time.Time{}, invalid("duration", "is %v; it must lie between 1 ms and %v", d, queue.LeaseMillisMax*time.Millisecond)
 	}
-	p := e.pump(shardID(id))
-	if p == nil {
-		return time.Time{}, errNoJob()
+	p, err := e.home(ctx, id)
+	if err != nil {
+		return time.Time{}, err
 	}
 	c := p.newCall()
 	c.urgent = true
@@ -186,10 +187,10 @@ func (e *Engine) Extend(ctx context.Context, id JobID, t Token, d time.Duration)
 	if err := p.do(ctx, c); err != nil {
 		return time.Time{}, err
 	}
-	err, deadline := refusal(c.results[0]), time.UnixMilli(int64(c.results[0].At))
+	refused, deadline := refusal(c.results[0]), time.UnixMilli(int64(c.results[0].At))
 	c.free()
-	if err != nil {
-		return time.Time{}, err
+	if refused != nil {
+		return time.Time{}, refused
 	}
 	return deadline, nil
 }
@@ -210,9 +211,9 @@ func (e *Engine) Progress(ctx context.Context, id JobID, t Token, percent int, m
 
 // onJob sends one command about a job through its shard's log. A refusal is an error.
 func (e *Engine) onJob(ctx context.Context, id JobID, encode func(dst []byte) []byte) (queue.Result, error) {
-	p := e.pump(shardID(id))
-	if p == nil {
-		return queue.Result{}, errNoJob()
+	p, err := e.home(ctx, id)
+	if err != nil {
+		return queue.Result{}, err
 	}
 	c := p.newCall()
 	c.urgent = true

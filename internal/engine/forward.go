@@ -148,10 +148,7 @@ func (e *Engine) search(id shard.ID) *search {
 func (s *search) next(ctx context.Context) (node uint64, here bool, err error) {
 	for {
 		moved := s.e.host.Moved()
-		l, ok := s.e.host.LeadershipOf(s.shard)
-		if !ok {
-			return 0, false, errNoShard(s.shard)
-		}
+		l, _ := s.e.host.LeadershipOf(s.shard) // of a shard that is on its way here nobody is known to lead it
 		known := l.Leading || l.Leader != 0 && uint64(l.Leader) != s.e.opts.Node
 		if known && s.pause == 0 {
 			return uint64(l.Leader), l.Leading, nil

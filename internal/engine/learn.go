@@ -16,6 +16,7 @@ type follower interface {
 	workerCame(w *cluster.Worker)
 	workerWent(id WorkerID)
 	queueChanged()
+	shardsGrew(count int)
 	catalogReplaced(c *cluster.Catalog)
 	catalogLed(term uint64)
 }
@@ -26,6 +27,7 @@ type nobody struct{}
 func (nobody) workerCame(*cluster.Worker)       {}
 func (nobody) workerWent(WorkerID)              {}
 func (nobody) queueChanged()                    {}
+func (nobody) shardsGrew(int)                   {}
 func (nobody) catalogReplaced(*cluster.Catalog) {}
 func (nobody) catalogLed(uint64)                {}
 
@@ -113,7 +115,7 @@ func (e *Engine) learnQueues(ctx context.Context) error {
 // repairQueues brings settings to the shards that this node leads, should the node that changed them have died before it did.
 func (e *Engine) repairQueues(ctx context.Context) error {
 	var behind []cluster.Queue
-	for _, p := range e.pumps {
+	for _, p := range e.data() {
 		if !e.leads(p.shard) {
 			continue
 		}

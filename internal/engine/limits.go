@@ -14,7 +14,7 @@ const (
 	// DefaultShards is how many data shards a node has when nobody says.
 	DefaultShards = 4
 	// ShardsMax is how many data shards a node may have.
-	ShardsMax = 256
+	ShardsMax = cluster.ShardsMax
 
 	// WaitingCallsMax and WaitingBytesMax bound the commands of one shard that are not yet proposed. Over them new jobs
 	// are refused at once, so that a caller slows down rather than times out. What ends or tends jobs makes room, and

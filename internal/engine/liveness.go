@@ -65,23 +65,24 @@ func (e *Engine) Heartbeat(ctx context.Context, id WorkerID, held []LeaseRef) (H
 	reply := HeartbeatReply{State: WorkerState(w.want.Load()), TTL: w.ttl}
 	asking, cancel := context.WithTimeout(ctx, w.ttl/beatShare)
 	defer cancel()
-	mine := e.byShard(held)
-	judged := make([]findings, len(e.pumps))
-	for i, err := range e.eachShard(func(i int, p *pump) error {
+	pumps := e.data()
+	mine := byShard(pumps, held)
+	judged := make([]findings, len(pumps))
+	for i, err := range e.eachShard(pumps, func(i int, p *pump) error {
 		return e.judge(asking, p, id, mine[i], &judged[i])
 	}) {
 		if err != nil && !e.others(ctx, err) {
 			return reply, err
 		}
 		for _, l := range judged[i].Cancel {
-			reply.Cancel = append(reply.Cancel, l.ref(e.pumps[i].shard))
+			reply.Cancel = append(reply.Cancel, l.ref(pumps[i].shard))
 		}
 		for _, l := range judged[i].Lost {
-			reply.Lost = append(reply.Lost, l.ref(e.pumps[i].shard))
+			reply.Lost = append(reply.Lost, l.ref(pumps[i].shard))
 		}
 	}
 	for _, ref := range held {
-		if e.pump(shardID(ref.ID)) == nil {
+		if id := shardID(ref.ID); (id == catalogShard || int(id) > len(pumps)) && !e.mayCome(id) {
 			reply.Lost = append(reply.Lost, ref)
 		}
 	}
@@ -89,11 +90,11 @@ func (e *Engine) Heartbeat(ctx context.Context, id WorkerID, held []LeaseRef) (H
 }
 
 // byShard sorts leases by their shards, in the order of pumps.
-func (e *Engine) byShard(held []LeaseRef) [][]heldLease {
-	mine := make([][]heldLease, len(e.pumps))
+func byShard(pumps []*pump, held []LeaseRef) [][]heldLease {
+	mine := make([][]heldLease, len(pumps))
 	for _, ref := range held {
-		if p := e.pump(shardID(ref.ID)); p != nil {
-			mine[p.shard-1] = append(mine[p.shard-1], heldLease{ref.ID.Pos, ref.Token})
+		if id := shardID(ref.ID); id != catalogShard && int(id) <= len(pumps) {
+			mine[id-1] = append(mine[id-1], heldLease{ref.ID.Pos, ref.Token})
 		}
 	}
 	return mine
@@ -103,18 +104,18 @@ func (l heldLease) ref(id shard.ID) LeaseRef {
 	return LeaseRef{ID: JobID{Shard: uint16(id), Pos: l.Pos}, Token: l.Token}
 }
 
-// eachShard does something for every data shard and returns what came of each. With other nodes it is done side by side: a shard
+// eachShard does something for every one of these data shards and returns what came of each. With other nodes it is done side by side: a shard
 // without a leader takes its time, and must not take that of the others.
-func (e *Engine) eachShard(do func(i int, p *pump) error) []error {
-	failed := make([]error, len(e.pumps))
+func (e *Engine) eachShard(pumps []*pump, do func(i int, p *pump) error) []error {
+	failed := make([]error, len(pumps))
 	if !e.clustered() {
-		for i, p := range e.pumps {
+		for i, p := range pumps {
 			failed[i] = do(i, p)
 		}
 		return failed
 	}
 	var all sync.WaitGroup
-	for i, p := range e.pumps {
+	for i, p := range pumps {
 		all.Go(func() { failed[i] = do(i, p) })
 	}
 	all.Wait()
@@ -170,15 +171,16 @@ func (e *Engine) ResumeWorker(ctx context.Context, id WorkerID, held []LeaseRef)
 	}
 	asking, cancel := context.WithTimeout(ctx, w.ttl/beatShare)
 	defer cancel()
-	for i, err := range e.eachShard(func(_ int, p *pump) error { return e.releaseUnknown(asking, p, id, known) }) {
+	pumps := e.data()
+	for i, err := range e.eachShard(pumps, func(_ int, p *pump) error { return e.releaseUnknown(asking, p, id, known) }) {
 		if err == nil {
-			w.settled(e.pumps[i].shard)
+			w.settled(pumps[i].shard)
 			continue
 		}
 		if !e.others(ctx, err) {
 			return reply, err
 		}
-		w.owe(e.pumps[i].shard, known)
+		w.owe(pumps[i].shard, known)
 	}
 	return reply, nil
 }
@@ -246,7 +248,7 @@ func (e *Engine) DeregisterWorker(ctx context.Context, id WorkerID) error {
 // reached all takes them out of the catalog. It may be repeated when it fails.
 func (e *Engine) dismiss(ctx context.Context, ids []WorkerID, encode func([]byte, WorkerID) []byte) error {
 	var failed error
-	for _, err := range e.eachShard(func(_ int, p *pump) error { return e.takeLeases(ctx, p, ids, encode) }) {
+	for _, err := range e.eachShard(e.data(), func(_ int, p *pump) error { return e.takeLeases(ctx, p, ids, encode) }) {
 		if err != nil && !e.others(ctx, err) {
 			return err
 		}
@@ -388,7 +390,7 @@ func (e *Engine) dismissAll(ids []WorkerID, encode func([]byte, WorkerID) []byte
 // adoptHolders admits workers that hold leases and that nobody knows, with a full TTL: what a crash between giving back
 // leases and leaving the catalog can leave behind.
 func (e *Engine) adoptHolders(ctx context.Context) (failed error) {
-	for _, err := range e.eachShard(func(_ int, p *pump) error {
+	for _, err := range e.eachShard(e.data(), func(_ int, p *pump) error {
 		f, err := e.ask(ctx, &query{Kind: queryHolders, Shard: p.shard})
 		if err != nil {
 			return err

@@ -27,6 +27,7 @@ type pump struct {
 	dropped    bool  // the last entry was not taken: let some time pass
 	unfinished bool  // timers are due that the last entry did not get to
 	lastGather int64 // stamp
+	rate       rate  // of what is applied
 	verified   uint64
 	verifiedAt int64 // stamp
 	holdMillis int64 // for how long a new lead holds deadlines
@@ -56,6 +57,9 @@ func newPump(id shard.ID, node, firstSequence uint64, wake func(), hooks pumpHoo
 		lanes:   make(map[queue.QueueID]*lane),
 	}
 }
+
+// renew begins with an empty machine. REQUIRES: no replica runs with it.
+func (p *pump) renew() { p.machine = queue.New(uint16(p.shard)) }
 
 // Gather implements host.Driver. Fetches that jobs wait for go first, so that a stream of enqueues cannot starve them;
 // then the commands; then the fetches that those feed.
@@ -170,6 +174,7 @@ func (p *pump) Wakeup() int64 {
 // Apply implements shard.StateMachine.
 func (p *pump) Apply(index uint64, h shard.Header, items [][]byte) {
 	p.machine.Apply(index, queue.Millis(h.Stamp), items, &p.results)
+	p.rate.add(h.Stamp, len(items))
 	p.unfinished = false
 	var f *flight
 	if h.Proposer == p.node {

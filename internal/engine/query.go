@@ -172,7 +172,10 @@ func (e *Engine) answer(ctx context.Context, q *query) (*findings, error) {
 		return e.answerCatalog(ctx, q)
 	}
 	p := e.pump(q.Shard)
-	if p == nil {
+	switch {
+	case p == nil && q.From != 0:
+		return nil, errNoShard(q.Shard) // it may come
+	case p == nil:
 		return nil, errNoJob()
 	}
 	f := &findings{}

@@ -135,7 +135,7 @@ func (e *Engine) Queue(ctx context.Context, name string) (QueueStatus, error) {
 func (e *Engine) Queues(ctx context.Context) ([]QueueStatus, error) {
 	infos := make(map[queue.QueueID]queue.QueueInfo)
 	oldest := make(map[queue.QueueID]int64)
-	for _, p := range e.pumps {
+	for _, p := range e.data() {
 		f, err := e.ask(ctx, &query{Kind: queryQueues, Shard: p.shard})
 		if err != nil {
 			return nil, err

@@ -14,8 +14,8 @@ import (
 
 // Job returns a job as it is now: every operation acknowledged before the call shows.
 func (e *Engine) Job(ctx context.Context, id JobID) (JobDetail, error) {
-	if e.pump(shardID(id)) == nil {
-		return JobDetail{}, errNoJob()
+	if _, err := e.home(ctx, id); err != nil {
+		return JobDetail{}, err
 	}
 	f, err := e.ask(ctx, &query{Kind: queryJob, Shard: shardID(id), Pos: id.Pos})
 	if err != nil {

@@ -160,7 +160,7 @@ func TestManyCallers(t *testing.T) {
 			t.Fatalf("job %v ran %d times", id, n)
 		}
 	}
-	for _, p := range e.pumps {
+	for _, p := range e.data() {
 		if err := e.host.Read(t.Context(), p.shard, func() {
 			if err := p.machine.CheckInvariants(); err != nil {
 				t.Error(err)

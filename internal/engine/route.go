@@ -145,11 +145,11 @@ func (e *Engine) startCreation(name string) (*creation, error) {
 // its queue. Each step may be repeated; what a crash leaves half done, the next start completes.
 func (e *Engine) createQueue(name string) (*route, error) {
 	var home uint16
-	if err := e.readCatalog(e.background, func() {
-		home = e.catalog.catalog.LeastLoaded(len(e.pumps))
-	}); err != nil {
+	e.weigh(e.background)
+	if err := e.readCatalog(e.background, func() { home = e.placement.place(e.catalog.catalog) }); err != nil {
 		return nil, err
 	}
+	defer e.placement.unplace(home)
 	settings := queue.DefaultSettings()
 	r, err := e.catalog.propose(e.background, func(dst []byte) []byte {
 		return cluster.AppendCreateQueue(dst, name, home, &settings)
@@ -170,7 +170,7 @@ func (e *Engine) configureShard(ctx context.Context, q *cluster.Queue) error {
 	p := e.pump(shard.ID(q.Shard))
 	if p == nil {
 		return newError(CodeFailedPrecondition, ReasonInternal,
-			"queue %q lives on shard %d, but this node was started with %d shards; start it with as many as before", q.Name, q.Shard, len(e.pumps))
+			"queue %q lives on shard %d, but this node was started with %d shards; start it with as many as before", q.Name, q.Shard, e.Shards())
 	}
 	c := p.newCall()
 	c.urgent = true

@@ -78,7 +78,7 @@ func (e *Engine) Stats() Stats {
 	ctx, cancel := context.WithTimeout(e.background, statsWait)
 	defer cancel()
 	infos := make(map[queue.QueueID]queue.QueueInfo)
-	for _, p := range e.pumps {
+	for _, p := range e.data() {
 		var totals queue.Totals
 		err := e.host.StaleRead(ctx, p.shard, func() {
 			totals = p.machine.Totals()

@@ -116,7 +116,7 @@ func (e *Engine) describeShard(ctx context.Context, p *pump, st *ShardStatus) {
 // Workers returns the registered workers, by id.
 func (e *Engine) Workers(ctx context.Context) ([]WorkerStatus, error) {
 	running := make(map[WorkerID]int)
-	for _, p := range e.pumps {
+	for _, p := range e.data() {
 		f, err := e.ask(ctx, &query{Kind: queryHolders, Shard: p.shard})
 		if err != nil {
 			return nil, err

@@ -53,11 +53,13 @@ type Record struct {
 	Nonce   cluster.Nonce `json:"nonce"`
 	Cluster uint64        `json:"cluster,omitempty"`
 	Node    uint64        `json:"node,omitempty"`
-	Shards  int           `json:"shards,omitempty"` // data shards
+	Shards  int           `json:"shards,omitempty"` // data shards at the founding, or at the joining
 	// Members are the founders, or whom a node that joined was told of: by them it finds the others when it starts.
 	Members []Member `json:"members,omitempty"`
 	// Ran says that the node's replicas have run: from then on one that is missing was lost, and must not be founded again.
 	Ran bool `json:"ran,omitempty"`
+	// Grown is Ran for data shards that came later: the highest one whose replica has run.
+	Grown int `json:"grown,omitempty"`
 }
 
 // FileError says what is wrong with a record's file.

@@ -80,8 +80,8 @@ func member(s *Start, r *Record) (Way, *Record, error) {
 	switch {
 	case s.Node != 0 && s.Node != r.Node:
 		return refuse("the data directory belongs to node %d, and --node is %d: check the data directory", r.Node, s.Node)
-	case s.Shards != 0 && s.Shards != r.Shards:
-		return refuse("the cluster has %d data shards, and --shards is %d: the number cannot be changed once there are peers", r.Shards, s.Shards)
+	case s.Shards != 0 && s.Shards < r.Shards:
+		return refuse("the cluster has %d data shards, and --shards is %d: it cannot shrink", r.Shards, s.Shards)
 	case !s.Peers:
 		return refuse("node %d is a member of cluster %016x: it needs --peer-listen, or the flags it was begun with", r.Node, r.Cluster)
 	case r.State == Joined && len(s.Founders) > 0:

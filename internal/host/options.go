@@ -75,7 +75,7 @@ type Options struct {
 	// Shards are shards whose groups this node founds alone: each as a Replica that has no other founder.
 	Shards []shard.ID
 	// Replicas are the other replicas of this node. Every shard is listed once, here or in Shards, and every replica that the
-	// data directory has and that is not retired is listed; see ReadRecords.
+	// data directory has is listed, see ReadRecords, but for those that are retired, and those still founding that AddReplica brings.
 	Replicas []Replica
 
 	Clock  Clock        // SystemClock when nil

@@ -103,6 +103,8 @@ func (h *Host) settle(records []Record) (loops []*loop, err error) {
 			if err := h.forget(r.Shard, flush); err != nil {
 				return nil, err
 			}
+		case r.State == Founding:
+			// It has told nobody anything. Who knows the other founders may be asked first, and AddReplica goes on with it.
 		case !h.listed(r.Shard):
 			return nil, fmt.Errorf("the data directory has replica %s of shard %d, which this node is not configured for: start it with all its shards, or retire it",
 				r.Replica, r.Shard)

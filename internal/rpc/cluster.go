@@ -17,6 +17,8 @@ type Cluster interface {
 	RemoveNode(ctx context.Context, node uint64) error
 	DrainNode(ctx context.Context, node uint64, undo bool) error
 	TransferLead(ctx context.Context, shard uint16, node uint64) error
+	// AddShards adds data shards, and returns how many there are then. have is how many the caller knows of, or 0.
+	AddShards(ctx context.Context, count, have int) (int, error)
 }
 
 // reasonNoPeers is the reason of a change of a cluster that the node has none of.
@@ -104,6 +106,20 @@ func (h *Handler) transferLead(ctx context.Context, _ Engine, in *beaverv1.Trans
 		return nil, invalid("shard", "%d is no shard", in.GetShard())
 	}
 	return &beaverv1.TransferLeadResponse{}, c.TransferLead(ctx, uint16(in.GetShard()), in.GetNodeId())
+}
+
+func (h *Handler) addShards(ctx context.Context, _ Engine, in *beaverv1.AddShardsRequest) (*beaverv1.AddShardsResponse, error) {
+	c := h.others.Load()
+	if c == nil {
+		return nil, &engine.Error{
+			Code: engine.CodeFailedPrecondition, Reason: reasonNoPeers, Message: "the node is alone: restart it with --shards N to give it more shards",
+		}
+	}
+	if n := in.GetCount(); n == 0 || n > engine.ShardsMax {
+		return nil, invalid("count", "%d shards cannot be added; want 1 to %d", n, engine.ShardsMax)
+	}
+	shards, err := (*c).AddShards(ctx, int(in.GetCount()), int(in.GetHave()))
+	return &beaverv1.AddShardsResponse{Shards: uint32(shards)}, err
 }
 
 func errNoNode() *engine.Error { return invalid("node_id", "want the id of a node, 1 or more") }

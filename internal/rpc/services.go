@@ -39,6 +39,7 @@ func (h *Handler) addServices() {
 	unary(h, beaverv1connect.ClusterServiceRemoveNodeProcedure, h.removeNode)
 	unary(h, beaverv1connect.ClusterServiceDrainNodeProcedure, h.drainNode)
 	unary(h, beaverv1connect.ClusterServiceTransferLeadProcedure, h.transferLead)
+	unary(h, beaverv1connect.ClusterServiceAddShardsProcedure, h.addShards)
 }
 
 // exampleProcedure is the call that everybody needs.
@@ -77,4 +78,5 @@ var examples = map[string]string{
 	beaverv1connect.ClusterServiceRemoveNodeProcedure:   `{"nodeId": 4}`,
 	beaverv1connect.ClusterServiceDrainNodeProcedure:    `{"nodeId": 4}`,
 	beaverv1connect.ClusterServiceTransferLeadProcedure: `{"shard": 1, "nodeId": 2}`,
+	beaverv1connect.ClusterServiceAddShardsProcedure:    `{"count": 4}`,
 }

@@ -5498,6 +5498,102 @@ func (*TransferLeadResponse) Descriptor() ([]byte, []int) {
 	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{77}
 }
 
+type AddShardsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Count         uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"` // how many more; the cluster has at most 256
+	Have          uint32                 `protobuf:"varint,2,opt,name=have,proto3" json:"have,omitempty"`   // how many it has, as far as the caller knows: refused when it is another number, so that a repeat adds no more; 0: any
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddShardsRequest) Reset() {
+	*x = AddShardsRequest{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddShardsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddShardsRequest) ProtoMessage() {}
+
+func (x *AddShardsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddShardsRequest.ProtoReflect.Descriptor instead.
+func (*AddShardsRequest) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *AddShardsRequest) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *AddShardsRequest) GetHave() uint32 {
+	if x != nil {
+		return x.Have
+	}
+	return 0
+}
+
+type AddShardsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shards        uint32                 `protobuf:"varint,1,opt,name=shards,proto3" json:"shards,omitempty"` // data shards that the cluster has now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddShardsResponse) Reset() {
+	*x = AddShardsResponse{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddShardsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddShardsResponse) ProtoMessage() {}
+
+func (x *AddShardsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddShardsResponse.ProtoReflect.Descriptor instead.
+func (*AddShardsResponse) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *AddShardsResponse) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
 // ErrorInfo rides with every error as its machine-readable detail.
 type ErrorInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -5509,7 +5605,7 @@ type ErrorInfo struct {
 
 func (x *ErrorInfo) Reset() {
 	*x = ErrorInfo{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5521,7 +5617,7 @@ func (x *ErrorInfo) String() string {
 func (*ErrorInfo) ProtoMessage() {}
 
 func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5534,7 +5630,7 @@ func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorInfo.ProtoReflect.Descriptor instead.
 func (*ErrorInfo) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{78}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ErrorInfo) GetReason() string {
@@ -5561,7 +5657,7 @@ type RetryPolicy_Exponential struct {
 
 func (x *RetryPolicy_Exponential) Reset() {
 	*x = RetryPolicy_Exponential{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5573,7 +5669,7 @@ func (x *RetryPolicy_Exponential) String() string {
 func (*RetryPolicy_Exponential) ProtoMessage() {}
 
 func (x *RetryPolicy_Exponential) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5612,7 +5708,7 @@ type RetryPolicy_Fixed struct {
 
 func (x *RetryPolicy_Fixed) Reset() {
 	*x = RetryPolicy_Fixed{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5624,7 +5720,7 @@ func (x *RetryPolicy_Fixed) String() string {
 func (*RetryPolicy_Fixed) ProtoMessage() {}
 
 func (x *RetryPolicy_Fixed) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5656,7 +5752,7 @@ type RetryPolicy_Delays struct {
 
 func (x *RetryPolicy_Delays) Reset() {
 	*x = RetryPolicy_Delays{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5668,7 +5764,7 @@ func (x *RetryPolicy_Delays) String() string {
 func (*RetryPolicy_Delays) ProtoMessage() {}
 
 func (x *RetryPolicy_Delays) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6165,7 +6261,12 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x13TransferLeadRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\"\x16\n" +
-	"\x14TransferLeadResponse\"9\n" +
+	"\x14TransferLeadResponse\"<\n" +
+	"\x10AddShardsRequest\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\rR\x05count\x12\x12\n" +
+	"\x04have\x18\x02 \x01(\rR\x04have\"+\n" +
+	"\x11AddShardsResponse\x12\x16\n" +
+	"\x06shards\x18\x01 \x01(\rR\x06shards\"9\n" +
 	"\tErrorInfo\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\tR\x05field*\xf7\x01\n" +
@@ -6215,7 +6316,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\vListWorkers\x12\x1d.beaver.v1.ListWorkersRequest\x1a\x1e.beaver.v1.ListWorkersResponse\"\x03\x90\x02\x01\x12O\n" +
 	"\fSignalWorker\x12\x1e.beaver.v1.SignalWorkerRequest\x1a\x1f.beaver.v1.SignalWorkerResponse2Z\n" +
 	"\vNodeService\x12K\n" +
-	"\tGetStatus\x12\x1b.beaver.v1.GetStatusRequest\x1a\x1c.beaver.v1.GetStatusResponse\"\x03\x90\x02\x012\x86\x03\n" +
+	"\tGetStatus\x12\x1b.beaver.v1.GetStatusRequest\x1a\x1c.beaver.v1.GetStatusResponse\"\x03\x90\x02\x012\xce\x03\n" +
 	"\x0eClusterService\x12N\n" +
 	"\n" +
 	"GetCluster\x12\x1c.beaver.v1.GetClusterRequest\x1a\x1d.beaver.v1.GetClusterResponse\"\x03\x90\x02\x01\x12@\n" +
@@ -6223,7 +6324,8 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\n" +
 	"RemoveNode\x12\x1c.beaver.v1.RemoveNodeRequest\x1a\x1d.beaver.v1.RemoveNodeResponse\x12F\n" +
 	"\tDrainNode\x12\x1b.beaver.v1.DrainNodeRequest\x1a\x1c.beaver.v1.DrainNodeResponse\x12O\n" +
-	"\fTransferLead\x12\x1e.beaver.v1.TransferLeadRequest\x1a\x1f.beaver.v1.TransferLeadResponse:M\n" +
+	"\fTransferLead\x12\x1e.beaver.v1.TransferLeadRequest\x1a\x1f.beaver.v1.TransferLeadResponse\x12F\n" +
+	"\tAddShards\x12\x1b.beaver.v1.AddShardsRequest\x1a\x1c.beaver.v1.AddShardsResponse:M\n" +
 	"\x12content_type_field\x12\x1d.google.protobuf.FieldOptions\x18\xb7\x8d\x03 \x01(\tR\x10contentTypeFieldB6Z4github.com/beaver-raft/beaver/api/beaver/v1;beaverv1b\x06proto3"
 
 var (
@@ -6239,7 +6341,7 @@ func file_beaver_v1_beaver_proto_rawDescGZIP() []byte {
 }
 
 var file_beaver_v1_beaver_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_beaver_v1_beaver_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
+var file_beaver_v1_beaver_proto_msgTypes = make([]protoimpl.MessageInfo, 88)
 var file_beaver_v1_beaver_proto_goTypes = []any{
 	(JobState)(0),                     // 0: beaver.v1.JobState
 	(WorkerState)(0),                  // 1: beaver.v1.WorkerState
@@ -6321,45 +6423,47 @@ var file_beaver_v1_beaver_proto_goTypes = []any{
 	(*DrainNodeResponse)(nil),         // 77: beaver.v1.DrainNodeResponse
 	(*TransferLeadRequest)(nil),       // 78: beaver.v1.TransferLeadRequest
 	(*TransferLeadResponse)(nil),      // 79: beaver.v1.TransferLeadResponse
-	(*ErrorInfo)(nil),                 // 80: beaver.v1.ErrorInfo
-	(*RetryPolicy_Exponential)(nil),   // 81: beaver.v1.RetryPolicy.Exponential
-	(*RetryPolicy_Fixed)(nil),         // 82: beaver.v1.RetryPolicy.Fixed
-	(*RetryPolicy_Delays)(nil),        // 83: beaver.v1.RetryPolicy.Delays
-	nil,                               // 84: beaver.v1.NewJob.MetadataEntry
-	nil,                               // 85: beaver.v1.EnqueueRequest.MetadataEntry
-	nil,                               // 86: beaver.v1.LeasedJob.MetadataEntry
-	nil,                               // 87: beaver.v1.Job.MetadataEntry
-	(*timestamppb.Timestamp)(nil),     // 88: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 89: google.protobuf.Duration
-	(*descriptorpb.FieldOptions)(nil), // 90: google.protobuf.FieldOptions
+	(*AddShardsRequest)(nil),          // 80: beaver.v1.AddShardsRequest
+	(*AddShardsResponse)(nil),         // 81: beaver.v1.AddShardsResponse
+	(*ErrorInfo)(nil),                 // 82: beaver.v1.ErrorInfo
+	(*RetryPolicy_Exponential)(nil),   // 83: beaver.v1.RetryPolicy.Exponential
+	(*RetryPolicy_Fixed)(nil),         // 84: beaver.v1.RetryPolicy.Fixed
+	(*RetryPolicy_Delays)(nil),        // 85: beaver.v1.RetryPolicy.Delays
+	nil,                               // 86: beaver.v1.NewJob.MetadataEntry
+	nil,                               // 87: beaver.v1.EnqueueRequest.MetadataEntry
+	nil,                               // 88: beaver.v1.LeasedJob.MetadataEntry
+	nil,                               // 89: beaver.v1.Job.MetadataEntry
+	(*timestamppb.Timestamp)(nil),     // 90: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 91: google.protobuf.Duration
+	(*descriptorpb.FieldOptions)(nil), // 92: google.protobuf.FieldOptions
 }
 var file_beaver_v1_beaver_proto_depIdxs = []int32{
-	81,  // 0: beaver.v1.RetryPolicy.exponential:type_name -> beaver.v1.RetryPolicy.Exponential
-	82,  // 1: beaver.v1.RetryPolicy.fixed:type_name -> beaver.v1.RetryPolicy.Fixed
-	83,  // 2: beaver.v1.RetryPolicy.list:type_name -> beaver.v1.RetryPolicy.Delays
-	88,  // 3: beaver.v1.NewJob.run_at:type_name -> google.protobuf.Timestamp
-	89,  // 4: beaver.v1.NewJob.delay:type_name -> google.protobuf.Duration
-	88,  // 5: beaver.v1.NewJob.expires_at:type_name -> google.protobuf.Timestamp
+	83,  // 0: beaver.v1.RetryPolicy.exponential:type_name -> beaver.v1.RetryPolicy.Exponential
+	84,  // 1: beaver.v1.RetryPolicy.fixed:type_name -> beaver.v1.RetryPolicy.Fixed
+	85,  // 2: beaver.v1.RetryPolicy.list:type_name -> beaver.v1.RetryPolicy.Delays
+	90,  // 3: beaver.v1.NewJob.run_at:type_name -> google.protobuf.Timestamp
+	91,  // 4: beaver.v1.NewJob.delay:type_name -> google.protobuf.Duration
+	90,  // 5: beaver.v1.NewJob.expires_at:type_name -> google.protobuf.Timestamp
 	2,   // 6: beaver.v1.NewJob.retry:type_name -> beaver.v1.RetryPolicy
-	89,  // 7: beaver.v1.NewJob.timeout:type_name -> google.protobuf.Duration
-	84,  // 8: beaver.v1.NewJob.metadata:type_name -> beaver.v1.NewJob.MetadataEntry
+	91,  // 7: beaver.v1.NewJob.timeout:type_name -> google.protobuf.Duration
+	86,  // 8: beaver.v1.NewJob.metadata:type_name -> beaver.v1.NewJob.MetadataEntry
 	3,   // 9: beaver.v1.EnqueueRequest.jobs:type_name -> beaver.v1.NewJob
-	88,  // 10: beaver.v1.EnqueueRequest.run_at:type_name -> google.protobuf.Timestamp
-	89,  // 11: beaver.v1.EnqueueRequest.delay:type_name -> google.protobuf.Duration
-	88,  // 12: beaver.v1.EnqueueRequest.expires_at:type_name -> google.protobuf.Timestamp
+	90,  // 10: beaver.v1.EnqueueRequest.run_at:type_name -> google.protobuf.Timestamp
+	91,  // 11: beaver.v1.EnqueueRequest.delay:type_name -> google.protobuf.Duration
+	90,  // 12: beaver.v1.EnqueueRequest.expires_at:type_name -> google.protobuf.Timestamp
 	2,   // 13: beaver.v1.EnqueueRequest.retry:type_name -> beaver.v1.RetryPolicy
-	89,  // 14: beaver.v1.EnqueueRequest.timeout:type_name -> google.protobuf.Duration
-	85,  // 15: beaver.v1.EnqueueRequest.metadata:type_name -> beaver.v1.EnqueueRequest.MetadataEntry
+	91,  // 14: beaver.v1.EnqueueRequest.timeout:type_name -> google.protobuf.Duration
+	87,  // 15: beaver.v1.EnqueueRequest.metadata:type_name -> beaver.v1.EnqueueRequest.MetadataEntry
 	6,   // 16: beaver.v1.EnqueueResponse.errors:type_name -> beaver.v1.JobError
 	3,   // 17: beaver.v1.EnqueueStreamRequest.jobs:type_name -> beaver.v1.NewJob
 	6,   // 18: beaver.v1.EnqueueStreamResponse.errors:type_name -> beaver.v1.JobError
-	89,  // 19: beaver.v1.FetchRequest.wait:type_name -> google.protobuf.Duration
-	89,  // 20: beaver.v1.FetchRequest.lease:type_name -> google.protobuf.Duration
+	91,  // 19: beaver.v1.FetchRequest.wait:type_name -> google.protobuf.Duration
+	91,  // 20: beaver.v1.FetchRequest.lease:type_name -> google.protobuf.Duration
 	11,  // 21: beaver.v1.FetchResponse.jobs:type_name -> beaver.v1.LeasedJob
-	88,  // 22: beaver.v1.LeasedJob.deadline:type_name -> google.protobuf.Timestamp
-	88,  // 23: beaver.v1.LeasedJob.enqueued_at:type_name -> google.protobuf.Timestamp
-	86,  // 24: beaver.v1.LeasedJob.metadata:type_name -> beaver.v1.LeasedJob.MetadataEntry
-	89,  // 25: beaver.v1.Failure.retry_after:type_name -> google.protobuf.Duration
+	90,  // 22: beaver.v1.LeasedJob.deadline:type_name -> google.protobuf.Timestamp
+	90,  // 23: beaver.v1.LeasedJob.enqueued_at:type_name -> google.protobuf.Timestamp
+	88,  // 24: beaver.v1.LeasedJob.metadata:type_name -> beaver.v1.LeasedJob.MetadataEntry
+	91,  // 25: beaver.v1.Failure.retry_after:type_name -> google.protobuf.Duration
 	0,   // 26: beaver.v1.AckResponse.state:type_name -> beaver.v1.JobState
 	12,  // 27: beaver.v1.FailRequest.failure:type_name -> beaver.v1.Failure
 	0,   // 28: beaver.v1.FailResponse.state:type_name -> beaver.v1.JobState
@@ -6368,8 +6472,8 @@ var file_beaver_v1_beaver_proto_depIdxs = []int32{
 	19,  // 31: beaver.v1.FinishRequest.outcomes:type_name -> beaver.v1.Outcome
 	0,   // 32: beaver.v1.FinishResponse.states:type_name -> beaver.v1.JobState
 	6,   // 33: beaver.v1.FinishResponse.errors:type_name -> beaver.v1.JobError
-	89,  // 34: beaver.v1.ExtendRequest.lease:type_name -> google.protobuf.Duration
-	88,  // 35: beaver.v1.ExtendResponse.deadline:type_name -> google.protobuf.Timestamp
+	91,  // 34: beaver.v1.ExtendRequest.lease:type_name -> google.protobuf.Duration
+	90,  // 35: beaver.v1.ExtendResponse.deadline:type_name -> google.protobuf.Timestamp
 	49,  // 36: beaver.v1.WorkRequest.hello:type_name -> beaver.v1.WorkerInfo
 	19,  // 37: beaver.v1.WorkRequest.outcomes:type_name -> beaver.v1.Outcome
 	27,  // 38: beaver.v1.WorkRequest.held:type_name -> beaver.v1.LeaseRef
@@ -6379,61 +6483,61 @@ var file_beaver_v1_beaver_proto_depIdxs = []int32{
 	27,  // 42: beaver.v1.WorkResponse.cancel:type_name -> beaver.v1.LeaseRef
 	27,  // 43: beaver.v1.WorkResponse.lost:type_name -> beaver.v1.LeaseRef
 	1,   // 44: beaver.v1.WorkResponse.state:type_name -> beaver.v1.WorkerState
-	89,  // 45: beaver.v1.Welcome.ttl:type_name -> google.protobuf.Duration
+	91,  // 45: beaver.v1.Welcome.ttl:type_name -> google.protobuf.Duration
 	6,   // 46: beaver.v1.OutcomeRefused.error:type_name -> beaver.v1.JobError
 	0,   // 47: beaver.v1.Job.state:type_name -> beaver.v1.JobState
-	88,  // 48: beaver.v1.Job.enqueued_at:type_name -> google.protobuf.Timestamp
-	88,  // 49: beaver.v1.Job.run_at:type_name -> google.protobuf.Timestamp
-	88,  // 50: beaver.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
-	88,  // 51: beaver.v1.Job.started_at:type_name -> google.protobuf.Timestamp
-	88,  // 52: beaver.v1.Job.ended_at:type_name -> google.protobuf.Timestamp
-	88,  // 53: beaver.v1.Job.deadline:type_name -> google.protobuf.Timestamp
-	89,  // 54: beaver.v1.Job.timeout:type_name -> google.protobuf.Duration
+	90,  // 48: beaver.v1.Job.enqueued_at:type_name -> google.protobuf.Timestamp
+	90,  // 49: beaver.v1.Job.run_at:type_name -> google.protobuf.Timestamp
+	90,  // 50: beaver.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
+	90,  // 51: beaver.v1.Job.started_at:type_name -> google.protobuf.Timestamp
+	90,  // 52: beaver.v1.Job.ended_at:type_name -> google.protobuf.Timestamp
+	90,  // 53: beaver.v1.Job.deadline:type_name -> google.protobuf.Timestamp
+	91,  // 54: beaver.v1.Job.timeout:type_name -> google.protobuf.Duration
 	32,  // 55: beaver.v1.Job.errors:type_name -> beaver.v1.AttemptError
-	87,  // 56: beaver.v1.Job.metadata:type_name -> beaver.v1.Job.MetadataEntry
-	88,  // 57: beaver.v1.AttemptError.at:type_name -> google.protobuf.Timestamp
+	89,  // 56: beaver.v1.Job.metadata:type_name -> beaver.v1.Job.MetadataEntry
+	90,  // 57: beaver.v1.AttemptError.at:type_name -> google.protobuf.Timestamp
 	31,  // 58: beaver.v1.GetJobResponse.job:type_name -> beaver.v1.Job
 	0,   // 59: beaver.v1.ListJobsRequest.state:type_name -> beaver.v1.JobState
 	31,  // 60: beaver.v1.ListJobsResponse.jobs:type_name -> beaver.v1.Job
 	0,   // 61: beaver.v1.CancelJobResponse.state:type_name -> beaver.v1.JobState
 	6,   // 62: beaver.v1.DeadResponse.errors:type_name -> beaver.v1.JobError
 	2,   // 63: beaver.v1.QueueSettings.retry:type_name -> beaver.v1.RetryPolicy
-	89,  // 64: beaver.v1.QueueSettings.timeout:type_name -> google.protobuf.Duration
+	91,  // 64: beaver.v1.QueueSettings.timeout:type_name -> google.protobuf.Duration
 	41,  // 65: beaver.v1.Queue.settings:type_name -> beaver.v1.QueueSettings
-	88,  // 66: beaver.v1.Queue.oldest_ready_at:type_name -> google.protobuf.Timestamp
+	90,  // 66: beaver.v1.Queue.oldest_ready_at:type_name -> google.protobuf.Timestamp
 	42,  // 67: beaver.v1.ListQueuesResponse.queues:type_name -> beaver.v1.Queue
 	42,  // 68: beaver.v1.GetQueueResponse.queue:type_name -> beaver.v1.Queue
 	41,  // 69: beaver.v1.ConfigureQueueRequest.settings:type_name -> beaver.v1.QueueSettings
 	42,  // 70: beaver.v1.ConfigureQueueResponse.queue:type_name -> beaver.v1.Queue
 	49,  // 71: beaver.v1.Worker.info:type_name -> beaver.v1.WorkerInfo
-	88,  // 72: beaver.v1.Worker.registered_at:type_name -> google.protobuf.Timestamp
-	88,  // 73: beaver.v1.Worker.last_seen_at:type_name -> google.protobuf.Timestamp
+	90,  // 72: beaver.v1.Worker.registered_at:type_name -> google.protobuf.Timestamp
+	90,  // 73: beaver.v1.Worker.last_seen_at:type_name -> google.protobuf.Timestamp
 	1,   // 74: beaver.v1.Worker.state:type_name -> beaver.v1.WorkerState
 	49,  // 75: beaver.v1.RegisterRequest.info:type_name -> beaver.v1.WorkerInfo
-	89,  // 76: beaver.v1.RegisterResponse.ttl:type_name -> google.protobuf.Duration
+	91,  // 76: beaver.v1.RegisterResponse.ttl:type_name -> google.protobuf.Duration
 	27,  // 77: beaver.v1.HeartbeatRequest.held:type_name -> beaver.v1.LeaseRef
 	1,   // 78: beaver.v1.HeartbeatResponse.state:type_name -> beaver.v1.WorkerState
-	89,  // 79: beaver.v1.HeartbeatResponse.ttl:type_name -> google.protobuf.Duration
+	91,  // 79: beaver.v1.HeartbeatResponse.ttl:type_name -> google.protobuf.Duration
 	27,  // 80: beaver.v1.HeartbeatResponse.cancel:type_name -> beaver.v1.LeaseRef
 	27,  // 81: beaver.v1.HeartbeatResponse.lost:type_name -> beaver.v1.LeaseRef
 	50,  // 82: beaver.v1.ListWorkersResponse.workers:type_name -> beaver.v1.Worker
 	1,   // 83: beaver.v1.SignalWorkerRequest.state:type_name -> beaver.v1.WorkerState
-	88,  // 84: beaver.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	90,  // 84: beaver.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
 	63,  // 85: beaver.v1.GetStatusResponse.shards:type_name -> beaver.v1.ShardStatus
 	64,  // 86: beaver.v1.GetStatusResponse.log:type_name -> beaver.v1.LogStatus
 	65,  // 87: beaver.v1.GetStatusResponse.recovery:type_name -> beaver.v1.RecoveryStatus
-	88,  // 88: beaver.v1.ShardStatus.snapshot_at:type_name -> google.protobuf.Timestamp
-	89,  // 89: beaver.v1.RecoveryStatus.duration:type_name -> google.protobuf.Duration
+	90,  // 88: beaver.v1.ShardStatus.snapshot_at:type_name -> google.protobuf.Timestamp
+	91,  // 89: beaver.v1.RecoveryStatus.duration:type_name -> google.protobuf.Duration
 	68,  // 90: beaver.v1.GetClusterResponse.nodes:type_name -> beaver.v1.ClusterNode
 	69,  // 91: beaver.v1.GetClusterResponse.shards:type_name -> beaver.v1.ClusterShard
 	71,  // 92: beaver.v1.GetClusterResponse.transfers:type_name -> beaver.v1.ClusterTransfer
-	88,  // 93: beaver.v1.ClusterNode.since:type_name -> google.protobuf.Timestamp
+	90,  // 93: beaver.v1.ClusterNode.since:type_name -> google.protobuf.Timestamp
 	70,  // 94: beaver.v1.ClusterShard.members:type_name -> beaver.v1.ClusterMember
-	89,  // 95: beaver.v1.RetryPolicy.Exponential.base:type_name -> google.protobuf.Duration
-	89,  // 96: beaver.v1.RetryPolicy.Exponential.max:type_name -> google.protobuf.Duration
-	89,  // 97: beaver.v1.RetryPolicy.Fixed.delay:type_name -> google.protobuf.Duration
-	89,  // 98: beaver.v1.RetryPolicy.Delays.delays:type_name -> google.protobuf.Duration
-	90,  // 99: beaver.v1.content_type_field:extendee -> google.protobuf.FieldOptions
+	91,  // 95: beaver.v1.RetryPolicy.Exponential.base:type_name -> google.protobuf.Duration
+	91,  // 96: beaver.v1.RetryPolicy.Exponential.max:type_name -> google.protobuf.Duration
+	91,  // 97: beaver.v1.RetryPolicy.Fixed.delay:type_name -> google.protobuf.Duration
+	91,  // 98: beaver.v1.RetryPolicy.Delays.delays:type_name -> google.protobuf.Duration
+	92,  // 99: beaver.v1.content_type_field:extendee -> google.protobuf.FieldOptions
 	4,   // 100: beaver.v1.JobService.Enqueue:input_type -> beaver.v1.EnqueueRequest
 	7,   // 101: beaver.v1.JobService.EnqueueStream:input_type -> beaver.v1.EnqueueStreamRequest
 	9,   // 102: beaver.v1.JobService.Fetch:input_type -> beaver.v1.FetchRequest
@@ -6463,37 +6567,39 @@ var file_beaver_v1_beaver_proto_depIdxs = []int32{
 	74,  // 126: beaver.v1.ClusterService.RemoveNode:input_type -> beaver.v1.RemoveNodeRequest
 	76,  // 127: beaver.v1.ClusterService.DrainNode:input_type -> beaver.v1.DrainNodeRequest
 	78,  // 128: beaver.v1.ClusterService.TransferLead:input_type -> beaver.v1.TransferLeadRequest
-	5,   // 129: beaver.v1.JobService.Enqueue:output_type -> beaver.v1.EnqueueResponse
-	8,   // 130: beaver.v1.JobService.EnqueueStream:output_type -> beaver.v1.EnqueueStreamResponse
-	10,  // 131: beaver.v1.JobService.Fetch:output_type -> beaver.v1.FetchResponse
-	28,  // 132: beaver.v1.JobService.Work:output_type -> beaver.v1.WorkResponse
-	14,  // 133: beaver.v1.JobService.Ack:output_type -> beaver.v1.AckResponse
-	16,  // 134: beaver.v1.JobService.Fail:output_type -> beaver.v1.FailResponse
-	18,  // 135: beaver.v1.JobService.Release:output_type -> beaver.v1.ReleaseResponse
-	21,  // 136: beaver.v1.JobService.Finish:output_type -> beaver.v1.FinishResponse
-	23,  // 137: beaver.v1.JobService.Extend:output_type -> beaver.v1.ExtendResponse
-	25,  // 138: beaver.v1.JobService.Progress:output_type -> beaver.v1.ProgressResponse
-	34,  // 139: beaver.v1.JobService.GetJob:output_type -> beaver.v1.GetJobResponse
-	36,  // 140: beaver.v1.JobService.ListJobs:output_type -> beaver.v1.ListJobsResponse
-	38,  // 141: beaver.v1.JobService.CancelJob:output_type -> beaver.v1.CancelJobResponse
-	40,  // 142: beaver.v1.JobService.RetryDead:output_type -> beaver.v1.DeadResponse
-	40,  // 143: beaver.v1.JobService.DiscardDead:output_type -> beaver.v1.DeadResponse
-	44,  // 144: beaver.v1.QueueService.ListQueues:output_type -> beaver.v1.ListQueuesResponse
-	46,  // 145: beaver.v1.QueueService.GetQueue:output_type -> beaver.v1.GetQueueResponse
-	48,  // 146: beaver.v1.QueueService.ConfigureQueue:output_type -> beaver.v1.ConfigureQueueResponse
-	52,  // 147: beaver.v1.WorkerService.Register:output_type -> beaver.v1.RegisterResponse
-	54,  // 148: beaver.v1.WorkerService.Heartbeat:output_type -> beaver.v1.HeartbeatResponse
-	56,  // 149: beaver.v1.WorkerService.Deregister:output_type -> beaver.v1.DeregisterResponse
-	58,  // 150: beaver.v1.WorkerService.ListWorkers:output_type -> beaver.v1.ListWorkersResponse
-	60,  // 151: beaver.v1.WorkerService.SignalWorker:output_type -> beaver.v1.SignalWorkerResponse
-	62,  // 152: beaver.v1.NodeService.GetStatus:output_type -> beaver.v1.GetStatusResponse
-	67,  // 153: beaver.v1.ClusterService.GetCluster:output_type -> beaver.v1.GetClusterResponse
-	73,  // 154: beaver.v1.ClusterService.AddNode:output_type -> beaver.v1.AddNodeResponse
-	75,  // 155: beaver.v1.ClusterService.RemoveNode:output_type -> beaver.v1.RemoveNodeResponse
-	77,  // 156: beaver.v1.ClusterService.DrainNode:output_type -> beaver.v1.DrainNodeResponse
-	79,  // 157: beaver.v1.ClusterService.TransferLead:output_type -> beaver.v1.TransferLeadResponse
-	129, // [129:158] is the sub-list for method output_type
-	100, // [100:129] is the sub-list for method input_type
+	80,  // 129: beaver.v1.ClusterService.AddShards:input_type -> beaver.v1.AddShardsRequest
+	5,   // 130: beaver.v1.JobService.Enqueue:output_type -> beaver.v1.EnqueueResponse
+	8,   // 131: beaver.v1.JobService.EnqueueStream:output_type -> beaver.v1.EnqueueStreamResponse
+	10,  // 132: beaver.v1.JobService.Fetch:output_type -> beaver.v1.FetchResponse
+	28,  // 133: beaver.v1.JobService.Work:output_type -> beaver.v1.WorkResponse
+	14,  // 134: beaver.v1.JobService.Ack:output_type -> beaver.v1.AckResponse
+	16,  // 135: beaver.v1.JobService.Fail:output_type -> beaver.v1.FailResponse
+	18,  // 136: beaver.v1.JobService.Release:output_type -> beaver.v1.ReleaseResponse
+	21,  // 137: beaver.v1.JobService.Finish:output_type -> beaver.v1.FinishResponse
+	23,  // 138: beaver.v1.JobService.Extend:output_type -> beaver.v1.ExtendResponse
+	25,  // 139: beaver.v1.JobService.Progress:output_type -> beaver.v1.ProgressResponse
+	34,  // 140: beaver.v1.JobService.GetJob:output_type -> beaver.v1.GetJobResponse
+	36,  // 141: beaver.v1.JobService.ListJobs:output_type -> beaver.v1.ListJobsResponse
+	38,  // 142: beaver.v1.JobService.CancelJob:output_type -> beaver.v1.CancelJobResponse
+	40,  // 143: beaver.v1.JobService.RetryDead:output_type -> beaver.v1.DeadResponse
+	40,  // 144: beaver.v1.JobService.DiscardDead:output_type -> beaver.v1.DeadResponse
+	44,  // 145: beaver.v1.QueueService.ListQueues:output_type -> beaver.v1.ListQueuesResponse
+	46,  // 146: beaver.v1.QueueService.GetQueue:output_type -> beaver.v1.GetQueueResponse
+	48,  // 147: beaver.v1.QueueService.ConfigureQueue:output_type -> beaver.v1.ConfigureQueueResponse
+	52,  // 148: beaver.v1.WorkerService.Register:output_type -> beaver.v1.RegisterResponse
+	54,  // 149: beaver.v1.WorkerService.Heartbeat:output_type -> beaver.v1.HeartbeatResponse
+	56,  // 150: beaver.v1.WorkerService.Deregister:output_type -> beaver.v1.DeregisterResponse
+	58,  // 151: beaver.v1.WorkerService.ListWorkers:output_type -> beaver.v1.ListWorkersResponse
+	60,  // 152: beaver.v1.WorkerService.SignalWorker:output_type -> beaver.v1.SignalWorkerResponse
+	62,  // 153: beaver.v1.NodeService.GetStatus:output_type -> beaver.v1.GetStatusResponse
+	67,  // 154: beaver.v1.ClusterService.GetCluster:output_type -> beaver.v1.GetClusterResponse
+	73,  // 155: beaver.v1.ClusterService.AddNode:output_type -> beaver.v1.AddNodeResponse
+	75,  // 156: beaver.v1.ClusterService.RemoveNode:output_type -> beaver.v1.RemoveNodeResponse
+	77,  // 157: beaver.v1.ClusterService.DrainNode:output_type -> beaver.v1.DrainNodeResponse
+	79,  // 158: beaver.v1.ClusterService.TransferLead:output_type -> beaver.v1.TransferLeadResponse
+	81,  // 159: beaver.v1.ClusterService.AddShards:output_type -> beaver.v1.AddShardsResponse
+	130, // [130:160] is the sub-list for method output_type
+	100, // [100:130] is the sub-list for method input_type
 	100, // [100:100] is the sub-list for extension type_name
 	99,  // [99:100] is the sub-list for extension extendee
 	0,   // [0:99] is the sub-list for field type_name
@@ -6519,7 +6625,7 @@ func file_beaver_v1_beaver_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beaver_v1_beaver_proto_rawDesc), len(file_beaver_v1_beaver_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   86,
+			NumMessages:   88,
 			NumExtensions: 1,
 			NumServices:   5,
 		},

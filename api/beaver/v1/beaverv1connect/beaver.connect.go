@@ -114,6 +114,9 @@ const (
 	// ClusterServiceTransferLeadProcedure is the fully-qualified name of the ClusterService's
 	// TransferLead RPC.
 	ClusterServiceTransferLeadProcedure = "/beaver.v1.ClusterService/TransferLead"
+	// ClusterServiceAddShardsProcedure is the fully-qualified name of the ClusterService's AddShards
+	// RPC.
+	ClusterServiceAddShardsProcedure = "/beaver.v1.ClusterService/AddShards"
 )
 
 // JobServiceClient is a client for the beaver.v1.JobService service.
@@ -977,6 +980,8 @@ type ClusterServiceClient interface {
 	DrainNode(context.Context, *connect.Request[v1.DrainNodeRequest]) (*connect.Response[v1.DrainNodeResponse], error)
 	// TransferLead makes a node the leader of a shard, whenever it can be.
 	TransferLead(context.Context, *connect.Request[v1.TransferLeadRequest]) (*connect.Response[v1.TransferLeadResponse], error)
+	// AddShards adds data shards. All nodes get a replica of each; new queues come to live on them.
+	AddShards(context.Context, *connect.Request[v1.AddShardsRequest]) (*connect.Response[v1.AddShardsResponse], error)
 }
 
 // NewClusterServiceClient constructs a client for the beaver.v1.ClusterService service. By default,
@@ -1021,6 +1026,12 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("TransferLead")),
 			connect.WithClientOptions(opts...),
 		),
+		addShards: connect.NewClient[v1.AddShardsRequest, v1.AddShardsResponse](
+			httpClient,
+			baseURL+ClusterServiceAddShardsProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("AddShards")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -1031,6 +1042,7 @@ type clusterServiceClient struct {
 	removeNode   *connect.Client[v1.RemoveNodeRequest, v1.RemoveNodeResponse]
 	drainNode    *connect.Client[v1.DrainNodeRequest, v1.DrainNodeResponse]
 	transferLead *connect.Client[v1.TransferLeadRequest, v1.TransferLeadResponse]
+	addShards    *connect.Client[v1.AddShardsRequest, v1.AddShardsResponse]
 }
 
 // GetCluster calls beaver.v1.ClusterService.GetCluster.
@@ -1058,6 +1070,11 @@ func (c *clusterServiceClient) TransferLead(ctx context.Context, req *connect.Re
 	return c.transferLead.CallUnary(ctx, req)
 }
 
+// AddShards calls beaver.v1.ClusterService.AddShards.
+func (c *clusterServiceClient) AddShards(ctx context.Context, req *connect.Request[v1.AddShardsRequest]) (*connect.Response[v1.AddShardsResponse], error) {
+	return c.addShards.CallUnary(ctx, req)
+}
+
 // ClusterServiceHandler is an implementation of the beaver.v1.ClusterService service.
 type ClusterServiceHandler interface {
 	GetCluster(context.Context, *connect.Request[v1.GetClusterRequest]) (*connect.Response[v1.GetClusterResponse], error)
@@ -1069,6 +1086,8 @@ type ClusterServiceHandler interface {
 	DrainNode(context.Context, *connect.Request[v1.DrainNodeRequest]) (*connect.Response[v1.DrainNodeResponse], error)
 	// TransferLead makes a node the leader of a shard, whenever it can be.
 	TransferLead(context.Context, *connect.Request[v1.TransferLeadRequest]) (*connect.Response[v1.TransferLeadResponse], error)
+	// AddShards adds data shards. All nodes get a replica of each; new queues come to live on them.
+	AddShards(context.Context, *connect.Request[v1.AddShardsRequest]) (*connect.Response[v1.AddShardsResponse], error)
 }
 
 // NewClusterServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -1109,6 +1128,12 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("TransferLead")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceAddShardsHandler := connect.NewUnaryHandler(
+		ClusterServiceAddShardsProcedure,
+		svc.AddShards,
+		connect.WithSchema(clusterServiceMethods.ByName("AddShards")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/beaver.v1.ClusterService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ClusterServiceGetClusterProcedure:
@@ -1121,6 +1146,8 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceDrainNodeHandler.ServeHTTP(w, r)
 		case ClusterServiceTransferLeadProcedure:
 			clusterServiceTransferLeadHandler.ServeHTTP(w, r)
+		case ClusterServiceAddShardsProcedure:
+			clusterServiceAddShardsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1148,4 +1175,8 @@ func (UnimplementedClusterServiceHandler) DrainNode(context.Context, *connect.Re
 
 func (UnimplementedClusterServiceHandler) TransferLead(context.Context, *connect.Request[v1.TransferLeadRequest]) (*connect.Response[v1.TransferLeadResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("beaver.v1.ClusterService.TransferLead is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) AddShards(context.Context, *connect.Request[v1.AddShardsRequest]) (*connect.Response[v1.AddShardsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("beaver.v1.ClusterService.AddShards is not implemented"))
 }

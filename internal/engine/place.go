@@ -1,0 +1,105 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/cluster"
+)
+
+// loadsFresh is for how long what the shards have to do is taken for known.
+const loadsFresh = time.Second
+
+// placement chooses the homes of new queues.
+type placement struct {
+	mu     sync.Mutex
+	loads  []cluster.Load // REQUIRES: mu; of shards that can be placed on
+	at     time.Time      // REQUIRES: mu; of loads
+	placed map[uint16]int // REQUIRES: mu; queues in the making
+}
+
+// place chooses the home of a new queue. Until unplace it counts as one that is there, so that queues which are made at the same time do
+// not all go to one shard. It runs on the catalog's goroutine.
+func (pl *placement) place(c *cluster.Catalog) uint16 {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	for i := range pl.loads {
+		pl.loads[i].Placed = pl.placed[pl.loads[i].Shard]
+	}
+	home := c.Place(pl.loads)
+	if pl.placed == nil {
+		pl.placed = make(map[uint16]int)
+	}
+	pl.placed[home]++
+	return home
+}
+
+func (pl *placement) unplace(home uint16) {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	if pl.placed[home]--; pl.placed[home] <= 0 {
+		delete(pl.placed, home)
+	}
+}
+
+// weigh looks what the shards have to do, unless that was done a moment ago. Those that nobody leads now get no new queue while others
+// can have it: they may be on their way.
+func (e *Engine) weigh(ctx context.Context) {
+	pl := &e.placement
+	pumps := e.data()
+	pl.mu.Lock()
+	fresh := time.Since(pl.at) < loadsFresh && len(pl.loads) == len(pumps)
+	pl.mu.Unlock()
+	if fresh {
+		return
+	}
+	now := e.opts.Clock.NowMillis()
+	var able, others []cluster.Load
+	for _, p := range pumps {
+		load := cluster.Load{Shard: uint16(p.shard)}
+		err := e.readReplica(ctx, p.shard, func() {
+			totals := p.machine.Totals()
+			load.Jobs, load.Rate = totals.Live(), p.rate.of(now)
+		})
+		if l, _ := e.host.LeadershipOf(p.shard); err == nil && l.Leader != 0 {
+			able = append(able, load)
+		} else {
+			others = append(others, load)
+		}
+	}
+	if len(able) == 0 {
+		able = others
+	}
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	pl.loads, pl.at = able, time.Now()
+}
+
+// rate counts what happens in about a minute, by the stamps of the log.
+type rate struct {
+	minute     int64
+	this, last uint64 // in that minute, and in the one before
+}
+
+const minuteMillis = 60_000
+
+func (r *rate) roll(now int64) {
+	switch minute := now / minuteMillis; {
+	case minute == r.minute+1:
+		r.minute, r.this, r.last = minute, 0, r.this
+	case minute > r.minute:
+		r.minute, r.this, r.last = minute, 0, 0
+	}
+}
+
+func (r *rate) add(now int64, n int) {
+	r.roll(now)
+	r.this += uint64(n)
+}
+
+// of is how many there were in the minute before now. Of the last minute as much counts as lies in it.
+func (r *rate) of(now int64) uint64 {
+	r.roll(now)
+	return r.this + r.last*uint64(minuteMillis-max(now, 0)%minuteMillis)/minuteMillis
+}
