@@ -58,8 +58,8 @@ func (w *world) wipe(n *node) bool {
 
 // rest makes learners of a node's members for a while, and then voters again.
 func (w *world) rest(n *node, lasts time.Duration) bool {
-	if !w.settled() {
-		return false
+	if !w.settled() || w.rotten() || w.wrong() {
+		return false // Who lacks something neither votes nor leads: without another voter that may be a majority.
 	}
 	for _, g := range w.groups {
 		g.replace, g.resting, g.asked, g.until = n.index, true, false, w.now+lasts
