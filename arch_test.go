@@ -136,7 +136,7 @@ var layers = map[string]layer{
 			"internal/replica", "internal/transfer", "internal/queue", "internal/shard", "internal/wal", "internal/snapshot",
 			"internal/vfs", "internal/invariant",
 		},
-		outside: []string{etcdRaftModule},
+		outside: []string{etcdRaftModule, roaringModule},
 	},
 	"cmd/sim": {own: []string{"internal/sim"}},
 

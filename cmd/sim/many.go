@@ -191,7 +191,10 @@ func (f *fleet) progress(done <-chan struct{}) {
 func (f *fleet) summary(o options) bool {
 	took := time.Since(f.begun)
 	sum, failed := f.total()
-	ok := failed == 0
+	ok := failed == 0 && sum.Counts.Judged()
+	if !sum.Counts.Judged() {
+		fmt.Printf("FAILED: %d of %d histories were too dear to judge\n", sum.Counts.Undecided, sum.Counts.Histories)
+	}
 	for _, err := range f.broken {
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "a process that ran seeds ended: %v\n", err)

@@ -12,7 +12,7 @@ import (
 // newSenders makes what carries snapshots to other members.
 func (m *member) newSenders() *transfer.Senders {
 	return transfer.NewSenders(transfer.SendersConfig{
-		FS: m.n.fs, Shard: m.group.id, SnapshotDir: snapshotDir(m.group.id), Log: m.n.log, ChunkBytes: 16 << 10,
+		FS: m.n.fs, Shard: m.group.id, SnapshotDir: snapshotDir(m.group.id), Log: sendLog{m.n.log, &m.n.w.bug}, ChunkBytes: 16 << 10,
 	})
 }
 

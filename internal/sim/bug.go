@@ -2,7 +2,9 @@ package sim
 
 import (
 	"encoding/binary"
+	"time"
 
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/beaver-raft/beaver/internal/history"
@@ -44,6 +46,10 @@ const (
 	BugDropMends              // nobody asks for what is damaged
 	BugVoteWithHole           // a replica takes part in its group though entries of its log are damaged
 	BugIgnoreFingerprint      // nobody compares the log's fingerprints with the state
+	BugPromiseUnsynced        // a replica that is opened again in one process takes what the log holds for durable
+	BugSendTooLittle          // a partial snapshot leaves a live job out
+	BugMendWrongly            // the payload of another entry is taken for the one that was asked for
+	BugNoHold                 // who takes over lets the deadlines pass that nobody could keep
 	bugCount
 )
 
@@ -53,7 +59,7 @@ func (b Bug) String() string {
 		"forget-term", "compact-live", "lose-entry-data", "stale-read", "ignore-fencing", "drop-session", "local-clock",
 		"reorder-items", "skip-item", "wrong-hands", "stale-image", "no-timers", "workers-live-forever", "reuse-identity",
 		"corrupt-message", "ignore-sync-error", "reuse-token", "serve-damaged", "drop-mends", "vote-with-hole",
-		"ignore-fingerprint",
+		"ignore-fingerprint", "promise-unsynced", "send-too-little", "mend-wrongly", "no-hold",
 	}[b]
 }
 
@@ -75,6 +81,26 @@ type bugs struct {
 
 func newBugs(o Options) bugs {
 	return bugs{o.Bug, newChance(o.Seed, forBugs), make(map[history.Label]queue.Token)}
+}
+
+// needs gives a plan what it takes to bring a bug about.
+func (b *bugs) needs(p *plan) {
+	switch b.bug {
+	case BugReuseIdentity: // a disk that is lost
+		p.nodes, p.faults = max(p.nodes, 3), append(p.faults, FaultWipe)
+	case BugServeDamaged, BugDropMends, BugVoteWithHole, BugMendWrongly: // a disk that rots
+		p.nodes, p.rotMean = max(p.nodes, 3), 300*time.Millisecond
+	case BugIgnoreFingerprint: // a state that goes wrong
+		p.nodes, p.divergeMean = max(p.nodes, 3), time.Second
+	case BugPromiseUnsynced: // replicas that are opened again, on nodes that lose power
+		p.nodes, p.faults = max(p.nodes, 3), append(p.faults, FaultPower, FaultBlackout)
+		p.syncMin, p.syncSpread = 300*time.Millisecond, 0 // longer than it takes a leader to ask again
+	case BugSendTooLittle: // snapshots that are sent
+		p.nodes, p.faults = max(p.nodes, 3), append(p.faults, FaultWipe)
+	case BugNoHold: // leaders that come and go
+		p.nodes, p.faults = max(p.nodes, 3), append(p.faults, FaultIsolate, FaultKill)
+	default:
+	}
 }
 
 func (b *bugs) is(bug Bug) bool { return b.bug == bug }
@@ -271,4 +297,69 @@ func (f lyingFile) Sync() error {
 		return nil
 	}
 	return f.File.Sync()
+}
+
+// promises has a replica be opened again now and then while a flush is under way, and all nodes lose power before that ends. It is true
+// when what the log holds is to be taken for durable.
+func (b *bugs) promises(n *node, id wal.ShardID, hs *wal.HardState, entries []wal.Entry) bool {
+	if !b.is(BugPromiseUnsynced) {
+		return false
+	}
+	if m := n.members[id]; len(entries) > 0 && !n.w.healing && !n.leads() && b.chance.permille(20) {
+		n.w.after(0, func() {
+			if n.up && n.members[id] == m && !m.rep.Storing() {
+				m.anew(errGone)
+				n.w.after(250*time.Millisecond, n.w.blackout)
+			}
+		})
+	}
+	return hs == nil && len(entries) == 0
+}
+
+// sendLog is the log as what sends snapshots sees it.
+type sendLog struct {
+	*wal.Log
+	bugs *bugs
+}
+
+// Retained implements transfer.LeaderLog.
+func (l sendLog) Retained(id wal.ShardID) (uint64, *roaring64.Bitmap) {
+	snapshot, live := l.Log.Retained(id)
+	return snapshot, l.bugs.tooLittle(live)
+}
+
+// tooLittle leaves a job out of what is live.
+func (b *bugs) tooLittle(live *roaring64.Bitmap) *roaring64.Bitmap {
+	if b.is(BugSendTooLittle) && live != nil && !live.IsEmpty() {
+		live = live.Clone()
+		live.Remove(live.Minimum())
+	}
+	return live
+}
+
+// mendKey is an entry that was mended.
+type mendKey struct {
+	shard wal.ShardID
+	index uint64
+}
+
+// Mend implements replica.Log.
+func (l nodeLog) Mend(id wal.ShardID, e *wal.Entry) error {
+	if l.n.w.bug.is(BugMendWrongly) {
+		for other := e.Index - 1; other > 0; other-- {
+			if got, err := l.Log.Read(id, other); err == nil && len(got.Data) > 0 {
+				l.n.mended[mendKey{id, e.Index}] = other
+				break
+			}
+		}
+	}
+	return l.Log.Mend(id, e)
+}
+
+// instead is the entry that is read in an entry's place: another one when it was mended wrongly.
+func (l nodeLog) instead(id wal.ShardID, index uint64) uint64 {
+	if other, wrong := l.n.mended[mendKey{id, index}]; wrong {
+		return other
+	}
+	return index
 }

@@ -23,6 +23,7 @@ type Counts struct {
 	Hoards        uint64 // nodes that kept more files of the log's tail at rest than they should need
 	Undecidable   uint64 // runs that ended with a wrong leader that no majority could outvote
 	Steps         uint64 // of the model, to judge the history
+	Histories     uint64 // of jobs, as clients saw them
 	Undecided     uint64 // jobs whose history was too dear to judge
 }
 
@@ -56,6 +57,7 @@ func (c *Counts) Rows() []Count {
 		{"logs that keep many files", c.Hoards},
 		{"runs that wait for a person", c.Undecidable},
 		{"steps of the job model", c.Steps},
+		{"histories of jobs judged", c.Histories},
 		{"jobs left undecided", c.Undecided},
 	}
 }
@@ -83,5 +85,14 @@ func (c *Counts) Add(o *Counts) {
 	c.Hoards += o.Hoards
 	c.Undecidable += o.Undecidable
 	c.Steps += o.Steps
+	c.Histories += o.Histories
 	c.Undecided += o.Undecided
+}
+
+// undecidedPercent bounds how many histories may be too dear to judge. What nobody judged is not right.
+const undecidedPercent = 1
+
+// Judged reports whether enough of the histories were judged. One of a run may always be too dear.
+func (c *Counts) Judged() bool {
+	return c.Undecided <= 1 || c.Undecided*100 < c.Histories*undecidedPercent
 }

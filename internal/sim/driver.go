@@ -88,6 +88,9 @@ func (d *driver) Gather(b *shard.BatchBuilder, now int64) uint64 {
 	if d.m.n.writesNewer() {
 		f.sequence |= newerSequence
 	}
+	if d.tookOver {
+		d.m.n.w.oracles[d.m.group.id].takesOver(uint64(d.m.n.id), now)
+	}
 	d.hold(b, now)
 	left := d.waiting[:0]
 	for _, late := range []bool{false, true} { // fetches behind what they may fetch
@@ -125,6 +128,9 @@ func (d *driver) hold(b *shard.BatchBuilder, now int64) {
 		return
 	}
 	d.tookOver = false
+	if d.m.n.w.bug.is(BugNoHold) {
+		return
+	}
 	const ttl = int64(workerTTL / time.Millisecond)
 	if next, ok := d.machine.NextTimer(); ok && int64(next) <= now+ttl && d.machine.Totals().Leases > 0 {
 		d.add(b, func(dst []byte) []byte { return queue.AppendHold(dst, ttl) })

@@ -97,7 +97,13 @@ func (m *member) failed(err error) {
 		n.failed(err)
 		return
 	}
-	n.w.trace.printf(m.name, "begins anew: %v", err)
+	m.anew(err)
+}
+
+// anew stops the replica and opens it again, in one process.
+func (m *member) anew(why error) {
+	n := m.n
+	n.w.trace.printf(m.name, "begins anew: %v", why)
 	m.rep.Stop(errGone)
 	m.lost()
 	m.leading, m.wakeAt = false, 0

@@ -53,7 +53,7 @@ func (m *member) receiverConfig() transfer.ReceiverConfig {
 			if err != nil {
 				return transfer.State{}, err
 			}
-			return transfer.State{Fingerprint: machine.Fingerprint(), Live: machine.Snapshot().Live()}, nil
+			return transfer.State{Fingerprint: machine.Fingerprint(), Live: m.n.w.bug.tooLittle(machine.Snapshot().Live())}, nil
 		},
 	}
 }

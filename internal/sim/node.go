@@ -49,7 +49,8 @@ type node struct {
 	flushing bool
 	again    bool // something was appended since the flush began
 	appended int64
-	keeping  bool // maintenance is scheduled
+	keeping  bool               // maintenance is scheduled
+	mended   map[mendKey]uint64 // of a deliberate bug
 
 	rounds int // of maintenance
 
@@ -115,6 +116,7 @@ func (n *node) start() {
 	n.disk.SetHook(n.hook)
 	n.fs = w.bug.disk(n.disk)
 	n.members = make([]*member, w.plan.shards)
+	n.mended = make(map[mendKey]uint64)
 	w.counts.Starts++
 	w.trace.mix(uint64(n.index), uint64(n.life), uint64(w.now))
 	w.trace.printf(n.name, "starts")
@@ -389,6 +391,9 @@ func (l nodeLog) Append(id wal.ShardID, hs *wal.HardState, entries []wal.Entry) 
 	if w := l.n.w; hs != nil && hs.Vote != 0 && hs.Vote != l.State(id).HardState.Vote && !w.healing &&
 		slices.Contains(w.plan.faults, FaultPower) && l.n.chance.percent(30) {
 		l.n.blink()
+	}
+	if l.n.w.bug.promises(l.n, id, hs, entries) {
+		return 0, nil
 	}
 	hs, entries = l.n.w.bug.append(l.n, hs, entries)
 	return l.Log.Append(id, hs, l.n.outward(entries))

@@ -16,6 +16,7 @@ type jobFact struct {
 	token   queue.Token // of the live lease; 0: none
 	worker  queue.WorkerID
 	until   queue.Millis // of an anonymous lease
+	since   queue.Millis // when the lease was granted, or extended last
 	ended   bool
 }
 
@@ -33,6 +34,7 @@ type oracle struct {
 	acked    uint64                   // the highest index of what a client was told
 	clock    int64                    // the greatest stamp
 	hold     queue.Millis             // no deadline passes before
+	taken    map[uint64]queue.Millis  // when a proposer took over last
 	loose    map[queue.Token]*jobFact // whose leases nobody is told of when they run out: those without a worker
 	token    queue.Token
 	jobs     map[queue.Pos]*jobFact
@@ -46,7 +48,7 @@ func newOracle(w *world, id shard.ID) *oracle {
 	return &oracle{
 		w: w, shard: id, facts: make(map[uint64]fact), jobs: make(map[queue.Pos]*jobFact),
 		sessions: make(map[sessionKey]queue.Pos), holders: make(map[queue.Token]queue.WorkerID),
-		loose: make(map[queue.Token]*jobFact), replay: queue.New(uint16(id)),
+		loose: make(map[queue.Token]*jobFact), taken: make(map[uint64]queue.Millis), replay: queue.New(uint16(id)),
 	}
 }
 
@@ -123,7 +125,7 @@ func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte
 		w.trace.printf(d.m.name, "applies %d: %d items, %d leases, clock %d", index, len(items), len(d.out.Leases), d.machine.Now()-epochMillis)
 	}
 	o.replay.Apply(index, queue.Millis(stamp), given, &o.results)
-	o.follow(d, index, items)
+	o.follow(d, index, h.Proposer, items)
 	if index%512 == 0 {
 		if err := d.machine.CheckInvariants(); err != nil {
 			w.fail("%s after entry %d: %v", d.m.name, index, err)
@@ -131,8 +133,21 @@ func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte
 	}
 }
 
+// takesOver notes that a proposer begins to lead.
+func (o *oracle) takesOver(proposer uint64, now int64) { o.taken[proposer] = queue.Millis(now) }
+
+// ranOut checks that a lease that runs out could have been kept: not in the first time of a leader, since nobody could extend it while
+// there was none.
+func (o *oracle) ranOut(j *jobFact, proposer uint64, now queue.Millis) {
+	since, led := o.taken[proposer]
+	if led && now >= since && now < since+queue.Millis(workerTTL.Milliseconds()) && j.since < since {
+		o.w.fail("token %d ran out %d ms after a leader took over: nobody could keep it", j.token, now-since)
+	}
+	j.token = 0
+}
+
 // runOut takes the leases whose deadline has passed from nobody in particular.
-func (o *oracle) runOut(now queue.Millis, items [][]byte) {
+func (o *oracle) runOut(proposer uint64, now queue.Millis, items [][]byte) {
 	if len(items) > 0 && items[0][0] == typeHold {
 		millis, _ := binary.Uvarint(items[0][2:])
 		o.hold = max(o.hold, now+queue.Millis(millis))
@@ -145,18 +160,18 @@ func (o *oracle) runOut(now queue.Millis, items [][]byte) {
 		case now < o.hold:
 			j.until = o.hold
 		default:
-			j.token = 0
+			o.ranOut(j, proposer, now)
 			delete(o.loose, token)
 		}
 	}
 }
 
 // follow follows the jobs through one entry.
-func (o *oracle) follow(d *driver, index uint64, items [][]byte) {
-	o.runOut(d.machine.Now(), items)
+func (o *oracle) follow(d *driver, index, proposer uint64, items [][]byte) {
+	o.runOut(proposer, d.machine.Now(), items)
 	for _, e := range d.out.Events {
 		if j := o.jobs[e.Pos]; e.Kind == queue.EventLeaseLost && j != nil && j.token == e.Token {
-			j.token = 0
+			o.ranOut(j, proposer, d.machine.Now())
 		}
 	}
 	for i, item := range items {
@@ -172,10 +187,10 @@ func (o *oracle) follow(d *driver, index uint64, items [][]byte) {
 		case typeFetch:
 			worker, _ := binary.Uvarint(item[2:])
 			for _, l := range d.out.Leases[r.Lo:r.Hi] {
-				o.leased(l, queue.WorkerID(worker))
+				o.leased(l, queue.WorkerID(worker), d.machine.Now())
 			}
 		case typeAck, typeFail, typeRelease, typeExtend, typeProgress, typeDamaged:
-			o.finished(item, r)
+			o.finished(item, r, d.machine.Now())
 		case typeCancel, typeRetry, typeDiscard:
 			o.operated(item, r)
 		case typeLost, typeGone:
@@ -207,7 +222,7 @@ func (o *oracle) enqueued(item []byte, r queue.Result, pos queue.Pos) {
 }
 
 // leased checks a lease: tokens grow, and nobody else holds one.
-func (o *oracle) leased(l queue.Lease, worker queue.WorkerID) {
+func (o *oracle) leased(l queue.Lease, worker queue.WorkerID, now queue.Millis) {
 	j := o.jobs[l.Pos]
 	switch {
 	case j == nil:
@@ -219,7 +234,7 @@ func (o *oracle) leased(l queue.Lease, worker queue.WorkerID) {
 	case l.Token <= o.token:
 		o.w.fail("token %d follows token %d", l.Token, o.token)
 	}
-	j.token, j.worker, o.token = l.Token, worker, l.Token
+	j.token, j.worker, j.since, o.token = l.Token, worker, now, l.Token
 	o.holders[l.Token] = worker
 	if j.until = l.Deadline; worker == 0 {
 		o.loose[l.Token] = j
@@ -227,7 +242,7 @@ func (o *oracle) leased(l queue.Lease, worker queue.WorkerID) {
 }
 
 // finished checks that only the holder of a lease does something with it.
-func (o *oracle) finished(item []byte, r queue.Result) {
+func (o *oracle) finished(item []byte, r queue.Result, now queue.Millis) {
 	pos := queue.Pos(binary.LittleEndian.Uint64(item[2:]))
 	token, _ := binary.Uvarint(item[10:])
 	j := o.jobs[pos]
@@ -236,7 +251,7 @@ func (o *oracle) finished(item []byte, r queue.Result) {
 		o.w.fail("job %d.%d: item %d under token %d gets code %d, held is %v", pos.Index(), pos.Ordinal(), item[0], token, r.Code, j)
 	}
 	if holds && item[0] == typeExtend {
-		j.until = r.At
+		j.until, j.since = r.At, now
 	}
 	if !holds || item[0] == typeExtend || item[0] == typeProgress {
 		return

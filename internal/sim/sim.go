@@ -109,16 +109,7 @@ func newWorld(o Options) *world {
 	w.diverging = newChance(mix64(o.Seed, 1), forDivergence)
 	w.rumours = newChance(mix64(o.Seed, 1), forRumours)
 	w.bug = newBugs(o)
-	if w.bug.is(BugReuseIdentity) { // needs a disk to be lost
-		w.plan.nodes = max(w.plan.nodes, 3)
-		w.plan.faults = append(w.plan.faults, FaultWipe)
-	}
-	if w.bug.is(BugServeDamaged) || w.bug.is(BugDropMends) || w.bug.is(BugVoteWithHole) { // needs a disk that rots
-		w.plan.nodes, w.plan.rotMean = max(w.plan.nodes, 3), 300*time.Millisecond
-	}
-	if w.bug.is(BugIgnoreFingerprint) { // needs a state that goes wrong
-		w.plan.nodes, w.plan.divergeMean = max(w.plan.nodes, 3), time.Second
-	}
+	w.bug.needs(&w.plan)
 	w.net = newNetwork(w)
 	for s := range w.plan.shards {
 		w.oracles = append(w.oracles, newOracle(w, shard.ID(s)))
@@ -155,7 +146,11 @@ func (w *world) run() {
 	if err := w.clients.history.Check(); err != nil {
 		panic(&violation{err.Error()})
 	}
-	w.counts.Steps, w.counts.Undecided = w.clients.history.Steps, w.clients.history.Undecided
+	h := &w.clients.history
+	w.counts.Steps, w.counts.Histories, w.counts.Undecided = h.Steps, uint64(h.Jobs()), h.Undecided
+	if !w.counts.Judged() {
+		w.fail("%d of %d histories were too dear to judge", h.Undecided, h.Jobs())
+	}
 }
 
 // comeToRest is the third part: the cluster heals, and once more after a power cut of all nodes.

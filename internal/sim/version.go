@@ -104,6 +104,7 @@ func (l nodeLog) ReadRange(id wal.ShardID, lo, hi uint64, maxBytes int) ([]wal.E
 
 // ReadPart implements replica.Log. The header and the table may reach into what is read.
 func (l nodeLog) ReadPart(id wal.ShardID, index uint64, buf []byte, off int64) (int, error) {
+	index = l.instead(id, index)
 	n, err := l.Log.ReadPart(id, index, buf, off)
 	if !l.n.newer {
 		return n, err
