@@ -377,7 +377,11 @@ func (l *loop) carryOut(eff *replica.Effects) (again bool, err error) {
 	case replica.FlushAside:
 		l.h.kickWriter()
 	case replica.FlushHere:
-		return l.flush()
+		if l.rep.Alone() {
+			return l.flush()
+		}
+		// The loop is what others hear heartbeats from, and must not stand still with the disk.
+		l.h.kickWriter()
 	case replica.FlushNone:
 	}
 	// The writer may have passed the position before it could know that somebody waits for it.

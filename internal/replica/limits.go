@@ -9,6 +9,8 @@ const (
 	// successionShare is which part of a tick the first of the voters waits before it stands for election in the place of a leader whose
 	// process has ended: about as long as the others need to hear of that too.
 	successionShare = 4
+	// stallElections is for how many election timeouts a leader waits for its disk before it hands the lead over.
+	stallElections = 2
 	// SnapshotBytesDefault is how much log a shard writes before it is snapshotted.
 	SnapshotBytesDefault = 32 << 20
 	// SnapshotsKept is how many snapshots of a shard are kept: the newest, and the one before in case it is damaged.

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"log/slog"
 	"slices"
 	"time"
 
@@ -92,5 +93,22 @@ func (r *Replica) handOver() error {
 		return nil
 	}
 	r.heirUntil = r.now.Mono + time.Duration(r.cfg.ElectionTicks)*r.cfg.TickInterval
+	return r.Transfer(heir)
+}
+
+// yield gives the lead away when the disk here stands still: a leader applies only what is durable on its own disk too, so that its
+// group would stand still with it. Raft itself would leave it so, since a leader that cannot write goes on to send heartbeats.
+func (r *Replica) yield() error {
+	patience := stallElections * time.Duration(r.cfg.ElectionTicks) * r.cfg.TickInterval
+	if !r.leading || len(r.waits) == 0 || r.now.Mono < max(r.waits[0].since+patience, r.yieldedUntil) {
+		return nil
+	}
+	heir := r.sh.Heir()
+	if heir == 0 {
+		return nil
+	}
+	r.yieldedUntil = r.now.Mono + patience
+	r.cfg.Logger.Warn("the disk has not finished a write of the log for long: the lead of a shard is handed over",
+		slog.Uint64("shard", uint64(r.cfg.Shard)), slog.Duration("waits", r.now.Mono-r.waits[0].since), slog.Uint64("to", uint64(heir.Node())))
 	return r.Transfer(heir)
 }

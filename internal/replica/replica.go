@@ -59,6 +59,7 @@ type Effects struct {
 type waiting struct {
 	position wal.Position
 	done     shard.Done
+	since    time.Duration
 }
 
 // Replica is one replica of one shard. See the package's doc for what its owner must do. An error of any method is final:
@@ -85,6 +86,7 @@ type Replica struct {
 	closing      bool
 	transferring bool          // the lead is being handed over
 	heirUntil    time.Duration // a closing leader waits so long for its heir
+	yieldedUntil time.Duration // a leader whose disk stands still has asked its heir, and waits so long
 
 	asked    []Read // since the last Turn
 	reads    []readGroup
@@ -205,6 +207,9 @@ func (r *Replica) turn() error {
 		return err
 	}
 	if err := r.handOver(); err != nil {
+		return err
+	}
+	if err := r.yield(); err != nil {
 		return err
 	}
 	if err := r.gather(); err != nil {
@@ -340,7 +345,7 @@ func (r *Replica) append(a *shard.Append) error {
 	if !a.Done.Waits() {
 		return nil // Nobody waits for it: it becomes durable together with what comes next.
 	}
-	r.waits = append(r.waits, waiting{r.lastPos, a.Done})
+	r.waits = append(r.waits, waiting{r.lastPos, a.Done, r.now.Mono})
 	if len(r.waits) > 1 || r.unsynced > FlushHereBytes {
 		r.flushAside()
 	}

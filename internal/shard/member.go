@@ -352,7 +352,7 @@ func (s *Shard) Transferring() bool {
 func (s *Shard) Heir() ReplicaID {
 	var best Peer
 	for _, p := range s.Peers(nil) {
-		if !p.Learner && p.Active && p.Match > best.Match {
+		if p.Active && p.Match > best.Match && slices.Contains(s.conf.GetVoters(), uint64(p.Replica)) {
 			best = p
 		}
 	}
