@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -196,28 +197,53 @@ func (c *Client) DiscardAllDead(ctx context.Context, queue string) (int, error) 
 
 type deadMethod = func(context.Context, *connect.Request[beaverv1.DeadRequest]) (*connect.Response[beaverv1.DeadResponse], error)
 
+// eachDead deals with jobs that live on many shards, one of which may have no leader for a moment: what is refused for that is
+// repeated, as a call would be that is about one job.
 func (c *Client) eachDead(ctx context.Context, method deadMethod, ids []JobID) ([]*Error, error) {
 	errs := make([]*Error, len(ids))
-	for lo := 0; lo < len(ids); lo += deadIDsMax {
-		part := ids[lo:min(lo+deadIDsMax, len(ids))]
-		req := &beaverv1.DeadRequest{Ids: make([]string, len(part))}
-		for i, id := range part {
-			req.Ids[i] = string(id)
-		}
-		res, doubt, err := callFor(ctx, c, 0, method, req)
-		if err != nil {
-			return errs, err
-		}
-		for _, e := range res.GetErrors() {
-			if i := int(e.GetIndex()); i < len(part) {
-				errs[lo+i] = fromJobError(e)
-				if doubt {
-					errs[lo+i] = asError(doubtful(errs[lo+i]))
-				}
+	var wait backoff
+	retry, cancel := context.WithTimeout(ctx, c.cfg.RetryFor)
+	defer cancel()
+	left := make([]int, len(ids))
+	for i := range left {
+		left[i] = i
+	}
+	for {
+		for part := range slices.Chunk(left, deadIDsMax) {
+			if err := c.dead(ctx, method, ids, part, errs); err != nil {
+				return errs, err
 			}
 		}
+		left = slices.DeleteFunc(left, func(i int) bool { return errs[i] == nil || !errs[i].retryable() })
+		if len(left) == 0 || wait.wait(retry) != nil {
+			return errs, nil
+		}
 	}
-	return errs, nil
+}
+
+// dead makes one call about some of the jobs, and puts what was said of each into errs.
+func (c *Client) dead(ctx context.Context, method deadMethod, ids []JobID, part []int, errs []*Error) error {
+	req := &beaverv1.DeadRequest{Ids: make([]string, len(part))}
+	for k, i := range part {
+		req.Ids[k] = string(ids[i])
+	}
+	res, doubt, err := callFor(ctx, c, 0, method, req)
+	if err != nil {
+		return err
+	}
+	for _, i := range part {
+		errs[i] = nil
+	}
+	for _, e := range res.GetErrors() {
+		if k := int(e.GetIndex()); k < len(part) {
+			one := fromJobError(e)
+			if doubt {
+				one = asError(doubtful(one))
+			}
+			errs[part[k]] = one
+		}
+	}
+	return nil
 }
 
 func (c *Client) allDead(ctx context.Context, method deadMethod, queue string) (int, error) {
