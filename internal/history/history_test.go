@@ -41,6 +41,11 @@ func acked(token queue.Token) history.Operation {
 	return told(history.Ack, token, queue.CodeOK, queue.StateCompleted)
 }
 
+// untoldAck is an ack that was taken, for the first time or again.
+func untoldAck(token queue.Token) history.Operation {
+	return history.Operation{Kind: history.Ack, Token: token, Untold: true}
+}
+
 // refused is the refusal of a lease that does not tell the job's state.
 func refused(k history.Kind, token queue.Token) history.Operation {
 	return history.Operation{Kind: k, Token: token, Code: queue.CodeStale, Untold: true}
@@ -73,6 +78,8 @@ func TestCheck(t *testing.T) {
 		{"released, and what became of it is not told", []history.Operation{at(0, 1, stored()), at(2, 3, leased(1, 1)), at(4, 5, untoldRelease), at(6, 7, leased(2, 2))}, true},
 		{"released, and held", []history.Operation{at(0, 1, stored()), at(2, 3, leased(1, 1)), at(4, 5, untoldRelease), at(6, 7, acked(1))}, false},
 		{"a lease that is refused while it is held", []history.Operation{at(0, 1, stored()), at(2, 3, leased(1, 1)), at(4, 5, refused(history.Extend, 1)), at(6, 7, acked(1))}, false},
+		{"acknowledged twice under one lease", []history.Operation{at(0, 1, stored()), at(2, 3, leased(1, 1)), at(4, 5, untoldAck(1)), at(6, 7, untoldAck(1))}, true},
+		{"acknowledged twice under two leases", []history.Operation{at(0, 1, stored()), at(2, 3, leased(1, 1)), at(4, 5, untoldAck(1)), at(6, 7, leased(2, 2)), at(8, 9, untoldAck(2))}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var h history.Log

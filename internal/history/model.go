@@ -172,6 +172,8 @@ func (s modelState) byHolder(o *Operation) modelState {
 		return s.told(o)
 	case s.token != o.Token:
 		return modelState{}
+	case o.Kind == Ack && o.Code == queue.CodeOK && o.Untold: // of the first, or of a repeat
+		return s.only(phasesHeld|phaseCompleted).move(phasesHeld, phaseCompleted)
 	case o.Code == queue.CodeDuplicate:
 		return s.only(phaseCompleted)
 	case o.Code != queue.CodeOK:

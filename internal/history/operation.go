@@ -46,7 +46,7 @@ type Operation struct {
 	Unanswered   bool // no answer came; Return is Forever
 	Expires      bool // of an enqueue: the job has a time to expire
 	Stale        bool // of a get: any past state will do, and Call is 0
-	Untold       bool // the answer did not tell the job's state
+	Untold       bool // the answer did not tell the job's state; of an ack: nor whether it was a repeat
 
 	Code    queue.Code
 	State   queue.State
