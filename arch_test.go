@@ -124,12 +124,12 @@ var layers = map[string]layer{
 		outside: []string{cobraModule, protobufModule, connectModule, sysModule},
 	},
 
-	// sim owns what host owns, without goroutines: everything below the front doors that is a step machine. Nothing that is
-	// shipped imports it, so porcupine, by which history judges what clients were told in every run, is no part of the binary.
 	// history is shared with the tests of chaos: what may be told of a job is one question, whoever asks.
 	"internal/history": {own: []string{"internal/queue"}, outside: []string{porcupineModule}, withoutStd: []string{
 		"context", "math/rand", "math/rand/v2", "net", "os", "sync", "sync/atomic",
 	}},
+	// sim owns what host owns, without goroutines: everything below the front doors that is a step machine. Nothing that is
+	// shipped imports it, so porcupine, by which history judges what clients were told in every run, is no part of the binary.
 	"internal/sim": {
 		own: []string{
 			"internal/history",

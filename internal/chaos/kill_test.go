@@ -48,7 +48,7 @@ func TestKill(t *testing.T) {
 	}
 	configureQueue(t, client)
 
-	h := newHistory()
+	h := newLedger()
 	l := newLoad(client, h, seed)
 	producing, stopProducing := context.WithCancel(t.Context())
 	consuming, stopConsuming := context.WithCancel(t.Context())
@@ -183,7 +183,7 @@ func drain(t *testing.T, client *beaver.Client) {
 }
 
 // settle holds the server's books against the history.
-func settle(t *testing.T, client *beaver.Client, h *history, rounds int) {
+func settle(t *testing.T, client *beaver.Client, h *ledger, rounds int) {
 	t.Helper()
 	completed := make(map[beaver.JobID]bool)
 	for job, err := range client.Jobs(t.Context(), beaver.JobFilter{Queue: chaosQueue, State: beaver.StateCompleted}) {

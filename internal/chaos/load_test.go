@@ -23,16 +23,16 @@ const (
 // load is the clients of one run: producers that enqueue one by one and in batches, and workers that ack, fail, release and
 // forget.
 type load struct {
-	client  *beaver.Client
-	history *history
-	seed    uint64
-	next    atomic.Int64
-	making  sync.WaitGroup // producers
-	wg      sync.WaitGroup // consumers
+	client *beaver.Client
+	ledger *ledger
+	seed   uint64
+	next   atomic.Int64
+	making sync.WaitGroup // producers
+	wg     sync.WaitGroup // consumers
 }
 
-func newLoad(client *beaver.Client, h *history, seed uint64) *load {
-	return &load{client: client, history: h, seed: seed}
+func newLoad(client *beaver.Client, h *ledger, seed uint64) *load {
+	return &load{client: client, ledger: h, seed: seed}
 }
 
 // produce runs n producers until ctx ends; a producer's last call is let through to its answer.
@@ -41,7 +41,7 @@ func (l *load) produce(ctx context.Context, n int) {
 		rng := rand.New(rand.NewPCG(l.seed, uint64(i)))
 		l.making.Go(func() {
 			for ctx.Err() == nil {
-				enqueued, completed := l.history.counts()
+				enqueued, completed := l.ledger.counts()
 				switch {
 				case enqueued-completed > backlogMax:
 					_ = pause(ctx, 10*time.Millisecond) // ends with ctx, as the loop does
@@ -77,7 +77,7 @@ func (l *load) enqueueOne(rng *rand.Rand) {
 	number, job := l.job(rng)
 	id, err := l.client.Enqueue(context.Background(), job)
 	if err == nil {
-		l.history.enqueued(number, id)
+		l.ledger.enqueued(number, id)
 	}
 }
 
@@ -93,7 +93,7 @@ func (l *load) enqueueBatch(rng *rand.Rand) {
 	}
 	for i, a := range answers {
 		if a.Err == nil {
-			l.history.enqueued(numbers[i], a.ID)
+			l.ledger.enqueued(numbers[i], a.ID)
 		}
 	}
 }
@@ -120,7 +120,7 @@ func (l *load) fetchAndFinish(ctx context.Context, rng *rand.Rand, tidy bool) {
 	}
 	now := time.Now()
 	for _, job := range jobs {
-		l.history.delivered(int(binary.BigEndian.Uint64(job.Payload)), asked, now, job)
+		l.ledger.delivered(int(binary.BigEndian.Uint64(job.Payload)), asked, now, job)
 	}
 	for _, job := range jobs {
 		l.finish(rng, job, tidy)
@@ -132,9 +132,9 @@ func (l *load) ack(job *beaver.LeasedJob) {
 	err := l.client.Ack(context.Background(), job.Lease, "", job.Payload[:8])
 	switch {
 	case err == nil:
-		l.history.acknowledged(int(binary.BigEndian.Uint64(job.Payload)), job.Token, time.Now())
+		l.ledger.acknowledged(int(binary.BigEndian.Uint64(job.Payload)), job.Token, time.Now())
 	case errors.Is(err, beaver.ErrLeaseLost):
-		l.history.stale()
+		l.ledger.stale()
 	}
 }
 
@@ -145,10 +145,10 @@ func (l *load) finish(rng *rand.Rand, job *beaver.LeasedJob, tidy bool) {
 	case tidy || choice < 80:
 		l.ack(job)
 	case choice < 88:
-		l.history.givingUp(number)
+		l.ledger.givingUp(number)
 		_, _ = l.client.Fail(ctx, job.Lease, beaver.Failure{Message: "chaos", RetryAfter: 50 * time.Millisecond}) // may be stale by now
 	case choice < 96:
-		l.history.givingUp(number)
+		l.ledger.givingUp(number)
 		_ = l.client.Release(ctx, job.Lease) // may be stale by now
 		if choice%2 == 0 {
 			l.ack(job) // A worker that is confused: whoever gets the job next is the only one who may complete it.

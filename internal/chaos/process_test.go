@@ -30,7 +30,9 @@ func buildBeaver(t *testing.T) string {
 // process is a server that is started and killed again and again on one data directory.
 type process struct {
 	bin, dataDir, addr, logPath string
-	args                        []string
+	args, env                   []string
+	command                     []string                       // instead of the server
+	run                         func(start func() error) error // nil: start is called as it is
 	cmd                         *exec.Cmd
 	exited                      chan error
 }
@@ -71,9 +73,17 @@ func (p *process) launch() error {
 	}
 	defer func() { _ = log.Close() }() // the child has its own copy
 	args := append([]string{"server", "--data-dir", p.dataDir, "--listen", p.addr}, p.args...)
+	if p.command != nil {
+		args = p.command
+	}
 	cmd := exec.Command(p.bin, args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
+	cmd.Env = append(os.Environ(), p.env...)
+	start := cmd.Start
+	if p.run != nil {
+		start = func() error { return p.run(cmd.Start) }
+	}
+	if err := start(); err != nil {
 		return err
 	}
 	exited := make(chan error, 1)

@@ -8,8 +8,8 @@ import (
 	"github.com/beaver-raft/beaver"
 )
 
-// history is what the clients of one run were told, job by job. It judges each answer when it comes.
-type history struct {
+// ledger is what the clients of one run were told, job by job. It judges each answer when it comes.
+type ledger struct {
 	mu         sync.Mutex
 	jobs       map[int]*record // by the number in the job's payload
 	ids        map[beaver.JobID]int
@@ -30,17 +30,17 @@ type record struct {
 	completed time.Time // when an ack was answered; zero before
 }
 
-func newHistory() *history {
-	return &history{jobs: make(map[int]*record), ids: make(map[beaver.JobID]int)}
+func newLedger() *ledger {
+	return &ledger{jobs: make(map[int]*record), ids: make(map[beaver.JobID]int)}
 }
 
 // REQUIRES: h.mu.
-func (h *history) violate(format string, args ...any) {
+func (h *ledger) violate(format string, args ...any) {
 	h.violations = append(h.violations, fmt.Sprintf(format, args...))
 }
 
 // REQUIRES: h.mu.
-func (h *history) job(number int) *record {
+func (h *ledger) job(number int) *record {
 	r, ok := h.jobs[number]
 	if !ok {
 		r = &record{}
@@ -50,7 +50,7 @@ func (h *history) job(number int) *record {
 }
 
 // enqueued records that the enqueue of job number was acknowledged.
-func (h *history) enqueued(number int, id beaver.JobID) {
+func (h *ledger) enqueued(number int, id beaver.JobID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := h.job(number)
@@ -58,7 +58,7 @@ func (h *history) enqueued(number int, id beaver.JobID) {
 }
 
 // REQUIRES: h.mu.
-func (h *history) identify(r *record, number int, id beaver.JobID) {
+func (h *ledger) identify(r *record, number int, id beaver.JobID) {
 	switch {
 	case r.id == "":
 		r.id = id
@@ -73,7 +73,7 @@ func (h *history) identify(r *record, number int, id beaver.JobID) {
 }
 
 // delivered records that a fetch, begun at asked and answered now, handed out job number.
-func (h *history) delivered(number int, asked, now time.Time, job *beaver.LeasedJob) {
+func (h *ledger) delivered(number int, asked, now time.Time, job *beaver.LeasedJob) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.deliveries++
@@ -103,14 +103,14 @@ func (h *history) delivered(number int, asked, now time.Time, job *beaver.Leased
 }
 
 // givingUp records that the holder is about to fail or release the job: another lease may follow at any time.
-func (h *history) givingUp(number int) {
+func (h *ledger) givingUp(number int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.job(number).deadline = time.Time{}
 }
 
 // acknowledged records that an ack was answered with success.
-func (h *history) acknowledged(number int, token uint64, now time.Time) {
+func (h *ledger) acknowledged(number int, token uint64, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := h.job(number)
@@ -127,14 +127,14 @@ func (h *history) acknowledged(number int, token uint64, now time.Time) {
 }
 
 // stale records that an ack was refused since its lease was lost.
-func (h *history) stale() {
+func (h *ledger) stale() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.staleAcks++
 }
 
 // finish compares with what the server says at the end: the ids of the completed jobs.
-func (h *history) finish(completed map[beaver.JobID]bool) {
+func (h *ledger) finish(completed map[beaver.JobID]bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for number, r := range h.jobs {
@@ -150,14 +150,14 @@ func (h *history) finish(completed map[beaver.JobID]bool) {
 }
 
 // counts returns the numbers of jobs acknowledged and of jobs known to be completed.
-func (h *history) counts() (enqueued, completed int) {
+func (h *ledger) counts() (enqueued, completed int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.stored, h.finished
 }
 
 // report returns all violations so far.
-func (h *history) report() []string {
+func (h *ledger) report() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return append([]string(nil), h.violations...)
