@@ -29,6 +29,19 @@ var conformance = []struct {
 			t.Fatalf("ReadAt = %d %v %q", n, err, got)
 		}
 	}},
+	{"hints about what is read change nothing that is read", func(t *testing.T, fsys vfs.FS, dir string) {
+		f := create(t, fsys, dir+"/a")
+		want := strings.Repeat("0123456789abcdef", 1024)
+		writeAt(t, f, want, 0) // not synced: what lets go of it must not lose it
+		for _, r := range [][2]int64{{0, 16 << 10}, {4096, 4096}, {5, 100}, {0, 0}, {1 << 30, 4096}, {0, 1 << 40}, {0, -1}} {
+			f.Prefetch(r[0], r[1])
+			f.Uncache(r[0], r[1])
+			got := make([]byte, len(want))
+			if n, err := f.ReadAt(got, 0); n != len(want) || err != nil || string(got) != want {
+				t.Fatalf("after hints about %v ReadAt = %d, %v, or other bytes", r, n, err)
+			}
+		}
+	}},
 	{"an uncached file reads back, however it was written", func(t *testing.T, fsys vfs.FS, dir string) {
 		f, err := fsys.CreateUncached(dir + "/a")
 		must(t, err)

@@ -114,6 +114,10 @@ func openOS(name string, flag int) (File, error) {
 	return osFile{f}, nil
 }
 
+func (f osFile) Prefetch(offset, size int64) { prefetchOS(f.File, offset, size) }
+
+func (f osFile) Uncache(offset, size int64) { uncacheOS(f.File, offset, size) }
+
 func (f osFile) SyncData() error { return syncDataOS(f.File) }
 
 func (f osFile) Size() (int64, error) {

@@ -153,6 +153,12 @@ func (f *simFile) Size() (int64, error) {
 	return f.node.size, nil
 }
 
+// Prefetch implements File: nothing is cached here.
+func (f *simFile) Prefetch(int64, int64) {}
+
+// Uncache implements File.
+func (f *simFile) Uncache(int64, int64) {}
+
 // Close implements io.Closer. It syncs nothing.
 func (f *simFile) Close() error {
 	if f.closed.Swap(true) {

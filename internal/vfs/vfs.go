@@ -77,6 +77,12 @@ type File interface {
 	Preallocate(size int64) error
 	// Size returns the current size in bytes.
 	Size() (int64, error)
+	// Prefetch says that these bytes will be read soon. The system may begin to read them and does not wait for them. From
+	// the first call on it reads nothing ahead of this file by itself: how much is the caller's business, for what is read
+	// ahead in one go holds up every sync that comes after it.
+	Prefetch(offset, size int64)
+	// Uncache says that these bytes will not be read again soon. The memory that holds them serves what is read next.
+	Uncache(offset, size int64)
 }
 
 // Info describes a file.
