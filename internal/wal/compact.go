@@ -56,7 +56,50 @@ func (l *Log) nextMerge(deadOnly bool) *mergeJob {
 }
 
 func (l *Log) sparse(g *segment) bool {
-	return g.counted && !g.damaged && g.liveBytes*100 < g.bytes*int64(l.opts.CompactBelow)
+	return g.counted && !g.damaged && g.rest == 0 && g.liveBytes*100 < g.bytes*int64(l.opts.CompactBelow)
+}
+
+// settle is told once the deaths of one accounting are counted in a shard's segments. A segment of which much died just now is
+// likely one that a queue is being served from: what is left dies next, and copying it would be for nothing (Rosenblum and
+// Ousterhout, "The Design and Implementation of a Log-Structured File System", 1992, section 3.5: let what is hot cool down).
+// It is left alone until accountings find it settled, or Maintain was idle a while.
+func (l *Log) settle(s *shardLog) {
+	for _, list := range s.segmentLists() {
+		for _, g := range list {
+			if g.lost > 0 && g.lost*unsettledFraction >= g.liveBytes {
+				g.rest, l.keeper.unsettled = settleCalls, true
+			} else {
+				g.rest = 0
+			}
+			g.lost = 0
+		}
+	}
+}
+
+// cool is told that Maintain has nothing to do, or at once that there is no room to wait. It reports whether segments can be
+// merged now that could not before.
+func (l *Log) cool(atOnce bool) (settled bool) {
+	if !l.keeper.unsettled {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.keeper.unsettled = false
+	for _, s := range l.shards {
+		for _, list := range s.segmentLists() {
+			for _, g := range list {
+				if g.rest == 0 {
+					continue
+				}
+				if g.rest--; atOnce {
+					g.rest = 0
+				}
+				settled = settled || g.rest == 0
+				l.keeper.unsettled = l.keeper.unsettled || g.rest > 0
+			}
+		}
+	}
+	return settled
 }
 
 func (l *Log) pickGroup(segments []*segment, deadOnly bool) []*segment {
@@ -151,17 +194,27 @@ func (l *Log) copySegment(job *mergeJob, g *segment, budget int64) (copied int64
 			continue
 		}
 		p := place{segment: g, offset: x.offset(), fileID: g.fileID(), size: x.size, dataCRC: x.crc}
-		e, err := l.keeper.window.entry(&p, job.shard, index)
-		if err != nil {
-			job.hurt = index
-			return copied, err
-		}
-		if err = job.w.add(&e, x.crc); err != nil {
+		if err := l.copyMerged(job, &p, index); err != nil {
 			return copied, err
 		}
 		copied += x.size.frame()
 	}
 	return copied, nil
+}
+
+// copyMerged copies one live entry of a segment.
+func (l *Log) copyMerged(job *mergeJob, p *place, index uint64) error {
+	if p.size.frame() >= copyDirectBytes {
+		if added, err := job.w.addFrom(p, index); added || err != nil {
+			return err
+		}
+	}
+	e, err := l.keeper.window.entry(p, job.shard, index)
+	if err != nil {
+		job.hurt = index
+		return err
+	}
+	return job.w.add(&e, p.dataCRC)
 }
 
 func (l *Log) finishMerge(job *mergeJob) error {

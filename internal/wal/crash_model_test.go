@@ -285,8 +285,9 @@ func (s *script) install(shard wal.ShardID) error {
 	return s.flush()
 }
 
+// maintain goes on when there is nothing to do: segments that were left alone are merged in the end.
 func (s *script) maintain(steps int) error {
-	for range steps {
+	for idle := 0; steps > 0 && idle <= idleCalls; steps-- {
 		more, err := s.log.Maintain()
 		if errors.Is(err, wal.ErrDiskFull) {
 			return nil
@@ -295,11 +296,14 @@ func (s *script) maintain(steps int) error {
 			return fmt.Errorf("maintain: %w", err)
 		}
 		if !more {
-			break
+			idle++
 		}
 	}
 	return nil
 }
+
+// idleCalls is more than the calls that find nothing to do before a segment counts as settled.
+const idleCalls = 10
 
 // reopen opens a log as a crash left it, checks it against the history, and returns the history that it shows.
 func reopen(fsys vfs.FS, h *history) (*wal.Log, *history, error) {

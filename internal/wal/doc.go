@@ -6,7 +6,7 @@
 // The log has two regions per shard. The *tail* is contiguous: preallocated, recycled files that all shards share,
 // written by one group commit. The *live segments* are sparse and per shard: when a tail file is no longer needed for
 // replay, only its entries that still hold live jobs are copied to a segment; the rest is never written again. Segments
-// whose live bytes fall under a threshold are copied forward and removed.
+// whose live bytes fall under a threshold, and fall no further, are copied forward and removed.
 //
 // # What the caller does
 //

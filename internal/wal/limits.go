@@ -28,7 +28,10 @@ const (
 
 	scanBytes          = 1 << 20   // one read of the recovery scan, unless one frame is larger
 	copyReadBytes      = 256 << 10 // one read when live entries are copied, unless one frame is larger
-	copyWriteBytes     = 1 << 20   // one write to a segment
+	copyDirectBytes    = 16 << 10  // a frame so large is read by itself, to where it is written from
+	copyWriteBytes     = 256 << 10 // one write to a segment: a flush may have to wait for it
+	readAheadBytes     = 512 << 10 // read ahead of those who read a segment in order, in one request
+	readBehindBytes    = 4 * readAheadBytes
 	maintainStepBytes  = 4 << 20   // most bytes one Maintain step copies or zeroes (one frame may exceed it)
 	leisureStepBytes   = 256 << 10 // what it zeroes instead while there is no hurry: no flush waits long for that
 	hurryFraction      = 4         // the next file is in a hurry once this part of the current one is written
@@ -36,7 +39,9 @@ const (
 	unreadableTriesMax = 3         // tries to read what the disk refuses, before it counts as damaged
 	segmentTargetBytes = 64 << 20  // compaction merges neighbours up to about this size
 	segmentSmallBytes  = segmentTargetBytes / 8
-	segmentMergeFanIn  = 8 // this many small neighbours are merged even when all is live
+	unsettledFraction  = 16 // a segment is left alone while one part in so many of what lives in it dies from one accounting to the next,
+	settleCalls        = 8  // or until Maintain found so often that there was nothing to do
+	segmentMergeFanIn  = 8  // this many small neighbours are merged even when all is live
 	segmentHandlesMax  = 256
 	wantedMax          = 64 << 10 // damaged entries of a shard that are noted
 	mendBytesMax       = 64 << 20 // of mended entries that wait for Maintain

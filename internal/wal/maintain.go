@@ -19,7 +19,8 @@ type keeper struct {
 	window window
 	spare  uint64 // number of the last spare file
 
-	starved bool // the disk was full at the last try: merge, which frees room, before preparing files
+	starved   bool // the disk was full at the last try: merge, which frees room, before preparing files
+	unsettled bool // a segment may be: see settle
 }
 
 // abandon gives up jobs under way; they begin again from the start.
@@ -126,6 +127,7 @@ func (l *Log) step() (more bool, err error) {
 	}
 	if k.starved {
 		k.starved = false
+		l.cool(true)
 		if k.merge = l.nextMerge(false); k.merge != nil {
 			return true, nil
 		}
@@ -139,7 +141,7 @@ func (l *Log) step() (more bool, err error) {
 	if k.merge = l.nextMerge(false); k.merge != nil {
 		return true, nil
 	}
-	return false, nil
+	return l.cool(l.Full()), nil
 }
 
 // account brings the segments' live bytes of one shard up to its newest live set, by the deaths since the last one.
@@ -268,9 +270,11 @@ func (l *Log) countDead(s *shardLog, dead *roaring64.Bitmap) {
 			if g, i, ok := findSegment(list, index); ok && g.counted {
 				g.live--
 				g.liveBytes -= g.entries[i].size.frame()
+				g.lost += g.entries[i].size.frame()
 			}
 		}
 	}
+	l.settle(s)
 }
 
 // zeroJob prepares a file of zeros, a piece each step: a spare tail file, or the reserve.

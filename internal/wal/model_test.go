@@ -361,8 +361,8 @@ func (m *model) flush() error {
 
 func (m *model) maintain() error {
 	cut, err := m.armed(func() error {
-		for range 20 {
-			if more, err := m.log.Maintain(); err != nil || !more {
+		for range 20 { // also when there is nothing to do: segments that were left alone are merged in the end
+			if _, err := m.log.Maintain(); err != nil {
 				return err
 			}
 		}

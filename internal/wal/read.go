@@ -132,6 +132,9 @@ func readFrame(p *place, shard ShardID, index uint64, buf []byte) (Entry, error)
 	if err := readFull(file, buf, p.offset); err != nil {
 		return Entry{}, p.readError(shard, index, err)
 	}
+	if p.segment != nil {
+		p.segment.readAhead(p.offset, p.offset+int64(need))
+	}
 	h, err := p.check(buf, shard, index)
 	if err == nil && checksum(buf[frameHeaderBytes:]) != p.dataCRC {
 		err = errFrameData
@@ -241,8 +244,12 @@ func (l *Log) ReadPart(shard ShardID, index uint64, buf []byte, off int64) (int,
 	if _, err = p.check(header[:], shard, index); err != nil {
 		return 0, &CorruptError{File: name, Offset: p.offset, Shard: shard, Index: index, Reason: err.Error()}
 	}
-	if err = readFull(file, buf, p.offset+frameHeaderBytes+off); err != nil {
+	at := p.offset + frameHeaderBytes + off
+	if err = readFull(file, buf, at); err != nil {
 		return 0, p.readError(shard, index, err)
+	}
+	if p.segment != nil {
+		p.segment.readAhead(at, at+int64(len(buf)))
 	}
 	return len(buf), eof
 }

@@ -136,6 +136,11 @@ func (l *Log) copyItem(job *retireJob, item copyItem) error {
 		tail: job.file, offset: job.file.offset(item.entry.pos), fileID: job.file.id,
 		size: item.entry.size, term: item.entry.term, dataCRC: item.entry.crc,
 	}
+	if item.entry.size.frame() >= copyDirectBytes {
+		if added, err := job.w.addFrom(&p, item.index); added || err != nil {
+			return err
+		}
+	}
 	e, err := l.keeper.window.entry(&p, job.w.g.shard, item.index)
 	if err == nil {
 		return job.w.add(&e, item.entry.crc)

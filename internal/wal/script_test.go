@@ -70,6 +70,13 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "state":
 		return s.state()
 	case "maintain":
+		times := 1
+		if d.HasArg("times") {
+			d.ScanArgs(t, "times", &times)
+		}
+		for range times - 1 {
+			s.maintain()
+		}
 		return s.maintain()
 	case "retain":
 		return s.retain(t, d, id)

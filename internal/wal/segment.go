@@ -81,11 +81,41 @@ type segment struct {
 	counted   bool // live and liveBytes reflect the accounted live set
 	live      int  // entries in the live set
 	liveBytes int64
-	damaged   bool // an entry did not read back; not compacted any more
+	damaged   bool  // an entry did not read back; not compacted any more
+	lost      int64 // bytes that died by the accounting under way
+	rest      int   // calls of Maintain that find nothing to do until it counts as settled: see settle
 
 	mu     sync.RWMutex // held shared while file is read; exclusively to open or close it
 	file   vfs.File
 	recent atomic.Bool // read since the handle pool last looked
+
+	readTo  atomic.Int64 // where the last read ended
+	askedTo atomic.Int64 // up to where the disk was asked to read ahead
+}
+
+// readAhead notes that the frames in [from, to) were read, and lets the disk begin with what comes after them when reads go
+// through the file in order, as fetches of a long queue do. The readers of several fetches overtake each other, so what is near
+// the last read counts as in order. It is bounded, since the disk serves a burst of reads before the flush behind it; and what
+// lies well behind is let go: whoever leased those jobs has them, and filling a page of the cache that was not in use before costs
+// several times what reading it does.
+// REQUIRES: g.mu shared.
+func (g *segment) readAhead(from, to int64) {
+	last := g.readTo.Swap(to)
+	if last == 0 || from < last-readAheadBytes || from > last+readAheadBytes {
+		return
+	}
+	asked := g.askedTo.Load()
+	if asked < to || asked > to+2*readAheadBytes {
+		asked = to // it is behind, or from an earlier reader
+	}
+	if asked > to+readAheadBytes/2 {
+		return
+	}
+	g.askedTo.Store(asked + readAheadBytes)
+	g.file.Prefetch(asked, readAheadBytes)
+	if behind := asked - readBehindBytes; behind >= 0 {
+		g.file.Uncache(behind, readAheadBytes)
+	}
 }
 
 // segmentHeader is what header and footer say.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"syscall"
 
 	"github.com/beaver-raft/beaver/internal/invariant"
@@ -61,6 +62,27 @@ func (w *segmentWriter) add(e *Entry, crc uint32) error {
 	w.buf = appendFrame(w.buf, &h, e.Data)
 	stampFrame(w.buf[at:], w.g.fileID(), offset, w.synced)
 	return w.flushFull()
+}
+
+// addFrom appends one entry by reading its frame straight to where it is written from. False without a trace when there is
+// anything wrong with it: then read it by the window, which tells what.
+func (w *segmentWriter) addFrom(p *place, index uint64) (added bool, err error) {
+	at, need := len(w.buf), frameHeaderBytes+p.size.bytes()
+	w.buf = slices.Grow(w.buf, int(p.size.frame()))
+	b := w.buf[at : at+need]
+	file, _ := p.file()
+	if readFull(file, b, p.offset) != nil {
+		return false, nil
+	}
+	h, bad := p.check(b, w.g.shard, index)
+	if bad != nil || checksum(b[frameHeaderBytes:]) != p.dataCRC {
+		return false, nil
+	}
+	offset := w.list(index, h.term, p.size, p.dataCRC)
+	w.buf = w.buf[:at+int(p.size.frame())]
+	clear(w.buf[at+need:])
+	stampFrame(w.buf[at:], w.g.fileID(), offset, w.synced)
+	return true, w.flushFull()
 }
 
 // addDamaged appends the frame of an entry that does not read back, so that it keeps its name and the space it takes, and
