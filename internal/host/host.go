@@ -85,6 +85,7 @@ type Host struct {
 type table struct {
 	loops []*loop // by shard
 	byID  map[shard.ID]*loop
+	lost  map[shard.ID]*replica.LostError // see lost.go
 }
 
 // loop returns the loop of a shard, or nil.
@@ -93,7 +94,7 @@ func (h *Host) loop(id shard.ID) *loop { return h.table.Load().byID[id] }
 // list adds a loop to the table. REQUIRES: during Open, or h.closeMu.
 func (h *Host) list(l *loop) {
 	old := h.table.Load()
-	t := &table{loops: append(slices.Clone(old.loops), l), byID: maps.Clone(old.byID)}
+	t := &table{loops: append(slices.Clone(old.loops), l), byID: maps.Clone(old.byID), lost: old.lost}
 	if t.byID == nil {
 		t.byID = make(map[shard.ID]*loop)
 	}
@@ -105,7 +106,7 @@ func (h *Host) list(l *loop) {
 // unlist takes a loop out of the table. REQUIRES: h.closeMu.
 func (h *Host) unlist(l *loop) {
 	old := h.table.Load()
-	t := &table{byID: maps.Clone(old.byID)}
+	t := &table{byID: maps.Clone(old.byID), lost: old.lost}
 	t.loops = slices.DeleteFunc(slices.Clone(old.loops), func(o *loop) bool { return o == l })
 	delete(t.byID, l.id)
 	h.table.Store(t)
@@ -191,7 +192,7 @@ func (h *Host) openFiles(openLog logOpener) error {
 		return err
 	}
 	o.WAL.FS, o.WAL.Dir = o.FS, LogDir(o.Dir)
-	o.WAL.KeepHoles = true // a replica with holes keeps out of its group, or refuses when it is alone
+	o.WAL.KeepHoles = true // a replica with holes keeps out of its group, one that lost more is not run; alone, both refuse
 	// The log is durable before the first snapshot is written: with a snapshot and no log, the log was lost.
 	if h.records, err = ReadRecords(o.FS, o.Dir); err != nil {
 		return err
@@ -206,6 +207,9 @@ func (h *Host) openFiles(openLog logOpener) error {
 			return fmt.Errorf("open log: %w; if its shards have replicas on other nodes, remove this node and let it join anew, as a new one with an empty data directory; else restore the directory from a copy", err)
 		}
 		return fmt.Errorf("open log: %w", err)
+	}
+	if h.recovery.Damage != nil {
+		o.Logger.Error("the log is damaged: look at the disk", "damage", h.recovery.Damage, "holes", h.recovery.Holes, "lost_shards", h.recovery.LostShards)
 	}
 	return nil
 }

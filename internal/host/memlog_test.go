@@ -185,6 +185,10 @@ func (l *memLog) Mend(wal.ShardID, *wal.Entry) error             { return nil }
 func (l *memLog) GiveUp(wal.ShardID, uint64)                     {}
 func (l *memLog) NoteDamage(wal.ShardID, uint64) <-chan struct{} { return nil }
 func (l *memLog) SetMendable(wal.ShardID, bool)                  {}
+func (l *memLog) Lost(wal.ShardID) error                         { return nil }
+
+func (l *memLog) Gap(wal.ShardID, uint64) uint64 { return 0 }
+
 func (l *memLog) Holes(wal.ShardID, uint64) (first, last uint64) { return 0, 0 }
 
 func (l *memLog) Stats() wal.Stats { return wal.Stats{} }

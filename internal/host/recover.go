@@ -26,6 +26,9 @@ func (h *Host) recover(ctx context.Context) error {
 		return err
 	}
 	for _, l := range loops {
+		if h.log.Lost(l.id) != nil {
+			continue // It will not be opened.
+		}
 		if err := l.completeInstallation(); err != nil {
 			return err
 		}
@@ -40,11 +43,16 @@ func (h *Host) recover(ctx context.Context) error {
 		})
 	}
 	group.Wait()
+	for i, l := range loops {
+		if lost, ok := errors.AsType[*replica.LostError](errs[i]); ok {
+			h.setLost(l.id, lost)
+			errs[i] = nil
+		} else if errs[i] == nil {
+			h.list(l)
+		}
+	}
 	if err := errors.Join(errs...); err != nil {
 		return err
-	}
-	for _, l := range loops {
-		h.list(l)
 	}
 	return nil
 }

@@ -141,6 +141,12 @@ func (h *Host) enter(r Replica, old *Record) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
+	if h.log.Lost(r.Shard) != nil && (old == nil || old.State == Retired) {
+		// What may be lost is not this one's, which has never spoken.
+		if _, err := h.log.Forget(r.Shard); err != nil {
+			return nil, err
+		}
+	}
 	if old == nil || *old != record {
 		if err := h.writeRecord(record); err != nil {
 			return nil, err
@@ -206,6 +212,9 @@ func (h *Host) AddReplica(ctx context.Context, r Replica) error {
 	if err != nil {
 		return err
 	}
+	if err := h.succeed(r, old); err != nil {
+		return err
+	}
 	if old != nil && old.State == Retired {
 		// Also when this was cut short: what another replica left must be gone before this one begins.
 		if err := h.forget(r.Shard, h.flushAll); err != nil {
@@ -229,14 +238,14 @@ func (h *Host) AddReplica(ctx context.Context, r Replica) error {
 
 // RemoveReplica stops a replica for good. When it returns, the record says that it is retired, and what the log and the snapshots
 // had of it is gone; if it is cut short by a crash after the first of these, the next Open completes it. Whether the group
-// still counts on the replica is the caller's business. It may be repeated when it failed. Errors: ErrNoShard, ErrStopped, ctx's,
+// still counts on the replica is the caller's business. It may be repeated, when it failed or not. Errors: ErrNoShard, ErrStopped, ctx's,
 // those of the file system.
 func (h *Host) RemoveReplica(ctx context.Context, id shard.ID) error {
 	h.closeMu.Lock()
 	defer h.closeMu.Unlock()
 	l := h.loop(id)
 	if l == nil {
-		return fmt.Errorf("shard %d: %w", id, ErrNoShard)
+		return h.removeStopped(id)
 	}
 	l.leave.Store(true)
 	l.poke()
@@ -254,6 +263,26 @@ func (h *Host) RemoveReplica(ctx context.Context, id shard.ID) error {
 		return err
 	}
 	h.unlist(l)
+	return h.forget(id, h.flushAll)
+}
+
+// removeStopped retires a replica that is not run, or completes what was cut short when it was retired.
+func (h *Host) removeStopped(id shard.ID) error {
+	if h.closing.Load() || h.failed.Load() {
+		return ErrStopped
+	}
+	old, err := h.recordOf(id)
+	switch {
+	case err != nil:
+		return err
+	case old == nil || old.State != Retired && h.Lost(id) == nil:
+		return fmt.Errorf("shard %d: %w", id, ErrNoShard)
+	case old.State != Retired:
+		if err := h.writeRecord(Record{id, old.Replica, Retired}); err != nil {
+			return err
+		}
+		h.setLost(id, nil)
+	}
 	return h.forget(id, h.flushAll)
 }
 

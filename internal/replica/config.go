@@ -41,7 +41,11 @@ type Log interface {
 	Retain(shard wal.ShardID, r wal.Retention)
 	ReleaseReserve() bool
 	transfer.MendLog
-	// Holes returns the first and the last entry of the tail, from an index on, whose data is damaged; 0 when there is none.
+	// Lost says why the shard may have lost what its replica promised; nil when it has not.
+	Lost(shard wal.ShardID) error
+	// Holes returns the first and the last entry of the tail, from an index on, that is damaged; 0 when there is none. Gap is the last
+	// of them of which not even the name is known.
+	Gap(shard wal.ShardID, from uint64) (last uint64)
 	Holes(shard wal.ShardID, from uint64) (first, last uint64)
 	SetMendable(shard wal.ShardID, mendable bool)
 	Distrust(shard wal.ShardID)

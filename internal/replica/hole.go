@@ -16,7 +16,8 @@ import (
 //
 // When no other member has an entry any more, it was not committed, or its jobs are done and it is in a snapshot. Either way a snapshot of the
 // group at or above the last hole settles it, and the replica asks whoever leads for one. Without that it stays out: it
-// cannot know, and does not guess.
+// cannot know, and does not guess. Where not even the names of entries are known, a snapshot is asked for at once. Where votes or
+// acknowledgements may be lost, the replica does not open: LostError.
 //
 // Entries that are applied are of another kind: no quorum to come rests on them, and the state includes them. They are mended while
 // the replica goes on. If Raft needs one meanwhile, for a member that lags or after a start, reading it fails: see Heals.
@@ -28,32 +29,32 @@ type holes struct {
 }
 
 // passHoles gives up the part of the tail with holes that the snapshot covers: what of it is live is mended by name, and members that
-// lag are brought a snapshot. It returns the last hole of those, or 0.
-func (r *Replica) passHoles(snapshot uint64) (passed uint64) {
-	id := r.cfg.Shard
+// lag are brought a snapshot. It returns what is damaged there.
+func (r *Replica) passHoles(snapshot uint64) (damage error) {
+	id, passed := r.cfg.Shard, uint64(0)
 	for {
 		first, _ := r.cfg.Log.Holes(id, passed+1)
 		if first == 0 || first > snapshot {
 			break
+		}
+		if damage == nil {
+			_, damage = r.cfg.Log.Read(id, first)
 		}
 		passed = first
 	}
 	if passed >= r.cfg.Log.State(id).First {
 		r.cfg.Log.Retain(id, wal.Retention{Snapshot: snapshot, KeepFrom: passed + 1})
 	}
-	return passed
+	return damage
 }
 
 // openHoles finds out whether the replica begins out of its group. A replica that is its whole group has nobody to ask: its log is
 // damaged, which is the error.
-func (r *Replica) openHoles(passed uint64) error {
+func (r *Replica) openHoles(passed error) error {
 	if !r.mendable {
-		hole := passed
-		if hole == 0 {
-			hole, _ = r.cfg.Log.Holes(r.cfg.Shard, 0)
-		}
-		if hole == 0 {
-			return nil
+		hole, _ := r.cfg.Log.Holes(r.cfg.Shard, 0)
+		if passed != nil || hole == 0 {
+			return passed
 		}
 		_, err := r.cfg.Log.Read(r.cfg.Shard, hole)
 		return err
@@ -89,9 +90,13 @@ func (r *Replica) lookForHoles() (out bool, err error) {
 		r.refuseReads(r.notLeader())
 	}
 	r.askFor()
-	if r.mender.Barren() && r.now.Mono >= r.holes.asked+AskPause {
+	above := r.cfg.Log.Gap(r.cfg.Shard, r.Applied()+1)
+	if r.mender.Barren() {
+		above = r.holes.last
+	}
+	if above > 0 && (r.holes.asked == 0 || r.now.Mono >= r.holes.asked+AskPause) {
 		r.holes.asked = r.now.Mono
-		w := transfer.Renew{Speaker: transfer.PeerID(r.cfg.Replica), Above: max(r.holes.last-1, r.doubts.upTo)}
+		w := transfer.Renew{Speaker: transfer.PeerID(r.cfg.Replica), Above: max(above-1, r.doubts.upTo)}
 		for _, to := range r.others() { // it hears from nobody who leads
 			r.eff.Mends = append(r.eff.Mends, Mail{shard.ReplicaID(to), w.Append(nil, r.cfg.Shard)})
 		}

@@ -29,7 +29,8 @@ func (e *RestoreError) Error() string {
 func (e *RestoreError) Unwrap() error { return e.Reason }
 
 // Open restores the replica from its newest good snapshot, or makes the genesis of a new group, or waits to be brought a
-// snapshot; see Config.Founders. Replay then applies what the log knows as committed. Errors: *RestoreError, *shard.StateError, those of package snapshot.
+// snapshot; see Config.Founders. Replay then applies what the log knows as committed. Errors: *RestoreError, *LostError, *shard.StateError,
+// those of package snapshot; a *wal.CorruptError when the log of a replica that is alone is damaged.
 func Open(cfg Config) (*Replica, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -37,6 +38,9 @@ func Open(cfg Config) (*Replica, error) {
 	}
 	r := &Replica{cfg: cfg, nextRead: 1, mender: transfer.NewMender(cfg.Shard, cfg.Log)}
 	r.count.ID = cfg.Shard
+	if err := cfg.Log.Lost(cfg.Shard); err != nil {
+		return nil, r.lost(err)
+	}
 	snap, err := r.restore()
 	if err != nil {
 		return nil, err

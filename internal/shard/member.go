@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
+	"google.golang.org/protobuf/proto"
 )
 
 // NodeID names a node of the cluster, 1 to NodeMax.
@@ -82,6 +83,15 @@ func (m *Members) onNode(n NodeID) ReplicaID {
 		}
 	}
 	return 0
+}
+
+// DecodeMembers reads the members from a configuration as Shard.ConfState gave it.
+func DecodeMembers(confState []byte) (Members, error) {
+	c := new(raftpb.ConfState)
+	if err := proto.Unmarshal(confState, c); err != nil {
+		return Members{}, fmt.Errorf("decode the members of a group: %w", err)
+	}
+	return membersOf(c), nil
 }
 
 func membersOf(c *raftpb.ConfState) Members {

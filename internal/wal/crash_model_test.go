@@ -186,13 +186,20 @@ func (s *script) append(shard wal.ShardID) error {
 	if low := max(m.first, s.h.retained[shard].Snapshot+1, m.hard.Commit+1); s.rng.IntN(6) == 0 && low <= m.last {
 		next = low + s.rng.Uint64N(m.last-low+1) // a new leader's entries replace the old one's
 	}
+	term := m.hard.Term + 1
+	if e := m.entries[m.last]; e != nil {
+		term = max(term, e.Term)
+		if next <= m.last {
+			term++ // one index and one term name one entry
+		}
+	}
 	entries := make([]wal.Entry, s.rng.IntN(4))
 	for i := range entries {
 		data := make([]byte, s.rng.IntN([...]int{40, 400, 3000}[s.rng.IntN(3)]))
 		for j := range data {
 			data[j] = byte(int(next)+i+j*(j>>3)) ^ s.salt
 		}
-		entries[i] = wal.Entry{Index: next + uint64(i), Term: m.hard.Term + 1, Type: uint8(s.rng.IntN(3)), Data: data}
+		entries[i] = wal.Entry{Index: next + uint64(i), Term: term, Type: uint8(s.rng.IntN(3)), Data: data}
 	}
 	var hard *wal.HardState
 	if len(entries) == 0 || s.rng.IntN(3) == 0 {

@@ -20,7 +20,8 @@
 //   - It calls Scrub now and then, and gives to Mend what peers have of the entries that Wanted names.
 //   - It calls RetryUnreadable every minute or so, from the goroutine of Maintain.
 //   - It calls Forget when a shard's replica is gone from this node for good, and again after each Open.
-//   - It sets Options.KeepHoles only if it asks Holes for each shard, and keeps replicas with holes out of their groups: hole.go.
+//   - It sets Options.KeepHoles only if it asks Lost and Holes for each shard, never runs the replica of a shard that is lost, and keeps
+//     those with holes out of their groups: lost.go, hole.go.
 //   - It sets Options.Existing when it knows that there was a log.
 //
 // The package starts no goroutine, reads no clock and writes no log line: it returns facts.
@@ -45,7 +46,8 @@
 // one before, and everything but that last flush is proven at any time. In files that have a successor any bad frame is
 // damage. A write is assumed not to harm synced bytes beside it in the same sector (powersafe overwrite).
 //
-// An entry of the tail of which only the data is damaged is a hole, with which a log may be opened: hole.go.
+// An entry of the tail of which only the data is damaged is a hole, with which a log may be opened: hole.go. So it may with other damage
+// of frames, and with sectors that cannot be read: lost.go works out what that means for each shard.
 //
 // A live entry that is found damaged when its tail file retires is copied to the segment as it is: it keeps its name, is
 // refused, and holds nothing up. Peers that have the entry can mend it: mend.go. A file that is missing is noticed by Open, or when the first live set since Open names

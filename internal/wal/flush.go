@@ -23,7 +23,7 @@ func (w *writer) observe(f *tailFile, b []byte) {
 	case kindEntry:
 		s, ok := w.states[h.shard]
 		if !ok {
-			s = shardState{first: 1, known: true}
+			s = blankState
 		}
 		s.last = h.index
 		w.states[h.shard] = s
@@ -33,7 +33,7 @@ func (w *writer) observe(f *tailFile, b []byte) {
 	case kindState:
 		s, err := decodeState(b[frameHeaderBytes:][:h.dataBytes])
 		invariant.Check(err == nil, "own state frame of shard %d does not decode", h.shard)
-		w.states[h.shard] = s
+		w.states[h.shard] = s.after(w.states[h.shard])
 	case kindMark, kindSeal:
 		invariant.Check(false, "a %s frame was appended to the stream", h.kind)
 	}
@@ -163,10 +163,14 @@ func (l *Log) beginFile(stream []byte) (int, error) {
 		head.prevID, head.prevUsed = prev.id, prev.used
 	}
 	head.id = f.id
+	l.mu.RLock()
+	head.lost = l.unknown != nil
+	l.mu.RUnlock()
 	preamble := make([]byte, fileHeaderBytes)
 	for _, id := range slices.Sorted(maps.Keys(l.writer.states)) {
 		at := len(preamble)
 		st := l.writer.states[id]
+		head.marked = head.marked || st.lost
 		preamble = appendState(preamble, id, &st)
 		stampFrame(preamble[at:], f.id, int64(at), 0)
 	}

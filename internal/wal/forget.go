@@ -19,7 +19,7 @@ func (l *Log) Forget(shard ShardID) (Position, error) {
 	defer l.keeping.Unlock()
 	l.mu.RLock()
 	err := l.usable()
-	known := l.shards[shard] != nil
+	known := l.shards[shard] != nil || l.unknown != nil
 	position := l.pending.end()
 	l.mu.RUnlock()
 	if err != nil || !known {
@@ -45,10 +45,10 @@ func (l *Log) Forget(shard ShardID) (Position, error) {
 func (l *Log) forget(shard ShardID) ([]*segment, Position) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := l.shards[shard]
-	blank := shardState{first: 1, known: true}
-	if s.shardState != blank {
-		s.become(blank)
+	s := l.shardFor(shard)
+	if s.shardState != blankState || l.unknown != nil {
+		s.become(blankState)
+		s.damage = nil
 		l.appendShardState(shard, s)
 	}
 	segments := slices.Concat(s.segments, s.received)

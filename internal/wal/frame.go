@@ -3,6 +3,7 @@ package wal
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 )
 
@@ -57,6 +58,9 @@ var (
 	errFrameHeader = errors.New("the header checksum does not match")
 	errFrameData   = errors.New("the data checksum does not match")
 	errFrameBytes  = errors.New("the frame's length is over the limit")
+
+	errFrameUnreadable = errors.New("the disk cannot read it")
+	errDataUnreadable  = fmt.Errorf("%w: the disk cannot read all of it", errFrameData)
 )
 
 func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
@@ -153,9 +157,15 @@ type shardState struct {
 	prevTerm uint64 // term of entry first-1; meaningful when prevKnown
 	last     uint64
 	known    bool // prevTerm is known
+	lost     bool // what the shard promised may be lost: see lost.go
 }
 
-const shardStateBytes = 56
+const (
+	shardStateBytes = 56
+
+	stateKnown = 1
+	stateLost  = 2
+)
 
 func (s *shardState) encode(b *[shardStateBytes]byte) {
 	binary.LittleEndian.PutUint64(b[0:], s.hard.Term)
@@ -166,7 +176,10 @@ func (s *shardState) encode(b *[shardStateBytes]byte) {
 	binary.LittleEndian.PutUint64(b[40:], s.last)
 	b[48] = 0
 	if s.known {
-		b[48] = 1
+		b[48] = stateKnown
+	}
+	if s.lost {
+		b[48] |= stateLost
 	}
 }
 
@@ -184,7 +197,8 @@ func decodeState(b []byte) (shardState, error) {
 		first:    binary.LittleEndian.Uint64(b[24:]),
 		prevTerm: binary.LittleEndian.Uint64(b[32:]),
 		last:     binary.LittleEndian.Uint64(b[40:]),
-		known:    b[48] == 1,
+		known:    b[48]&stateKnown != 0,
+		lost:     b[48]&stateLost != 0,
 	}
 	if s.first == 0 || s.last == ^uint64(0) || s.first > s.last+1 {
 		return shardState{}, errors.New("a state frame has impossible bounds")

@@ -7,8 +7,8 @@ import "errors"
 // with holes. With it, whoever owns a shard must keep its replica out of its group until the holes are filled: no vote, no
 // acknowledgement, no campaign (package replica). Then nothing that the replica promised is broken:
 //
-//   - Its votes are kept, since the frame of an entry holds no hard state. A damaged frame of a hard state, or one whose header
-//     is damaged so that it may have been one, is no hole: it is refused. So is a file that cannot be read.
+//   - Its votes are kept, since the frame of an entry holds no hard state. What a damaged frame of a hard state means, or one whose header
+//     is damaged so that it may have been one, is worked out in lost.go.
 //   - Its acknowledgements are kept, since nothing is cut off: last index and last term stay what they were, and what fills a
 //     hole has the very name of what was lost.
 //
@@ -50,11 +50,20 @@ func (s *shardLog) holes(from uint64) (first, last uint64) {
 		}
 		last = max(last, index)
 	}
+	for _, g := range s.gaps {
+		if g.last < from {
+			continue
+		}
+		if at := max(g.first, from); first == 0 || at < first {
+			first = at
+		}
+		last = max(last, g.last)
+	}
 	return first, last
 }
 
 // Holes returns the first and the last entry from an index on that are in the tail, were found damaged, and are not written anew;
-// 0 when there is none.
+// 0 when there is none. Those of which not even the name is known are among them: see Gap.
 func (l *Log) Holes(shard ShardID, from uint64) (first, last uint64) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()

@@ -68,7 +68,7 @@ func TestHoles(t *testing.T) {
 					}
 				}
 				base := sim.CrashClone(vfs.AllLost())
-				holes, refused := 0, 0
+				holes := 0
 				for name, size := range filesBelow(t, base, crashDir+"/tail") {
 					if !strings.HasSuffix(name, ".wal") {
 						continue
@@ -80,17 +80,14 @@ func TestHoles(t *testing.T) {
 						}
 						log, found, err := openHoles(harmed.CrashClone(vfs.AllLost()))
 						if err != nil {
-							if err := wantDamage("open", err); err != nil {
-								t.Fatal(err)
-							}
-							refused++
-							continue
+							t.Fatalf("bit of %s at %d: %v", name, offset, err)
 						}
+						named := found.Holes > 0 && found.LostShards == 0 && !gapped(log)
 						if err := log.Close(); err != nil {
 							t.Fatal(err)
 						}
-						if found.Holes == 0 {
-							continue
+						if !named {
+							continue // see TestDamagedFrames
 						}
 						holes++
 						if err := fillWithCrashes(harmed, s.h); err != nil {
@@ -98,9 +95,8 @@ func TestHoles(t *testing.T) {
 						}
 					}
 				}
-				t.Logf("%d holes, refused %d times", holes, refused)
-				if holes == 0 || refused == 0 {
-					t.Errorf("the flips did not hit all kinds of places")
+				if holes == 0 {
+					t.Error("the flips hit no entry's data")
 				}
 			})
 		}

@@ -36,6 +36,7 @@ const (
 	leisureStepBytes   = 256 << 10 // what it zeroes instead while there is no hurry: no flush waits long for that
 	hurryFraction      = 4         // the next file is in a hurry once this part of the current one is written
 	salvageBytes       = 4 << 10   // one read of a frame that does not read back whole
+	sectorBytes        = 512       // one read around what the disk refuses to read, by Open
 	unreadableTriesMax = 3         // tries to read what the disk refuses, before it counts as damaged
 	segmentTargetBytes = 64 << 20  // compaction merges neighbours up to about this size
 	segmentSmallBytes  = segmentTargetBytes / 8

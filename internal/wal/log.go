@@ -32,6 +32,7 @@ type Log struct {
 	free              []byte   // the buffer that is neither
 	durable           Position // end of what is in files
 	files             []*tailFile
+	unknown           *CorruptError // shards of which nothing is here may have been lost: see lost.go
 	spares            []spareFile
 	reserveHeld       bool // the reserve file is there
 	reserveGiven      bool // it was removed for want of room
@@ -179,7 +180,7 @@ func (l *Log) Append(shard ShardID, hs *HardState, entries []Entry) (Position, e
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.usable(); err != nil {
+	if err := errors.Join(l.usable(), l.closedTo(shard)); err != nil {
 		return 0, err
 	}
 	if buffered := int64(len(l.pending.data) + len(l.flushing.data)); buffered > 0 && buffered+size > l.opts.BufferBytes {
@@ -245,6 +246,9 @@ func (l *Log) Retain(shard ShardID, r Retention) {
 	invariant.Check(r.KeepFrom <= r.Snapshot+1, "retain from %d, but the snapshot is at %d", r.KeepFrom, r.Snapshot)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closedTo(shard) != nil {
+		return
+	}
 	s := l.shardFor(shard)
 	if r.Live != nil && (s.live == nil || r.Snapshot >= s.snapshot) {
 		s.live, s.snapshot, s.fallback = r.Live, r.Snapshot, r.Fallback
@@ -255,6 +259,7 @@ func (l *Log) Retain(shard ShardID, r Retention) {
 	}
 	term, known := s.termOf(keepFrom - 1)
 	s.first, s.prevTerm, s.known = keepFrom, term, known
+	s.cutGaps()
 	if l.usable() == nil {
 		l.appendShardState(shard, s)
 	}

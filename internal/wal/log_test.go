@@ -91,7 +91,7 @@ func TestNewerFormat(t *testing.T) {
 	h := tailHeader{id: 1, begun: fileHeaderBytes}
 	s := segmentHeader{shard: 1, segmentID: segmentID{firstSeq: 1, lastSeq: 1}}
 	for _, b := range [][]byte{h.encode(), s.encode(segmentMagic)} {
-		b[8]++
+		b[8] = FormatVersion + 1
 		sum := checksum(b[:60])
 		for i := range 4 {
 			b[60+i] = byte(sum >> (8 * i))

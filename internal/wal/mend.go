@@ -272,13 +272,22 @@ func (l *Log) mendedIn(s *shardLog) (tail, below []uint64) {
 		}
 		if _, ok := s.find(index); ok {
 			tail = append(tail, index)
-		} else if s.accounted != nil && s.accounted.Contains(index) {
+		} else if s.accounted != nil && s.accounted.Contains(index) && !l.tooEarly(s, index) {
 			below = append(below, index)
 		}
 	}
 	slices.Sort(tail)
 	slices.Sort(below)
 	return tail, below
+}
+
+// tooEarly reports whether an entry that no file holds, but one of the tail's gaps, must wait for entries below it that are still in the
+// tail: segments are in the order of their entries. REQUIRES: l.mu.
+func (l *Log) tooEarly(s *shardLog, index uint64) bool {
+	if _, _, held := s.segmentOf(index); held {
+		return false
+	}
+	return slices.ContainsFunc(s.runs, func(r tailRun) bool { return len(r.entries) > 0 && r.first < index })
 }
 
 // mendTail writes one mended entry of the tail over its damaged frame. It reports whether there was one.

@@ -63,6 +63,10 @@ func (l *Log) locate(shard ShardID, index uint64) (place, error) {
 	if e, ok := s.find(index); ok {
 		return l.placeInTail(e), nil
 	}
+	if g := s.gapAt(index); g != nil {
+		l.mu.RUnlock()
+		return place{}, g.inGap(shard, index)
+	}
 	g, n, ok := s.segmentOf(index)
 	if !ok {
 		known := s.live != nil && index <= s.snapshot
@@ -194,6 +198,9 @@ func (l *Log) ReadRange(shard ShardID, lo, hi uint64, maxBytes int) ([]Entry, er
 	default:
 		for i := lo; i < hi; i++ {
 			e, ok := s.find(i)
+			if g := s.gapAt(i); g != nil && count == 0 {
+				err = g.inGap(shard, i)
+			}
 			if !ok || (count > 0 && bytes+e.size.bytes() > maxBytes) {
 				break
 			}

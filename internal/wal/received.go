@@ -309,7 +309,7 @@ func (l *Log) InstallSnapshot(shard ShardID, index, term uint64) error {
 
 // installSnapshot is InstallSnapshot with entries up to held known committed. REQUIRES: l.mu.
 func (l *Log) installSnapshot(shard ShardID, index, term, held uint64) error {
-	if err := l.usable(); err != nil {
+	if err := errors.Join(l.usable(), l.closedTo(shard)); err != nil {
 		return err
 	}
 	s := l.shardFor(shard)
@@ -318,9 +318,9 @@ func (l *Log) installSnapshot(shard ShardID, index, term, held uint64) error {
 	}
 	s.complete = true // what the snapshot refers to may come later
 	have, known := s.termOf(index)
-	committed := index <= min(s.last, max(s.hard.Commit, s.snapshot, held))
+	committed := index <= min(s.last, max(s.hard.Commit, s.snapshot, held)) || s.gapAt(index) != nil
 	switch {
-	case known && have == term, !known && committed: // What is committed agrees with every snapshot.
+	case known && have == term, !known && committed: // What is committed agrees with every snapshot; of a gap see lost.go.
 		s.become(shardState{hard: s.hard, first: index + 1, prevTerm: term, known: true, last: s.last})
 		l.appendShardState(shard, s)
 		return nil

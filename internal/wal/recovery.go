@@ -44,7 +44,11 @@ type recovery struct {
 	log     *Log
 	found   Recovery
 	headers []tailHeader // of log.files
-	spares  []string
+
+	repeated    int64         // end of the part of a file that says what the file before said
+	unknown     *CorruptError // damage that may have taken shards whole
+	unknownFile *tailFile
+	spares      []string
 }
 
 func (r *recovery) run() error {
@@ -71,6 +75,9 @@ func (r *recovery) run() error {
 	if err != nil {
 		return err
 	}
+	if len(l.files) > 0 {
+		r.closeLost(&end)
+	}
 	if err = r.checkShards(); err != nil {
 		return err
 	}
@@ -87,6 +94,12 @@ func (r *recovery) run() error {
 		s.durableFirst, s.durableLast, s.durableCommit = s.first, s.last, s.hard.Commit
 		r.found.EntriesReplayed += len(s.tail().entries)
 		r.found.Holes += len(s.wanted)
+		for _, g := range s.gaps {
+			r.found.Holes += int(g.last - g.first + 1)
+		}
+		if s.lost {
+			r.found.LostShards++
+		}
 	}
 	r.found.TailFiles = len(l.files)
 	l.opened = true
@@ -189,10 +202,13 @@ func (r *recovery) openFile(id uint64) error {
 	if err == nil && h.begun > f.size {
 		err = errFileHeader
 	}
-	if isDamage(err) {
+	switch damaged := isDamage(err); {
+	case l.opts.KeepHoles && (damaged || errors.Is(err, syscall.EIO)):
+		r.passedOver(&CorruptError{File: f.name, Reason: err.Error()})
+		h = unknownHeader(id)
+	case damaged:
 		return &CorruptError{File: f.name, Reason: err.Error()}
-	}
-	if err != nil {
+	case err != nil:
 		return fmt.Errorf("open log file %s: %w", f.name, err)
 	}
 	r.headers = append(r.headers, h)
@@ -205,6 +221,13 @@ func (r *recovery) replay() (tailEnd, error) {
 	pos := Position(0)
 	for i, f := range l.files {
 		f.firstPos = pos
+		r.repeated = 0
+		if i > 0 && r.unknown == nil {
+			r.repeated = fileHeaderBytes + int64(len(l.shards))*frameBytes(shardStateBytes)
+		}
+		if r.headers[i].lost {
+			r.unknown, r.unknownFile = &CorruptError{File: f.name, Reason: "an earlier start found the log damaged"}, f
+		}
 		if i == len(l.files)-1 {
 			end, err := findEnd(f.file, f.name, f.id, r.headers[i].begun, f.size, l.opts.KeepHoles)
 			r.found.BytesRead += end.read
@@ -219,6 +242,12 @@ func (r *recovery) replay() (tailEnd, error) {
 			return end, r.replayFile(f, end.end, end.proven, i == 0)
 		}
 		f.used = r.headers[i+1].prevUsed
+		if f.used == usedUnknown {
+			var err error
+			if f.used, err = findSealed(f.file, f.name, f.id, r.headers[i].begun, f.size); err != nil {
+				return tailEnd{}, err
+			}
+		}
 		if f.used > f.size {
 			return tailEnd{}, &CorruptError{File: f.name, Offset: f.size, Reason: "the file is too short"}
 		}
@@ -233,20 +262,16 @@ func (r *recovery) replay() (tailEnd, error) {
 // replayFile reads a file up to end into the index; the writer's states follow up to proven.
 func (r *recovery) replayFile(f *tailFile, end, proven int64, oldest bool) error {
 	l := r.log
-	scan := tailScan{file: f.file, id: f.id, offset: fileHeaderBytes, end: end}
+	scan := tailScan{file: f.file, id: f.id, offset: fileHeaderBytes, end: end, around: l.opts.KeepHoles}
 	for scan.offset < end {
 		at := scan.offset
 		h, data, err := scan.next()
-		hole := l.opts.KeepHoles && isHole(&h, err)
-		if hole {
-			scan.skip(&h)
-			err = nil
-		}
-		if err == nil {
+		switch {
+		case err == nil:
+			r.meet(f, &h)
 			err = r.apply(f, h, data, at, oldest)
-		}
-		if err == nil && hole {
-			err = l.shards[h.shard].noteHole(&h)
+		case l.opts.KeepHoles && !errors.Is(err, errScan):
+			err = r.damaged(f, &scan, &h, err, end)
 		}
 		if errors.Is(err, errScan) {
 			return fmt.Errorf("%s: %w", f.name, err)
@@ -254,8 +279,8 @@ func (r *recovery) replayFile(f *tailFile, end, proven int64, oldest bool) error
 		if err != nil {
 			return &CorruptError{File: f.name, Offset: at, Shard: h.shard, Index: h.index, Reason: err.Error()}
 		}
-		if scan.offset <= proven {
-			l.writer.states[h.shard] = l.shards[h.shard].shardState
+		if s := l.shards[h.shard]; s != nil && h.kind != 0 && scan.offset <= proven {
+			l.writer.states[h.shard] = s.shardState
 			f.noteHighest(h)
 		}
 	}
@@ -277,6 +302,12 @@ func (r *recovery) apply(f *tailFile, h frameHeader, data []byte, at int64, olde
 	s := r.log.shardFor(h.shard)
 	switch h.kind {
 	case kindEntry:
+		if s.lost {
+			return nil // It was written again before that was known, and nobody reads it.
+		}
+		if s.doubt != nil && h.index >= s.first {
+			r.settle(s, &h)
+		}
 		if h.index < s.first || h.index > s.last+1 {
 			return fmt.Errorf("entry %d does not follow %d to %d", h.index, s.first, s.last)
 		}
@@ -291,6 +322,16 @@ func (r *recovery) apply(f *tailFile, h frameHeader, data []byte, at int64, olde
 		st, err := decodeState(data)
 		if err != nil {
 			return err
+		}
+		if s.hardLost = nil; s.lost || st.lost {
+			r.applyLost(f, s, st, at)
+			return nil
+		}
+		if s.doubt != nil {
+			r.doubtState(s, st)
+			s.become(st)
+			r.log.unwantAbove(s, st.last)
+			return nil
 		}
 		// Only a snapshot makes a tail jump, and then it is empty; or this is where the recycled files ended.
 		if st.last > s.last && st.first <= st.last && !oldest {
@@ -308,10 +349,10 @@ func (r *recovery) apply(f *tailFile, h frameHeader, data []byte, at int64, olde
 func (r *recovery) checkShards() error {
 	for _, id := range r.log.Shards() {
 		s := r.log.shards[id]
-		if s.tail().first > s.first {
+		if first, last := s.firstMissing(); first > 0 && !s.lost {
 			return &CorruptError{
-				File: r.log.tailDir(), Shard: id, Index: s.first,
-				Reason: fmt.Sprintf("entries %d to %d are missing: an older log file was removed", s.first, s.tail().first-1),
+				File: r.log.tailDir(), Shard: id, Index: first,
+				Reason: fmt.Sprintf("entries %d to %d are missing: an older log file was removed", first, last),
 			}
 		}
 	}

@@ -96,6 +96,9 @@ func (l *Log) liveIn(f *tailFile, shard ShardID) (live []copyItem, total int) {
 			if !s.accounted.Contains(index) {
 				continue
 			}
+			if _, _, ok := findSegment(s.segments, index); ok {
+				continue // It could not be read for a while, and came from a peer.
+			}
 			if g, n, ok := findSegment(received, index); !ok || g.entries[n].nameOnly() {
 				live = append(live, copyItem{index, e})
 			}

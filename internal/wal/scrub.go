@@ -56,6 +56,9 @@ func (l *Log) nextToScrub() (ShardID, uint64, bool) {
 				next = it.Next()
 			}
 		}
+		if g := s.gapAt(next); g != nil {
+			next = g.last + 1
+		}
 		if next <= s.last {
 			c.index = next + 1
 			return id, next, true

@@ -130,7 +130,7 @@ type segmentHeader struct {
 func (h *segmentHeader) encode(magic string) []byte {
 	b := make([]byte, fileHeaderBytes)
 	copy(b, magic)
-	binary.LittleEndian.PutUint32(b[8:], FormatVersion)
+	binary.LittleEndian.PutUint32(b[8:], plainVersion)
 	binary.LittleEndian.PutUint16(b[12:], uint16(h.shard))
 	if h.received {
 		binary.LittleEndian.PutUint16(b[14:], 1)

@@ -61,12 +61,19 @@ type shardLog struct {
 
 	durableCommit uint64 // commit index as durable in the tail
 
-	wanted   map[uint64]*want // entries found damaged: see mend.go
-	mendable bool             // peers may be asked for them
+	wanted map[uint64]*want // entries found damaged: see mend.go
+	gaps   []gap            // of the tail, ascending: see lost.go
+	damage *CorruptError    // why the shard is lost
+
+	// While Open reads on.
+	doubt    *doubt
+	hardLost *CorruptError // the hard state may have been lost
+
+	mendable bool // peers may be asked for them
 }
 
 func newShardLog() *shardLog {
-	return &shardLog{shardState: shardState{first: 1, known: true}, runs: []tailRun{{first: 1}}, durableFirst: 1}
+	return &shardLog{shardState: blankState, runs: []tailRun{{first: 1}}, durableFirst: 1}
 }
 
 func (s *shardLog) tail() *tailRun { return &s.runs[len(s.runs)-1] }
@@ -99,12 +106,16 @@ func (s *shardLog) truncate(last uint64) {
 		s.runs = s.runs[:len(s.runs)-1]
 	}
 	r := s.tail()
-	if last+1 < r.first {
+	switch n := last + 1 - r.first; {
+	case last+1 < r.first, n > 0 && len(r.entries) == 0:
 		*r = tailRun{first: last + 1}
-	} else if n := last + 1 - r.first; n < uint64(len(r.entries)) {
+	case n < uint64(len(r.entries)):
 		r.entries = r.entries[:n]
+	case n > uint64(len(r.entries)): // the end is in a gap
+		s.runs = append(s.runs, tailRun{first: last + 1})
 	}
 	s.last = last
+	s.cutGaps()
 }
 
 // push adds the entry after last.
@@ -137,6 +148,7 @@ func (s *shardLog) become(st shardState) {
 		s.jump(st.last)
 	}
 	s.shardState = st
+	s.cutGaps()
 }
 
 // between returns the runs' entries whose frames are in [from, to), without copying.

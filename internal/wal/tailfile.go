@@ -33,8 +33,11 @@ const (
 	tailMagic       = "BEAVERWL"
 	fileHeaderBytes = 64
 
-	// FormatVersion is the version of the log's files that this code writes, and the newest it reads.
-	FormatVersion = 1
+	// FormatVersion is the newest version of the log's files that this code writes and reads.
+	FormatVersion = 2
+
+	// plainVersion is that of segments, and of tail files that say of no shard that it was lost.
+	plainVersion = 1
 
 	tailSuffix  = ".wal"
 	sparePrefix = "spare-"
@@ -57,12 +60,20 @@ type tailHeader struct {
 	id, prevID uint64
 	prevUsed   int64
 	begun      int64
+	lost       bool // shards that are not in this file may have been lost
+	marked     bool // one that is in it was; when it is written
 }
 
 func (h *tailHeader) encode() []byte {
 	b := make([]byte, fileHeaderBytes)
 	copy(b, tailMagic)
-	binary.LittleEndian.PutUint32(b[8:], FormatVersion)
+	binary.LittleEndian.PutUint32(b[8:], plainVersion)
+	if h.lost || h.marked {
+		binary.LittleEndian.PutUint32(b[8:], FormatVersion) // An older program would take what was lost for what there is.
+	}
+	if h.lost {
+		b[48] = 1
+	}
 	binary.LittleEndian.PutUint64(b[16:], h.id)
 	binary.LittleEndian.PutUint64(b[24:], h.prevID)
 	binary.LittleEndian.PutUint64(b[32:], uint64(h.prevUsed))
@@ -99,6 +110,7 @@ func decodeTailHeader(b []byte, name string) (tailHeader, error) {
 		prevID:   binary.LittleEndian.Uint64(b[24:]),
 		prevUsed: int64(binary.LittleEndian.Uint64(b[32:])),
 		begun:    int64(binary.LittleEndian.Uint64(b[40:])),
+		lost:     b[48] != 0,
 	}
 	if h.id == 0 || h.prevID != h.id-1 || h.prevUsed < 0 || h.prevUsed%8 != 0 || h.begun < fileHeaderBytes {
 		return tailHeader{}, errFileHeader

@@ -76,8 +76,8 @@ type Options struct {
 	// Existing refuses to make a new log: the caller knows that there was one.
 	Existing bool
 
-	// KeepHoles opens a log although entries of the tail are damaged, as long as that is only in their data: see hole.go. The
-	// caller asks Holes before it relies on a shard.
+	// KeepHoles opens a log although frames of the tail are damaged: see hole.go and lost.go. The caller asks Lost and Holes before
+	// it relies on a shard.
 	KeepHoles bool
 
 	FileBytes     int64 // size of one preallocated tail file; default 64 MiB
@@ -97,7 +97,9 @@ type Recovery struct {
 	TornOffset            int64
 	RewrittenBytes        int64 // unsealed tail written again, since recovered is not durable
 	RemovedTemporaryFiles int
-	Holes                 int // entries of the tail whose data is damaged: see Options.KeepHoles
+	Holes                 int           // entries of the tail that are damaged: see Options.KeepHoles
+	Damage                *CorruptError // the first that was passed over, also when nothing is missing
+	LostShards            int           // that may have lost what they promised
 }
 
 // ShardState is one shard's part of the log.

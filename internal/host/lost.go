@@ -1,0 +1,46 @@
+package host
+
+import (
+	"maps"
+
+	"github.com/beaver-raft/beaver/internal/replica"
+	"github.com/beaver-raft/beaver/internal/shard"
+)
+
+// A replica whose log may have lost what it promised (replica.LostError) is not run: to its group it is a member that is down, for
+// good. All that there is of it stays, and its record says that it is a member, until the group has gone on without it: only a leader
+// that has removed it gives this node another id, by which AddReplica knows that the old one is retired. So when several members
+// lost theirs at once, and no majority is left, nothing more is lost.
+
+// Lost is the replica of a shard that must not be run, and why; nil when there is none.
+func (h *Host) Lost(id shard.ID) *replica.LostError { return h.table.Load().lost[id] }
+
+// setLost notes a replica that must not be run, or with nil that there is none any more. REQUIRES: during Open, or h.closeMu.
+func (h *Host) setLost(id shard.ID, lost *replica.LostError) {
+	t := *h.table.Load()
+	t.lost = maps.Clone(t.lost)
+	if t.lost == nil {
+		t.lost = make(map[shard.ID]*replica.LostError)
+	}
+	delete(t.lost, id)
+	if lost != nil {
+		t.lost[id] = lost
+		h.opts.Logger.Error("the log is damaged where votes or acknowledgements of a replica may have been: it never speaks again, and its group has to make this node a member anew",
+			"shard", id, "replica", lost.Replica.String(), "damage", lost.Reason)
+	}
+	h.table.Store(&t)
+}
+
+// succeed retires a replica that must not be run, if another of this node was born after it: so the group has removed it.
+func (h *Host) succeed(r Replica, old *Record) error {
+	if old == nil || h.Lost(r.Shard) == nil || !r.Join || r.ID.Birth() <= old.Replica.Birth() {
+		return nil
+	}
+	retired := Record{r.Shard, old.Replica, Retired}
+	if err := h.writeRecord(retired); err != nil {
+		return err
+	}
+	*old = retired
+	h.setLost(r.Shard, nil)
+	return nil
+}

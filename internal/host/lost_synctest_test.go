@@ -1,0 +1,156 @@
+package host
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/vfs"
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+// flipHeaders damages the headers of those frames of a log's tail that are picked.
+func flipHeaders(t *testing.T, disk *vfs.Sim, pick func(wal.Record) bool) (places int) {
+	t.Helper()
+	var picked []wal.Record
+	err := wal.Inspect(disk, "data/log", func(r wal.Record) error {
+		if (r.Kind == wal.RecordEntry || r.Kind == wal.RecordState) && strings.Contains(r.File, "/tail/") && pick(r) {
+			picked = append(picked, r)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range picked {
+		if err := disk.FlipBit(r.File, r.Offset+16, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return len(picked)
+}
+
+// A node whose disk flipped a bit in the header of an entry starts, is no part of its group until a snapshot has come that covers what it
+// does not know, and then goes on under its id.
+func TestDamagedHeaderHeals(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.closeAll()
+		c.edit = func(o *Options) { o.SnapshotBytes = 1 << 30 }
+		c.found(3)
+		for range 5 {
+			c.add("k")
+		}
+		victim := c.leader()
+		c.agree(1, 2, 3)
+		last := c.nodes[victim].Stats().Shards[0].Applied
+		c.crash(victim, vfs.AllLost())
+		if flipHeaders(t, c.disks[victim], func(r wal.Record) bool { return r.Index == last-2 }) != 1 {
+			t.Fatal("nothing was damaged")
+		}
+		c.add("k")
+		c.net.cutOff(victim, true)
+		c.mustOpen(victim, Replica{})
+		n := c.nodes[victim]
+		time.Sleep(30 * time.Second) // many election timeouts
+		if s := n.Stats().Shards[0]; n.mending() != last-2 || s.Leader != 0 {
+			t.Errorf("with a gap: %+v", s)
+		}
+		c.net.cutOff(victim, false)
+		c.await("it is back", func() bool { return n.mending() == 0 })
+		c.agree(1, 2, 3)
+		c.payloads(victim)
+		c.crash(c.others(victim)[0], vfs.AllLost())
+		c.add("k") // by its vote
+	})
+}
+
+// A replica that may have lost a vote is not run, and loses nothing more, until the group has removed it; then its node is a member
+// again under another id. One that is its whole group refuses to start.
+func TestLostPromises(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.closeAll()
+		c.found(3)
+		for range 5 {
+			c.add("k")
+		}
+		victim := c.others(c.leader())[0]
+		old := shard.NewReplicaID(shard.NodeID(victim), 0)
+		c.agree(1, 2, 3)
+		if err := c.nodes[victim].Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.crash(victim, vfs.AllLost())
+		if flipHeaders(t, c.disks[victim], func(wal.Record) bool { return true }) == 0 {
+			t.Fatal("nothing was damaged")
+		}
+		for range 3 { // also when it was found out before
+			c.mustOpen(victim, Replica{})
+			if lost := c.nodes[victim].Lost(groupShard); lost == nil || lost.Replica != old {
+				t.Fatalf("it may have lost its vote, and says %v", lost)
+			}
+			c.crash(victim, vfs.AllLost())
+		}
+		c.mustOpen(victim, Replica{})
+		n := c.nodes[victim]
+		if err := n.AddReplica(t.Context(), Replica{Shard: groupShard, ID: old, Join: true}); err == nil {
+			t.Error("the old replica is let in again")
+		}
+		c.net.cutOff(victim, true)
+		c.add("k")
+		c.change(shard.Change{Kind: shard.Demote, Replica: old})
+		c.change(shard.Change{Kind: shard.Remove, Replica: old})
+		made := c.change(shard.Change{Kind: shard.AddLearner, Replica: old})
+		if err := n.AddReplica(t.Context(), Replica{Shard: groupShard, ID: made[0].Replica, Join: true}); err != nil {
+			t.Fatal(err)
+		}
+		c.net.cutOff(victim, false)
+		c.agree(1, 2, 3)
+		c.change(shard.Change{Kind: shard.Promote, Replica: made[0].Replica})
+		c.crash(victim, vfs.AllLost())
+		c.mustOpen(victim, Replica{})
+		if lost := c.nodes[victim].Lost(groupShard); lost != nil {
+			t.Error(lost)
+		}
+		c.crash(c.others(victim)[0], vfs.AllLost())
+		c.add("k") // by its vote
+	})
+}
+
+// A replica that has no others refuses damage anywhere in its log, and names file and offset.
+func TestLoneReplicaRefusesDamage(t *testing.T) {
+	t.Parallel()
+	for name, pick := range map[string]func(wal.Record) bool{
+		"an entry's header": func(r wal.Record) bool { return r.Index == 3 },
+		"every header":      func(wal.Record) bool { return true },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t)
+			defer c.closeAll()
+			defer c.closeAll()
+			c.edit = func(o *Options) { o.SnapshotBytes = 1 << 30 }
+			c.found(1)
+			for range 3 {
+				c.add("k")
+			}
+			if err := c.nodes[1].Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			c.crash(1, vfs.AllLost()) // the mark of the end proves all
+			if flipHeaders(t, c.disks[1], pick) == 0 {
+				t.Fatal("nothing was damaged")
+			}
+			err := c.open(1, Replica{})
+			damage, ok := errors.AsType[*wal.CorruptError](err)
+			if !ok || damage.File != "data/log/tail/0000000001.wal" || damage.Offset == 0 {
+				t.Errorf("%s: opens with %v", name, err)
+			}
+		})
+	}
+}

@@ -1,0 +1,263 @@
+package wal_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/beaver-raft/beaver/internal/vfs"
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+// harm is one damage of one tail file.
+type harm struct {
+	name   string
+	offset int64
+	bit    uint
+	sector bool // it cannot be read
+}
+
+const sectorBytes = 512
+
+func (d harm) String() string {
+	if d.sector {
+		return fmt.Sprintf("sector %d of %s", d.offset/sectorBytes, d.name)
+	}
+	return fmt.Sprintf("bit %d of byte %d of %s", d.bit, d.offset, d.name)
+}
+
+// on is the disk with the damage.
+func (d harm) on(base *vfs.Sim) (*vfs.Sim, error) {
+	sim := base.CrashClone(vfs.AllLost())
+	if !d.sector {
+		return sim, sim.FlipBit(d.name, d.offset, d.bit)
+	}
+	sim.SetReadHook(d.refuse)
+	return sim, nil
+}
+
+func (d harm) refuse(op vfs.Op) error {
+	if op.Kind == vfs.OpRead && op.Name == d.name && op.Offset < d.offset+sectorBytes && d.offset < op.Offset+op.Length {
+		return syscall.EIO
+	}
+	return nil
+}
+
+// gapped reports whether not even the name is known of some entry.
+func gapped(log *wal.Log) bool {
+	for _, shard := range crashShards {
+		if log.Gap(shard, 0) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// TestDamagedFrames damages bits everywhere in the tail, and makes sectors unreadable, with replicas elsewhere. Each shard then opens
+// with the very hard state and bounds that it had, and the very entries but for holes; or it is lost, and stays lost until it is
+// forgotten. Only the last flush of a crashed log may be cut instead. A snapshot closes the gaps.
+func TestDamagedFrames(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	total := make(map[string]int)
+	t.Cleanup(func() {
+		t.Log(total)
+		for _, what := range []string{"whole", "hole", "gap", "lost", "cut"} {
+			if total[what] == 0 {
+				t.Errorf("the damage did not bring about all that it may: %v", total)
+			}
+		}
+	})
+	for seed := range seeds(2) {
+		for _, closed := range []bool{true, false} {
+			t.Run(fmt.Sprintf("seed%d closed %v", seed, closed), func(t *testing.T) {
+				t.Parallel()
+				sim := vfs.NewSim(seed, vfs.SimOptions{})
+				s := start(t, sim, seed)
+				if err := errors.Join(s.run(120+20*int(seed%3)), s.flush()); err != nil {
+					t.Fatal(err)
+				}
+				if closed {
+					if err := s.log.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				base := sim.CrashClone(vfs.AllLost())
+				counts := make(map[string]int)
+				for name, size := range filesBelow(t, base, crashDir+"/tail") {
+					if !strings.HasSuffix(name, ".wal") {
+						continue
+					}
+					for offset := int64(seed % 7); offset < size; offset += 19 {
+						d := harm{name: name, offset: offset, bit: uint(offset+int64(seed)) % 8}
+						if offset/sectorBytes != (offset+19)/sectorBytes {
+							d = harm{name: name, offset: offset / sectorBytes * sectorBytes, sector: true}
+						}
+						if err := openDamaged(base, d, s.h, closed, counts); err != nil {
+							t.Fatalf("%v: %v", d, err)
+						}
+					}
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				for what, n := range counts {
+					total[what] += n
+				}
+			})
+		}
+	}
+}
+
+// openDamaged opens a damaged log twice, closes what gaps there are, and forgets the shards that are lost.
+func openDamaged(base *vfs.Sim, d harm, h *history, closed bool, counts map[string]int) error {
+	sim, err := d.on(base)
+	if err != nil {
+		return err
+	}
+	log, _, err := openHoles(sim)
+	if err != nil {
+		return err
+	}
+	after, err := matchDamaged(log, h, closed, counts)
+	if err != nil {
+		return errors.Join(err, log.Close())
+	}
+	lost := lostShards(log)
+	crashed := sim.CrashClone(vfs.AllLost())
+	if d.sector {
+		crashed.SetReadHook(d.refuse)
+	}
+	again, _, err := openHoles(crashed)
+	if err != nil {
+		return fmt.Errorf("again: %w", err)
+	}
+	if now := lostShards(again); !maps.Equal(now, lost) {
+		return fmt.Errorf("lost were %v, and at the next start %v", lost, now)
+	}
+	if _, err := matchDamaged(again, after, true, make(map[string]int)); err != nil {
+		return fmt.Errorf("again: %w", err)
+	}
+	if err := errors.Join(again.Close(), closeGaps(log, after, lost), log.Close()); err != nil {
+		return err
+	}
+	healed, found, err := openHoles(sim)
+	if err != nil {
+		return fmt.Errorf("healed: %w", err)
+	}
+	defer func() { _ = healed.Close() }()
+	if found.LostShards > 0 || gapped(healed) {
+		return fmt.Errorf("healed: %+v", found)
+	}
+	_, err = matchDamaged(healed, after, true, make(map[string]int))
+	return err
+}
+
+func lostShards(log *wal.Log) map[wal.ShardID]bool {
+	lost := make(map[wal.ShardID]bool)
+	for _, shard := range crashShards {
+		if log.Lost(shard) != nil {
+			lost[shard] = true
+		}
+	}
+	return lost
+}
+
+// closeGaps installs snapshots where there are gaps, and forgets what is lost.
+func closeGaps(log *wal.Log, h *history, lost map[wal.ShardID]bool) error {
+	for _, shard := range crashShards {
+		m := model(h.durable, shard)
+		if lost[shard] {
+			if _, err := log.Append(shard, &wal.HardState{Term: 1}, nil); err == nil {
+				return fmt.Errorf("lost shard %d takes a hard state", shard)
+			}
+			if _, err := log.Forget(shard); err != nil {
+				return err
+			}
+			h.durable[shard] = &shardModel{first: 1}
+			continue
+		}
+		for gap := log.Gap(shard, 0); gap > 0; gap = log.Gap(shard, 0) {
+			if held := log.Held(shard); held >= gap {
+				return fmt.Errorf("shard %d holds all up to %d, with a gap at %d", shard, held, gap)
+			}
+			at := m.first // bring one below the end first, if there is more than one
+			if at >= gap || model(h.durable, shard).entries[at] == nil {
+				at = gap
+			}
+			if err := log.InstallSnapshot(shard, at, m.entries[at].Term); err != nil {
+				return err
+			}
+			m.first = at + 1
+		}
+	}
+	_, err := log.Flush()
+	return err
+}
+
+// matchDamaged compares each shard that is not lost with some state that the log may show: that of everything or, when the log crashed,
+// of any beginning of the last flush.
+func matchDamaged(log *wal.Log, h *history, whole bool, counts map[string]int) (*history, error) {
+	what, err := sameOrHoles(log, h.seen())
+	if err == nil || whole {
+		counts[what]++
+		after := h.clone()
+		after.durable, after.stream = h.seen(), nil
+		return after, err
+	}
+	models := cloneModels(h.proven)
+	for i := range h.flushed {
+		if what, wrong := sameOrHoles(log, models); wrong == nil {
+			if counts["cut"]++; what == "lost" {
+				counts[what]++
+			}
+			after := h.clone()
+			after.durable, after.stream = models, nil
+			return after, nil
+		}
+		model(models, h.flushed[i].shard).apply(&h.flushed[i])
+	}
+	return nil, err
+}
+
+// sameOrHoles compares a log with what it should be, but for holes and what is lost, and tells what it has of these.
+func sameOrHoles(log *wal.Log, models map[wal.ShardID]*shardModel) (what string, err error) {
+	what = "whole"
+	for _, shard := range crashShards {
+		m := model(models, shard)
+		if err := log.Lost(shard); err != nil {
+			if err := wantDamage("lost", err); err != nil {
+				return what, err
+			}
+			what = "lost"
+			continue
+		}
+		if got, want := log.State(shard), (wal.ShardState{HardState: m.hard, First: m.first, Last: m.last}); got != want {
+			return what, fmt.Errorf("shard %d is %+v, want %+v", shard, got, want)
+		}
+		for index := uint64(1); index <= m.last; index++ {
+			e, err := log.Read(shard, index)
+			switch first, _ := log.Holes(shard, index); {
+			case err == nil:
+				if err := sameEntry(e, m.entries[index]); err != nil {
+					return what, fmt.Errorf("shard %d: %w", shard, err)
+				}
+			case index < m.first:
+				continue
+			case first != index:
+				return what, fmt.Errorf("shard %d: entry %d is no hole: %w", shard, index, err)
+			case log.Gap(shard, index) >= index && what != "lost":
+				what = "gap"
+			case what == "whole":
+				what = "hole"
+			}
+			if term, err := log.Term(shard, index); index >= m.first && err == nil && term != m.entries[index].Term {
+				return what, fmt.Errorf("shard %d: entry %d has term %d", shard, index, term)
+			}
+		}
+	}
+	return what, nil
+}
