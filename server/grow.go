@@ -24,8 +24,8 @@ func (k *keeper) grow(ctx context.Context) {
 	}
 	k.wishShards(ctx)
 	for id := shard.ID(1); int(id) <= k.shards; id++ {
-		if _, runs := p.host.Load().LeadershipOf(id); runs {
-			continue
+		if _, runs := p.host.Load().LeadershipOf(id); runs || p.host.Load().Lost(id) != nil {
+			continue // One that is lost is no new one: its leader says who follows it.
 		}
 		r, known := k.newReplica(id)
 		if !known {

@@ -42,6 +42,8 @@ type lead struct {
 	since time.Time
 	pause time.Time // nothing is done before
 	said  string
+	asked time.Time         // nobody is asked before whether it lost what it promised
+	lost  []shard.ReplicaID // who did
 }
 
 func (k *keeper) init(p *peers) {
@@ -242,6 +244,7 @@ func (k *keeper) keep(ctx context.Context, id shard.ID) {
 	if v == nil {
 		return
 	}
+	k.askLost(ctx, mine, v)
 	step := cluster.Plan(k.nodes, k.preferred[id], v)
 	if step.Balance && now.Sub(mine.since) < settleTime {
 		return

@@ -33,6 +33,7 @@ const (
 	callWish    uint8 = 66 // an operator's wish, for the node that leads the catalog
 	callJoin    uint8 = 67 // a node wants to join; for the same
 	callRemoved uint8 = 68 // a node is told that it was removed
+	callLost    uint8 = 69 // a node is asked whether a replica of it must never speak again
 )
 
 // Times of a cluster's membership.
@@ -231,10 +232,13 @@ func (p *peers) replicas(ctx context.Context) ([]host.Replica, error) {
 			if i <= record.Shards {
 				r.Founders = founders
 			}
-			known := slices.ContainsFunc(records, func(o host.Record) bool { return o.Shard == id && o.State != host.Retired })
+			at := slices.IndexFunc(records, func(o host.Record) bool { return o.Shard == id })
+			retired := at >= 0 && records[at].State == host.Retired
 			switch {
-			case known:
-			case record.State == founding.Founded: // without founders it is refused: it was lost
+			case at >= 0 && !retired:
+			case retired && p.adopted[id].Birth() <= records[at].Replica.Birth(): // a crash came when it lost its place to another
+				missing++
+			case !retired && record.State == founding.Founded: // without founders it is refused: it was lost
 				r.ID = shard.NewReplicaID(shard.NodeID(record.Node), 0)
 			case p.adopted[id] != 0:
 				r.ID, r.Join = p.adopted[id], true
@@ -257,6 +261,9 @@ func (p *peers) replicas(ctx context.Context) ([]host.Replica, error) {
 		}
 		if isRemoved(p.removed) {
 			return nil, p.removal()
+		}
+		if record.State == founding.Founded {
+			continue // it knows the others
 		}
 		if err := p.askAgain(ctx, record); err != nil {
 			return nil, err
@@ -452,6 +459,8 @@ func (p *peers) ServeCall(ctx context.Context, from uint64, kind uint8, body []b
 		return serveCall(body, func(in *wish) (any, error) { return p.grant(ctx, in), nil })
 	case callJoin:
 		return serveCall(body, func(in *founding.Join) (any, error) { return p.admit(ctx, in), nil })
+	case callLost:
+		return serveCall(body, func(in *adoption) (any, error) { return p.lost(in) })
 	case callRemoved:
 		p.remove()
 		return []byte("{}"), nil
@@ -507,20 +516,31 @@ type adoption struct {
 	Replica shard.ReplicaID `json:"replica"`
 }
 
-// adopt takes what a shard's leader says. A replica that runs is left alone.
+// adopt takes what a shard's leader says. A replica that runs is left alone; one that lost what it promised gets its successor.
 func (p *peers) adopt(a *adoption) (any, error) {
+	if err := p.noteAdopted(a); err != nil {
+		return nil, err
+	}
+	if h := p.host.Load(); h != nil {
+		p.succeed(h, a.Shard, a.Replica)
+	}
+	return struct{}{}, nil
+}
+
+// noteAdopted keeps what a leader says for when the node starts its replicas.
+func (p *peers) noteAdopted(a *adoption) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case p.record == nil || uint64(a.Replica.Node()) != p.record.Node || a.Shard > cluster.ShardsMax:
-		return nil, fmt.Errorf("replica %s of shard %d is not one of this node", a.Replica, a.Shard)
+		return fmt.Errorf("replica %s of shard %d is not one of this node", a.Replica, a.Shard)
 	case p.runs(a.Shard):
 	case p.adopted[a.Shard] == 0 || a.Replica.Birth() > p.adopted[a.Shard].Birth():
 		p.adopted[a.Shard] = a.Replica
 		p.poke()
 		p.keeper.wake()
 	}
-	return struct{}{}, nil
+	return nil
 }
 
 // runs reports whether the node runs a replica of a shard.

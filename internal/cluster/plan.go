@@ -14,7 +14,11 @@ type View struct {
 	Last    uint64          // the last index of its log
 	Members shard.Members
 	Peers   []shard.Peer
+	Lost    []shard.ReplicaID // members that may have lost what they promised, and never speak again
 }
+
+// HasLost reports whether a replica is known to have lost what it promised.
+func (v *View) HasLost(r shard.ReplicaID) bool { return slices.Contains(v.Lost, r) }
 
 // Step is what a shard's leader does next to bring its group in line with the catalog. It is one of the first three, or nothing.
 // Any step may be made twice, and by whoever leads next.
@@ -35,7 +39,7 @@ func Plan(nodes []Node, preferred shard.NodeID, v *View) Step {
 	if len(v.Members.Outgoing) > 0 {
 		return Step{Waiting: "a change of members is under way"}
 	}
-	for _, next := range []func() (Step, bool){p.removeLearner, p.promote, p.leave, p.add} {
+	for _, next := range []func() (Step, bool){p.removeLost, p.removeLearner, p.promote, p.leave, p.add} {
 		if s, ok := next(); ok {
 			return s
 		}
@@ -112,6 +116,39 @@ func (p *plan) removeLearner() (Step, bool) {
 	return Step{}, false
 }
 
+// removeLost takes out a member that never speaks again, unless the group would lose its quorum. Its node comes again, under another id.
+func (p *plan) removeLost() (Step, bool) {
+	for _, r := range p.view.Members.Learners {
+		if p.view.HasLost(r) {
+			return Step{Changes: []shard.Change{{Kind: shard.Remove, Replica: r}}}, true
+		}
+	}
+	for _, r := range p.view.Members.Voters {
+		if p.view.HasLost(r) && p.spared(r) {
+			return Step{Changes: []shard.Change{{Kind: shard.Demote, Replica: r}}}, true
+		}
+	}
+	return Step{}, false
+}
+
+// spared reports whether most of the voters besides one can be reached; else it says so.
+func (p *plan) spared(r shard.ReplicaID) bool {
+	rest, reached := 0, 0
+	for _, o := range p.view.Members.Voters {
+		if o != r {
+			rest++
+			if p.reachable(o) {
+				reached++
+			}
+		}
+	}
+	if reached <= rest/2 {
+		p.waiting = fmt.Sprintf("without node %d only %d of %d voters can be reached", r.Node(), reached, rest)
+		return false
+	}
+	return true
+}
+
 // promote makes a learner a voter, in the place of the one that it replaces.
 func (p *plan) promote() (Step, bool) {
 	for _, r := range p.view.Members.Learners {
@@ -140,17 +177,7 @@ func (p *plan) leave() (Step, bool) {
 		if p.wanted(r.Node()) && (heir == 0 || p.voter(heir) == 0) {
 			continue
 		}
-		rest, reached := 0, 0
-		for _, o := range p.view.Members.Voters {
-			if o != r {
-				rest++
-				if p.reachable(o) {
-					reached++
-				}
-			}
-		}
-		if reached <= rest/2 {
-			p.waiting = fmt.Sprintf("without node %d only %d of %d voters can be reached", r.Node(), reached, rest)
+		if !p.spared(r) {
 			continue
 		}
 		if r == p.view.Self {

@@ -116,6 +116,9 @@ func (g *group) run(t *testing.T, d *datadriven.TestData) string {
 	case "down":
 		g.down = ids[shard.NodeID](fields)
 		return ""
+	case "lost":
+		g.view.Lost = ids[shard.ReplicaID](fields)
+		return ""
 	case "lagging":
 		g.lagging = ids[shard.NodeID](fields)
 		return ""
