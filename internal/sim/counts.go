@@ -14,6 +14,7 @@ type Counts struct {
 	Elections     uint64
 	Rumours       uint64 // times that a node heard that another's process has ended
 	Mends         uint64 // messages about damaged entries
+	Lost          uint64 // replicas that may have lost what they promised
 	Outages       uint64 // times that a replica left its group since entries of its log were damaged
 	Transfers     uint64 // snapshots that were brought to other members
 	Needless      uint64 // of these, to members that could have been brought up from the log
@@ -49,6 +50,7 @@ func (c *Counts) Rows() []Count {
 		{"snapshots stored", c.Snapshots},
 		{"messages to mend damage", c.Mends},
 		{"replicas out of their groups", c.Outages},
+		{"replicas that never speak again", c.Lost},
 		{"snapshots sent", c.Transfers},
 		{"snapshots sent needlessly", c.Needless},
 		{"bytes of these, with repeats", c.TransferBytes},
@@ -77,6 +79,7 @@ func (c *Counts) Add(o *Counts) {
 	c.Rumours += o.Rumours
 	c.Mends += o.Mends
 	c.Outages += o.Outages
+	c.Lost += o.Lost
 	c.Transfers += o.Transfers
 	c.Needless += o.Needless
 	c.TransferBytes += o.TransferBytes

@@ -23,8 +23,8 @@
 //     allow. It sees only what a client sees, so it needs no trust in the machine, the log or the oracle.
 //   - bounds.go: a state that came from snapshots and the replay behind them is to the byte what the replay of all entries from
 //     the first gives; memory and log stay within bounds.
-//   - rot.go, hole.go: what a disk damages is never handed out, and comes back from the other replicas; a replica that lost what it
-//     acknowledged is out of its group until then.
+//   - rot.go, hole.go, lost.go: what a disk damages is never handed out, and comes back from the other replicas; a replica that lost what it
+//     acknowledged is out of its group until then, or for ever.
 //   - final.go: liveness, agreement, queue.Machine.CheckInvariants, and that every live payload can be read.
 //
 // The simulator replaces crypto/rand.Reader while it runs, since the Raft library draws its election timeouts from there:

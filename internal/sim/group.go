@@ -14,6 +14,7 @@ type group struct {
 	id       shard.ID
 	founders []shard.ReplicaID
 	identity []shard.ReplicaID // by node; 0: none
+	anew     []bool            // by node: what a replica before that one left is still there
 	replace  int               // node whose member is to be replaced, or to rest; -1: none
 	resting  bool              // it only rests: it is a learner
 	until    time.Duration     // when it votes again
@@ -27,6 +28,7 @@ func newGroup(w *world, id shard.ID) *group {
 		g.founders = append(g.founders, shard.NewReplicaID(shard.NodeID(i+1), 0))
 	}
 	g.identity = slices.Clone(g.founders)
+	g.anew = make([]bool, len(g.founders))
 	return g
 }
 
@@ -44,6 +46,7 @@ func (w *world) wipe(n *node) bool {
 	w.trace.printf(n.name, "loses its disk")
 	n.down(vfs.AllLost())
 	n.disk = vfs.NewSim(n.chance.Uint64(), vfs.SimOptions{})
+	n.bad, n.harmed, n.rotted = badSector{}, false, false
 	if w.bug.is(BugReuseIdentity) {
 		w.after(time.Second, n.start)
 		return true
@@ -178,6 +181,10 @@ func (g *group) isNew(r shard.ReplicaID) bool { return g.w.joined[joinKey{g.id, 
 func (g *group) join(lost *node, r shard.ReplicaID) {
 	g.identity[lost.index] = r
 	delete(g.w.joined, joinKey{g.id, r}) // if it is lost again, it is no new one
+	if lost.up && !lost.dying {
+		lost.succeed(g)
+		return
+	}
 	for _, o := range g.w.groups {
 		if o.identity[lost.index] == 0 {
 			return

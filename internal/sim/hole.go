@@ -4,26 +4,25 @@ import (
 	"encoding/binary"
 	"errors"
 	"path"
+	"slices"
 
 	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
-// flipTail flips a bit in the data of an entry of the log's tail, which is proven durable: damage in the very last flush cannot be
-// told from a torn write, and damage in a header is refused at the next start.
-func (n *node) flipTail() bool {
+// proven lists the frames of the log's tail that are proven durable: damage in the very last flush cannot be told from a torn write.
+func (n *node) proven() []wal.Record {
 	if !n.up || n.dying {
-		return false
+		return nil
 	}
-	c := n.w.rot.chance
-	var entries []wal.Record // of the file
+	var frames []wal.Record // of the file
 	var proven []wal.Record
 	newest, durable := "", int64(0)
 	err := wal.Inspect(n.disk, path.Join(root, "log"), func(r wal.Record) error {
 		switch r.Kind {
 		case wal.RecordTailFile:
-			proven = append(proven, entries...) // the file before has a successor
-			entries, newest, durable = nil, r.File, 0
+			proven = append(proven, frames...) // the file before has a successor
+			frames, newest, durable = nil, r.File, 0
 		case wal.RecordEntry, wal.RecordState, wal.RecordMark, wal.RecordSeal:
 			if r.File != newest {
 				return nil
@@ -33,21 +32,31 @@ func (n *node) flipTail() bool {
 				return err
 			}
 			durable = max(durable, syncOffset)
-			if r.Kind == wal.RecordEntry && r.Bytes > 0 {
-				entries = append(entries, r)
+			if r.Kind == wal.RecordState {
+				r.Bytes = stateBytes
+			}
+			if r.Kind == wal.RecordEntry || r.Kind == wal.RecordState {
+				frames = append(frames, r)
 			}
 		default:
 		}
 		return nil
 	})
 	if err != nil {
-		return false
+		return nil
 	}
-	for _, r := range entries {
+	for _, r := range frames {
 		if r.Offset < durable {
 			proven = append(proven, r)
 		}
 	}
+	return proven
+}
+
+// flipTail flips a bit in the data of an entry of the log's tail.
+func (n *node) flipTail() bool {
+	c := n.w.rot.chance
+	proven := slices.DeleteFunc(n.proven(), func(r wal.Record) bool { return r.Kind != wal.RecordEntry || r.Bytes == 0 })
 	if len(proven) == 0 {
 		return false
 	}
@@ -61,9 +70,10 @@ func (n *node) flipTail() bool {
 	return true
 }
 
-// frameHead is the size of a frame's header, and syncOffsetAt where that says what was durable before it.
+// frameHead is the size of a frame's header, stateBytes of the data of a hard state, and syncOffsetAt where that says what was durable before it.
 const (
 	frameHead    = 48
+	stateBytes   = 56
 	syncOffsetAt = 40
 )
 

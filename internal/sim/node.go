@@ -51,6 +51,9 @@ type node struct {
 	appended int64
 	keeping  bool               // maintenance is scheduled
 	mended   map[mendKey]uint64 // of a deliberate bug
+	rotted   bool               // the disk has damaged anything
+	harmed   bool               // the disk has damaged what the next start alone finds out
+	bad      badSector
 
 	rounds int // of maintenance
 
@@ -92,7 +95,8 @@ func (n *node) later(pause time.Duration) time.Duration {
 }
 
 // hook is asked before each call that changes the disk.
-func (n *node) hook(vfs.Op) error {
+func (n *node) hook(op vfs.Op) error {
+	n.remap(op)
 	if n.cutAfter > 0 {
 		if n.cutAfter--; n.cutAfter == 0 {
 			n.dying = true
@@ -114,6 +118,7 @@ func (n *node) start() {
 	n.up, n.dying, n.begun = true, false, w.now
 	n.flushing, n.again, n.keeping, n.appended, n.pausedUntil = false, false, false, 0, 0
 	n.disk.SetHook(n.hook)
+	n.disk.SetReadHook(n.refuse)
 	n.fs = w.bug.disk(n.disk)
 	n.members = make([]*member, w.plan.shards)
 	n.mended = make(map[mendKey]uint64)
@@ -136,12 +141,16 @@ func (n *node) open() error {
 		return err
 	}
 	n.log = log
+	n.unharmed(recovery.Damage)
 	if recovery.TornBytes > 0 {
 		w.trace.printf(n.name, "cut a torn tail of %d bytes", recovery.TornBytes)
 	}
 	for _, g := range w.groups {
+		if err := n.clear(g); err != nil {
+			return err
+		}
 		id := g.identity[n.index]
-		if id == 0 {
+		if id == 0 || n.lost(g) {
 			continue
 		}
 		m := newMember(n, g, id)
@@ -162,6 +171,7 @@ func (n *node) open() error {
 			m.turn()
 		}
 	}
+	n.harmed = false
 	n.keep(0)
 	return nil
 }
@@ -339,6 +349,9 @@ func (n *node) keep(in time.Duration) {
 func (n *node) maintain() {
 	more, err := n.log.Maintain()
 	n.keeping = false
+	if n.bad.file != "" {
+		n.log.RetryUnreadable()
+	}
 	if !n.dying && !n.w.opts.HistoryOnly {
 		n.bounded()
 	}

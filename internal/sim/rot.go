@@ -61,12 +61,12 @@ func (w *world) decay() {
 	}
 	tail := w.plan.nodes > 2 && w.rot.chance.percent(50) // two cannot go on without one that lost what the other never had
 	for range 1 + w.rot.chance.IntN(3) {
-		if tail && n.flipTail() || !tail && n.flipSegment() {
-			w.rot.node = n
+		if tail && n.harmTail() || !tail && n.flipSegment() {
+			w.rot.node, n.rotted = n, true
 			w.faults[FaultBitRot]++
 		}
 	}
-	if tail && w.rot.chance.percent(50) {
+	if tail && (n.harmed || w.rot.chance.percent(50)) {
 		w.after(w.rot.chance.between(0, time.Second), func() { n.crash("loses power after bits flipped", vfs.Mixed(n.chance.Uint64())) })
 	}
 }
@@ -128,7 +128,7 @@ func (n *node) framesEnd(name string) (int64, error) {
 
 // whole reports whether the node is up and reads back all that its shards refer to.
 func (n *node) whole() bool {
-	if !n.up {
+	if !n.up || n.harmed {
 		return false
 	}
 	for _, m := range n.members {
