@@ -86,6 +86,9 @@ func (m *Machine) admit(item []byte, atomic bool) Code {
 	if q == nil {
 		return CodeNoQueue
 	}
+	if q.settings.Closed {
+		return CodeMoved
+	}
 	depth := q.live
 	if atomic {
 		depth += m.pending[m.job.queue]

@@ -30,7 +30,7 @@ import (
 //	verify      index v, fingerprint u64
 //	hold        ms v
 //
-//	settings    max attempts v, timeout ms v, poison limit v, keep ended v, depth max v, paused u8, retry
+//	settings    max attempts v, timeout ms v, poison limit v, keep ended v, depth max v, flags u8 (1 paused, 2 closed), retry
 //	retry       kind u8, jitter u8, base ms v, max ms v, list v × (ms v)
 const itemVersion = 1
 
@@ -102,9 +102,12 @@ func appendSettings(dst []byte, s *Settings) []byte {
 	dst = binary.AppendUvarint(dst, uint64(s.PoisonLimit))
 	dst = binary.AppendUvarint(dst, uint64(s.KeepEnded))
 	dst = binary.AppendUvarint(dst, s.DepthMax)
-	dst = append(dst, boolByte(s.Paused))
+	dst = append(dst, s.flags())
 	return appendRetry(dst, &s.Retry)
 }
+
+// flags are the settings that are on or off.
+func (s *Settings) flags() byte { return boolByte(s.Paused) | boolByte(s.Closed)<<1 }
 
 func appendRetry(dst []byte, r *Retry) []byte {
 	dst = append(dst, byte(r.Kind), r.JitterPercent)

@@ -93,8 +93,12 @@ func (r *reader) settings() Settings {
 		PoisonLimit:   uint32(r.upTo(PoisonLimitMax)),
 		KeepEnded:     uint32(r.upTo(KeepEndedMax)),
 		DepthMax:      r.uvarint(),
-		Paused:        r.flag(),
 	}
+	flags := r.u8()
+	if flags > 3 {
+		r.fail()
+	}
+	s.Paused, s.Closed = flags&1 != 0, flags&2 != 0
 	s.Retry = r.retry(true)
 	return s
 }

@@ -330,6 +330,8 @@ func (m *model) admit(s *Spec, pending map[QueueID]uint64) Code {
 		return CodeExpired
 	case q == nil:
 		return CodeNoQueue
+	case q.info.Settings.Closed:
+		return CodeMoved
 	}
 	depth := pending[s.Queue]
 	for st, n := range q.info.ByState {

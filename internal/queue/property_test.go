@@ -336,7 +336,7 @@ func (h *history) settings() Settings {
 	return Settings{
 		MaxAttempts: uint32(r.IntN(4)), Retry: h.retry(), TimeoutMillis: int64(r.IntN(2) * r.IntN(20_000)),
 		PoisonLimit: uint32(r.IntN(3)), KeepEnded: uint32(1 + r.IntN(100)), DepthMax: uint64(20 + r.IntN(80)),
-		Paused: r.IntN(8) == 0,
+		Paused: r.IntN(8) == 0, Closed: r.IntN(8) == 0,
 	}
 }
 

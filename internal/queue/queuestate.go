@@ -47,7 +47,7 @@ func (q *queueState) fingerprint() uint64 {
 	h := step(step(hashSeedQueue, uint64(q.id)), q.version)
 	h = step(step(h, uint64(s.MaxAttempts)), uint64(s.TimeoutMillis))
 	h = step(step(h, uint64(s.PoisonLimit)<<32|uint64(s.KeepEnded)), s.DepthMax)
-	h = hashRetry(step(h, uint64(boolByte(s.Paused))), &s.Retry)
+	h = hashRetry(step(h, uint64(s.flags())), &s.Retry)
 	for _, n := range q.counts {
 		h = step(h, n)
 	}

@@ -15,7 +15,7 @@ import (
 // TestMachineScripts runs testdata/machine. Each command is one entry, applied at now. Its output is the refusal, if it
 // is refused, and then a line for every job that the entry changed.
 //
-//	queue NAME [attempts= retry= timeout= poison= keep= depth= paused version=]
+//	queue NAME [attempts= retry= timeout= poison= keep= depth= paused closed version=]
 //	enqueue job=j1 queue=q [priority= in= expires= attempts= retry= timeout=] [session= seq= atomic]; job=(j1,j2) for several
 //	fetch worker=w1 queue=(q,r) n=1 [lease=30s]; worker=none is the anonymous one
 //	ack, fail, release, extend, progress, damaged job=j1 [attempt=1]: by the lease of that attempt, or the last
@@ -131,7 +131,7 @@ func refusal(r Result) string {
 var codeNames = [...]string{
 	"ok", "duplicate", "no such queue", "queue full", "no such job", "stale", "wrong state", "limit reached",
 	"sequence number too old", "malformed", "aborted with the others", "cancel requested",
-	"expired already", "another set of jobs than the first time",
+	"expired already", "another set of jobs than the first time", "the queue is closed here",
 }
 
 var stateNames = [...]string{
@@ -209,7 +209,7 @@ func (s *script) configure(t *testing.T, d *datadriven.TestData) []byte {
 	settings := Settings{
 		MaxAttempts: uint32(s.number(t, s.arg(d, "attempts"))), Retry: s.retry(t, d),
 		TimeoutMillis: int64(s.millisArg(t, d, "timeout")), PoisonLimit: uint32(s.number(t, s.arg(d, "poison"))),
-		KeepEnded: uint32(s.number(t, s.arg(d, "keep"))), DepthMax: s.number(t, s.arg(d, "depth")), Paused: d.HasArg("paused"),
+		KeepEnded: uint32(s.number(t, s.arg(d, "keep"))), DepthMax: s.number(t, s.arg(d, "depth")), Paused: d.HasArg("paused"), Closed: d.HasArg("closed"),
 	}
 	return AppendConfigure(nil, s.queue(name), version, &settings)
 }

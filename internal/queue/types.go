@@ -83,6 +83,7 @@ const (
 	CodeCancelRequested      // the job is running: it will be cancelled when its attempt ends, unless that completes it
 	CodeExpired              // the job would expire before it may run
 	CodeRepeatDiffers        // the session sent this sequence number with other jobs before: whose answers they are is not certain
+	CodeMoved                // the queue is closed here: its new jobs belong on another shard
 )
 
 // RetryKind is the shape of a retry policy.
@@ -115,6 +116,7 @@ type Settings struct {
 	KeepEnded     uint32 // ended jobs kept for reading; default 1000; at most KeepEndedMax
 	DepthMax      uint64 // jobs not ended; over it enqueues are refused; default 100,000,000
 	Paused        bool   // nothing is fetched
+	Closed        bool   // the queue lives on another shard now: no jobs come, and those that are here go on
 }
 
 // Spec is what a producer says of a job. It is immutable, lies in the log and is never held by the machine.
