@@ -33,6 +33,7 @@ const (
 	ReasonStopping       = "STOPPING"
 	ReasonUnreachable    = "UNREACHABLE"
 	ReasonConflict       = "CONFLICT"
+	ReasonMoved          = "QUEUE_MOVED"
 	ReasonBehind         = "REPLICA_BEHIND"
 	ReasonDropped        = "NOT_PROPOSED"
 	ReasonUnknownOutcome = "UNKNOWN_OUTCOME"
@@ -100,6 +101,8 @@ func refusal(r queue.Result) *Error {
 	case queue.CodeRepeatDiffers:
 		return newError(CodeFailedPrecondition, ReasonRepeatDiffers,
 			"this sequence number was sent before with another set of good jobs, whose answers would be given to the wrong ones here; nothing was stored now: look for the jobs, and send those that are missing under a new sequence number")
+	case queue.CodeMoved:
+		return newError(CodeUnavailable, ReasonMoved, "the queue is moving to another shard, which does not take its jobs yet; nothing was stored; try again")
 	case queue.CodeMalformed:
 		return newError(CodeInvalidArgument, ReasonMalformed, "the job machine refused the command as malformed: it breaks a limit or contradicts itself")
 	case queue.CodeExpired:

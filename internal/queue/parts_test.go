@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 )
@@ -230,5 +231,20 @@ func TestCheckFindsDamage(t *testing.T) {
 		if m.CheckInvariants() == nil {
 			t.Errorf("%s: damage not found", name)
 		}
+	}
+}
+
+// TestQueueInfoAdd: what shards count of a queue adds up.
+func TestQueueInfoAdd(t *testing.T) {
+	t.Parallel()
+	a := QueueInfo{Queue: 1, Version: 3, Enqueued: 5, Completed: 1, Failed: 2, Crashed: 3, Died: 4, Cancelled: 5, Expired: 6, Retried: 7, Discarded: 8}
+	a.ByState[StateReady], a.ByState[StateCompleted] = 3, 1
+	b := QueueInfo{Queue: 1, Version: 2, Enqueued: 10, OldestReady: 9}
+	b.ByState[StateReady], b.ByState[StateDead] = 6, 1
+	a.Add(&b)
+	want := QueueInfo{Queue: 1, Version: 3, Enqueued: 15, Completed: 1, Failed: 2, Crashed: 3, Died: 4, Cancelled: 5, Expired: 6, Retried: 7, Discarded: 8, OldestReady: 9}
+	want.ByState[StateReady], want.ByState[StateCompleted], want.ByState[StateDead] = 9, 1, 1
+	if !reflect.DeepEqual(a, want) || a.Live() != 10 {
+		t.Errorf("%+v, %d live", a, a.Live())
 	}
 }

@@ -181,6 +181,7 @@ func (h *history) compareAll() {
 		}
 	}
 	h.compareTotals()
+	h.compareSessions()
 	h.compareLive()
 }
 
@@ -188,6 +189,21 @@ func sameInfo(a, b JobInfo) bool {
 	same := slices.Equal(a.ErrorPos, b.ErrorPos)
 	a.ErrorPos, b.ErrorPos = nil, nil
 	return same && reflect.DeepEqual(a, b)
+}
+
+// compareSessions compares what is remembered of each session.
+func (h *history) compareSessions() {
+	for id, s := range h.model.sessions {
+		for seq := uint64(1); seq <= s.high+1; seq++ {
+			want := Remembered{TooOld: seq+SessionWindow <= s.high}
+			if known, ok := s.answers[seq]; ok && !want.TooOld {
+				want = Remembered{Known: true, Jobs: len(known), Shape: s.shapes[seq]}
+			}
+			if got := h.machine.Remembers(id, seq); got != want {
+				h.fatalf("session %v remembers %+v of %d, want %+v", id, got, seq, want)
+			}
+		}
+	}
 }
 
 func (h *history) compareList(id QueueID, st State) {

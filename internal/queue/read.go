@@ -35,6 +35,25 @@ func (t *Totals) Live() uint64 {
 	return live
 }
 
+// Live is how many of the queue's jobs have not ended.
+func (i *QueueInfo) Live() uint64 {
+	t := Totals{ByState: i.ByState}
+	return t.Live()
+}
+
+// Add adds what another shard counts of the same queue. Settings and version stay, and so does the oldest ready job, if there is one.
+func (i *QueueInfo) Add(o *QueueInfo) {
+	for st, n := range o.ByState {
+		i.ByState[st] += n
+	}
+	i.Enqueued, i.Completed, i.Failed = i.Enqueued+o.Enqueued, i.Completed+o.Completed, i.Failed+o.Failed
+	i.Crashed, i.Died, i.Cancelled = i.Crashed+o.Crashed, i.Died+o.Died, i.Cancelled+o.Cancelled
+	i.Expired, i.Retried, i.Discarded = i.Expired+o.Expired, i.Retried+o.Retried, i.Discarded+o.Discarded
+	if i.OldestReady == 0 {
+		i.OldestReady = o.OldestReady
+	}
+}
+
 // ReadyCount is how many jobs of a queue a fetch could get now: 0 when the queue is paused or unknown.
 func (m *Machine) ReadyCount(q QueueID) uint64 {
 	s := m.byID[q]

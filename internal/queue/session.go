@@ -72,6 +72,30 @@ func (a *answer) fits(e *enqueueItem) bool {
 	return int(a.jobs) == e.jobs && (a.shape == e.shape || a.shape == 0 || e.shape == 0)
 }
 
+// Remembered is what a machine remembers of a session's sequence number.
+type Remembered struct {
+	Known  bool   // it has answered it
+	TooOld bool   // it left the session's window: nobody knows
+	Jobs   int    // of the command that it has answered
+	Shape  uint32 // of that; 0: it told none
+}
+
+// Remembers tells whether a session's sequence number was seen. It changes nothing, and does not count as a use of the session.
+func (m *Machine) Remembers(id SessionID, seq uint64) Remembered {
+	serial, ok := m.sessionByID[id]
+	if !ok {
+		return Remembered{}
+	}
+	s, _ := m.sessions.Get(serial)
+	if s.high >= SessionWindow && seq <= s.high-SessionWindow {
+		return Remembered{TooOld: true}
+	}
+	if a, found := m.answers.Get(answerKey(serial, seq)); found && a.seq == seq {
+		return Remembered{Known: true, Jobs: int(a.jobs), Shape: a.shape}
+	}
+	return Remembered{}
+}
+
 // remember keeps the answer to a command for its repeats.
 func (m *Machine) remember(serial uint64, e *enqueueItem, first Pos, results []Result) {
 	a := answer{seq: e.seq, first: first, jobs: uint32(e.jobs), shape: e.shape}
