@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -256,6 +257,9 @@ func TestManyCommandsShareCalls(t *testing.T) {
 		name := c.queueOn(2)
 		e := c.nodes[1]
 		q := routeOf(t, e, name).id
+		for node, other := range c.nodes { // else one that learns of the queue just now brings its settings to the shard
+			c.await(fmt.Sprintf("node %d knows the queue", node), func() bool { return other.routes.byName(name) != nil })
+		}
 		d := e.deskOf(2)
 		c.net.mu.Lock()
 		clear(c.net.calls)

@@ -14,33 +14,37 @@ const loadsFresh = time.Second
 // placement chooses the homes of new queues.
 type placement struct {
 	mu     sync.Mutex
-	loads  []cluster.Load // REQUIRES: mu; of shards that can be placed on
-	at     time.Time      // REQUIRES: mu; of loads
-	placed map[uint16]int // REQUIRES: mu; queues in the making
+	loads  []cluster.Load    // REQUIRES: mu; of shards that can be placed on
+	at     time.Time         // REQUIRES: mu; of loads
+	placed map[string]uint16 // REQUIRES: mu; homes of queues in the making
 }
 
 // place chooses the home of a new queue. Until unplace it counts as one that is there, so that queues which are made at the same time do
 // not all go to one shard. It runs on the catalog's goroutine.
-func (pl *placement) place(c *cluster.Catalog) uint16 {
+func (pl *placement) place(c *cluster.Catalog, name string) uint16 {
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
+	waiting := make(map[uint16]int)
+	for other, home := range pl.placed {
+		if _, there := c.Queue(other); !there {
+			waiting[home]++
+		}
+	}
 	for i := range pl.loads {
-		pl.loads[i].Placed = pl.placed[pl.loads[i].Shard]
+		pl.loads[i].Placed = waiting[pl.loads[i].Shard]
 	}
 	home := c.Place(pl.loads)
 	if pl.placed == nil {
-		pl.placed = make(map[uint16]int)
+		pl.placed = make(map[string]uint16)
 	}
-	pl.placed[home]++
+	pl.placed[name] = home
 	return home
 }
 
-func (pl *placement) unplace(home uint16) {
+func (pl *placement) unplace(name string) {
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
-	if pl.placed[home]--; pl.placed[home] <= 0 {
-		delete(pl.placed, home)
-	}
+	delete(pl.placed, name)
 }
 
 // weigh looks what the shards have to do, unless that was done a moment ago. Those that nobody leads now get no new queue while others

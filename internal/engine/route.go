@@ -146,10 +146,10 @@ func (e *Engine) startCreation(name string) (*creation, error) {
 func (e *Engine) createQueue(name string) (*route, error) {
 	var home uint16
 	e.weigh(e.background)
-	if err := e.readCatalog(e.background, func() { home = e.placement.place(e.catalog.catalog) }); err != nil {
+	if err := e.readCatalog(e.background, func() { home = e.placement.place(e.catalog.catalog, name) }); err != nil {
 		return nil, err
 	}
-	defer e.placement.unplace(home)
+	defer e.placement.unplace(name)
 	settings := queue.DefaultSettings()
 	r, err := e.catalog.propose(e.background, func(dst []byte) []byte {
 		return cluster.AppendCreateQueue(dst, name, home, &settings)
