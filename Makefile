@@ -11,7 +11,7 @@ BUILD     = CGO_ENABLED=0 $(GO) build -trimpath
 RAPID     = $(shell $(GO) list -f '{{range .TestImports}}{{if eq . "pgregory.net/rapid"}}{{$$.ImportPath}} {{end}}{{end}}' ./internal/...)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race check gen lint fmt sim seeds chaos chaos-cluster fuzz bench demo demo-cluster hooks deploy-test release
+.PHONY: help build test race check gen lint fmt sim seeds chaos chaos-cluster fuzz bench kpi demo demo-cluster hooks deploy-test release
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,19 +39,19 @@ sim: ## simulate clusters for SECONDS=60 on all cores, or replay SEED=n with its
 
 seeds: ## run the seeded tests (simulated disk, models) with SEEDS=1000 seeds each
 	BEAVER_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 4h ./internal/... && $(GO) test -count=1 -timeout 4h $(RAPID) -rapid.checks=$(SEEDS)
-
 chaos: ## kill -9 real servers under load, ROUNDS=200 times, and count what was lost
 	BEAVER_CHAOS_ROUNDS=$(ROUNDS) $(GO) test -count=1 -timeout 4h -v -skip Storm ./internal/chaos/
 
 chaos-cluster: ## a cluster of real servers, with faults of all kinds, for SECONDS=300; SEED=n draws again
 	BEAVER_CHAOS_SECONDS=$(if $(filter file,$(origin SECONDS)),300,$(SECONDS)) BEAVER_CHAOS_SEED=$(SEED) $(GO) test -count=1 -timeout 4h -v -run Storm ./internal/chaos/
-
 fuzz: ## run every fuzzer for FUZZTIME=60s, one after the other
 	@$(GO) -C tools run ./fuzz -time $(FUZZTIME)
 
 bench: build ## Go benchmarks (BENCH=regexp), then the binary's own load test
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 	bin/beaver bench
+kpi: build ## a cluster on this machine against its targets: failover, losses, lag, snapshots, rates; ONLY=part
+	bin/beaver kpi $(if $(ONLY),--only $(ONLY))
 
 demo: build ## real work, a kill -9 in the middle, and a count of what was lost
 	bin/beaver demo

@@ -22,6 +22,7 @@ type benchOptions struct {
 	runs         int
 	payloadBytes int
 	backlog      int
+	nodes        int
 	json         bool
 	out, log     io.Writer
 }
@@ -31,18 +32,19 @@ type benchScenario struct {
 	name, what string
 	run        func(context.Context, *benchRun) ([]benchRow, error)
 	rest       time.Duration // between two jobs
+	alone      bool          // it is of one node only
 }
 
 func benchScenarios() []benchScenario {
 	return []benchScenario{
-		{"enqueue-batch", "unary Enqueue calls of 100 jobs, 8 callers", benchEnqueueBatch, 0},
-		{"cycle-batch", "Enqueue, Fetch and Finish calls of 100 jobs, 8 callers", benchCycleBatch, 0},
-		{"enqueue-64", "one job at a time through one Go client, 64 callers", benchEnqueueCallers(64), 0},
-		{"enqueue-256", "one job at a time through one Go client, 256 callers", benchEnqueueCallers(256), 0},
-		{"enqueue-unary", "unary Enqueue calls of one job, 64 callers", benchEnqueueUnary, 0},
-		{"enqueue-lone", "one caller, one job at a time: latency of a durable enqueue", benchEnqueueLone, 0},
-		{"handoff", "enqueue call to handler start at 500 jobs/s over the Work stream", benchHandOff, time.Second / handOffRate},
-		{"backlog", "--backlog waiting jobs: memory, snapshot, kill -9 to first fetch, and the rates again", benchBacklog, 0},
+		{"enqueue-batch", "unary Enqueue calls of 100 jobs, 8 callers", benchEnqueueBatch, 0, false},
+		{"cycle-batch", "Enqueue, Fetch and Finish calls of 100 jobs, 8 callers", benchCycleBatch, 0, false},
+		{"enqueue-64", "one job at a time through one Go client, 64 callers", benchEnqueueCallers(64), 0, false},
+		{"enqueue-256", "one job at a time through one Go client, 256 callers", benchEnqueueCallers(256), 0, false},
+		{"enqueue-unary", "unary Enqueue calls of one job, 64 callers", benchEnqueueUnary, 0, false},
+		{"enqueue-lone", "one caller, one job at a time: latency of a durable enqueue", benchEnqueueLone, 0, false},
+		{"handoff", "enqueue call to handler start at 500 jobs/s over the Work stream", benchHandOff, time.Second / handOffRate, false},
+		{"backlog", "--backlog waiting jobs: memory, snapshot, kill -9 to first fetch, and the rates again", benchBacklog, 0, true},
 	}
 }
 
@@ -62,11 +64,15 @@ disk, and a round trip of 1 KiB to another process over loopback, at the pace of
 medians, and the best rate stands beside them; the runs go through all scenarios in turn, so that a slow minute of the machine
 touches each of them once.
 
+With --nodes 3 the servers are three, a cluster on this machine: every reply comes after the fdatasync of a quorum. There is a queue for
+each shard, and callers take turns to ask all nodes, whoever leads.
+
 Scenarios:
 ` + names.String(),
 		Example: `  beaver bench
   beaver bench --runs 5 --seconds 3
   beaver bench --only enqueue-batch,cycle-batch --seconds 10
+  beaver bench --nodes 3
   beaver bench --only backlog --backlog 10000000 --dir /var/tmp`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -89,6 +95,7 @@ Scenarios:
 	f.IntVar(&opts.runs, "runs", 1, "how often everything is measured, 1 to 100")
 	f.IntVar(&opts.payloadBytes, "payload-bytes", 1024, "size of a job's payload, 0 to 1048576")
 	f.IntVar(&opts.backlog, "backlog", 1_000_000, "jobs that wait in the scenario backlog")
+	f.IntVar(&opts.nodes, "nodes", 1, "1, or 3 for a cluster on this machine")
 	f.StringVar(&output, "output", "table", "table or json")
 	return cmd
 }
@@ -101,13 +108,19 @@ func (o *benchOptions) validate() error {
 		return fmt.Errorf("--runs is %d; use 1 to 100", o.runs)
 	case o.payloadBytes < 0 || o.payloadBytes > 1<<20:
 		return fmt.Errorf("--payload-bytes is %d; use 0 to %d", o.payloadBytes, 1<<20)
+	case o.nodes != 1 && o.nodes != fleetNodes:
+		return fmt.Errorf("--nodes is %d; use 1 or %d", o.nodes, fleetNodes)
 	case o.backlog < 100 || o.backlog > 100_000_000:
 		return fmt.Errorf("--backlog is %d; use 100 to 100000000", o.backlog)
 	}
 	all := benchScenarios()
 	for _, name := range o.only {
-		if !slices.ContainsFunc(all, func(s benchScenario) bool { return s.name == name }) {
+		i := slices.IndexFunc(all, func(s benchScenario) bool { return s.name == name })
+		switch {
+		case i < 0:
 			return fmt.Errorf("there is no scenario %q; see beaver bench --help", name)
+		case all[i].alone && o.nodes > 1:
+			return fmt.Errorf("the scenario %q is of one node only", name)
 		}
 	}
 	return nil
@@ -116,8 +129,33 @@ func (o *benchOptions) validate() error {
 // benchRun is one scenario under way.
 type benchRun struct {
 	benchOptions
-	server  *serverProcess
+	server  *serverProcess // the only one, or one of the fleet
+	fleet   *fleet         // nil: there is one node
 	payload []byte
+}
+
+// servers are all processes.
+func (b *benchRun) servers() []*serverProcess {
+	if b.fleet == nil {
+		return []*serverProcess{b.server}
+	}
+	var all []*serverProcess
+	for _, id := range b.fleet.running() {
+		all = append(all, b.fleet.nodes[id].serverProcess)
+	}
+	return all
+}
+
+// queues are what stands for a queue of one node: it, or in a cluster one for each shard.
+func (b *benchRun) queues(name string) []string {
+	if b.fleet == nil {
+		return []string{name}
+	}
+	var names []string
+	for i := range fleetShards {
+		names = append(names, fmt.Sprintf("%s-%d", name, i+1))
+	}
+	return names
 }
 
 func runBench(ctx context.Context, opts benchOptions) error {
@@ -148,7 +186,7 @@ func runBench(ctx context.Context, opts benchOptions) error {
 func runScenarios(ctx context.Context, opts benchOptions) ([]benchRow, error) {
 	var rows []benchRow
 	for _, s := range benchScenarios() {
-		if len(opts.only) > 0 && !slices.Contains(opts.only, s.name) {
+		if len(opts.only) > 0 && !slices.Contains(opts.only, s.name) || s.alone && opts.nodes > 1 {
 			continue
 		}
 		_, _ = fmt.Fprintf(opts.log, "%s: %s\n", s.name, s.what) // progress is a courtesy
@@ -175,19 +213,34 @@ func runScenario(ctx context.Context, opts benchOptions, s benchScenario) (rows 
 	if err != nil {
 		return nil, err
 	}
-	server, err := newServerProcess(filepath.Join(dir, "data"), io.Discard, "--log-level", "error")
+	b := &benchRun{benchOptions: opts, payload: benchPayload(opts.payloadBytes)}
+	end, err := b.launch(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := server.start(ctx); err != nil {
-		return nil, err
-	}
-	defer server.stop()
-	rows, err = s.run(ctx, &benchRun{benchOptions: opts, server: server, payload: benchPayload(opts.payloadBytes)})
+	defer end()
+	rows, err = s.run(ctx, b)
 	for i := range rows {
 		rows[i].SyncMicros, rows[i].RoundTripMicros = micros(sync), micros(roundTrip)
 	}
 	return rows, err
+}
+
+// launch starts the servers, and returns what ends them.
+func (b *benchRun) launch(ctx context.Context, dir string) (end func(), err error) {
+	quiet := []string{"--log-level", "error"}
+	if b.nodes > 1 {
+		if b.fleet, err = newFleet(ctx, dir, io.Discard, false, quiet...); err != nil {
+			return nil, err
+		}
+		b.server = b.fleet.nodes[1].serverProcess
+		return b.fleet.close, nil
+	}
+	if b.server, err = newServerProcess(filepath.Join(dir, "data"), io.Discard, quiet...); err != nil {
+		return nil, err
+	}
+	_, err = b.server.start(ctx)
+	return b.server.stop, err
 }
 
 // benchPayload is text-like bytes that no layer can compress away by luck.

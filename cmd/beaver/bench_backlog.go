@@ -100,7 +100,7 @@ func takeTurns(full, empty func() ([]benchRow, error)) ([]benchRow, error) {
 
 // fill stores n jobs in batches.
 func (b *benchRun) fill(ctx context.Context, queue string, n int) (benchRow, error) {
-	client, req := b.rpc(benchCallers), b.batch(queue)
+	clients, reqs := b.rpc(benchCallers), b.batches(queue, benchBatch)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var left atomic.Int64
@@ -110,7 +110,7 @@ func (b *benchRun) fill(ctx context.Context, queue string, n int) (benchRow, err
 	for range benchCallers {
 		go func() {
 			for left.Add(-1) >= 0 {
-				if _, err := enqueueBatch(ctx, client, req); err != nil {
+				if _, err := enqueueBatch(ctx, clients.next(), reqs.next()); err != nil {
 					cancel(err)
 					done <- err
 					return
@@ -135,7 +135,7 @@ func (b *benchRun) restart(ctx context.Context, client *beaver.Client) (benchRow
 	if err != nil {
 		return benchRow{}, err
 	}
-	res, err := b.rpc(1).Fetch(ctx, connect.NewRequest(&beaverv1.FetchRequest{Queues: []string{"backlog"}, Max: 1}))
+	res, err := b.rpc(1).next().Fetch(ctx, connect.NewRequest(&beaverv1.FetchRequest{Queues: []string{"backlog"}, Max: 1}))
 	if err != nil {
 		return benchRow{}, err
 	}

@@ -31,13 +31,27 @@ const (
 	benchWarmUp = 3 * time.Second
 )
 
-// rpc returns a generated Connect client, without the SDK's coalescing, over HTTP/1.1 as curl and most libraries speak it:
-// a connection a caller.
-func (b *benchRun) rpc(callers int) beaverv1connect.JobServiceClient {
+// rpc returns generated Connect clients, without the SDK's coalescing, over HTTP/1.1 as curl and most libraries speak it:
+// a connection a caller, one client for each node.
+func (b *benchRun) rpc(callers int) *rpcClients {
 	client := &http.Client{Transport: wholeRequests{&http.Transport{
 		MaxIdleConnsPerHost: callers, DisableCompression: true, WriteBufferSize: requestBufferBytes,
 	}}}
-	return beaverv1connect.NewJobServiceClient(client, b.server.url(), connect.WithAcceptCompression("gzip", nil, nil))
+	clients := new(rpcClients)
+	for _, p := range b.servers() {
+		clients.all = append(clients.all, beaverv1connect.NewJobServiceClient(client, p.url(), connect.WithAcceptCompression("gzip", nil, nil)))
+	}
+	return clients
+}
+
+// rpcClients are clients of all nodes, which take turns.
+type rpcClients struct {
+	all  []beaverv1connect.JobServiceClient
+	turn atomic.Uint64
+}
+
+func (c *rpcClients) next() beaverv1connect.JobServiceClient {
+	return c.all[c.turn.Add(1)%uint64(len(c.all))]
 }
 
 // wholeRequests sends a request's header together with its body, as curl does. Of a body that is of no type it knows
@@ -100,15 +114,35 @@ func (b *benchRun) rate(ctx context.Context, name string, n int, step func(conte
 }
 
 // cpu is the processor time that server and load have used so far.
-func (b *benchRun) cpu() time.Duration { return processCPU(os.Getpid()) + processCPU(b.server.pid()) }
-
-func (b *benchRun) batch(queue string) *beaverv1.EnqueueRequest {
-	req := &beaverv1.EnqueueRequest{Jobs: make([]*beaverv1.NewJob, benchBatch)}
-	for i := range req.Jobs {
-		req.Jobs[i] = &beaverv1.NewJob{Queue: queue, Kind: "bench", Payload: b.payload}
+func (b *benchRun) cpu() time.Duration {
+	used := processCPU(os.Getpid())
+	for _, p := range b.servers() {
+		used += processCPU(p.pid())
 	}
-	return req
+	return used
 }
+
+// batches are requests that store size jobs each. On one node there is one, for the queue; in a cluster one for each shard, so that
+// all nodes lead some of the load.
+func (b *benchRun) batches(queue string, size int) *batches {
+	all := new(batches)
+	for _, name := range b.queues(queue) {
+		req := &beaverv1.EnqueueRequest{Jobs: make([]*beaverv1.NewJob, size)}
+		for i := range req.Jobs {
+			req.Jobs[i] = &beaverv1.NewJob{Queue: name, Kind: "bench", Payload: b.payload}
+		}
+		all.all = append(all.all, req)
+	}
+	return all
+}
+
+// batches are requests for several queues, which take turns.
+type batches struct {
+	all  []*beaverv1.EnqueueRequest
+	turn atomic.Uint64
+}
+
+func (b *batches) next() *beaverv1.EnqueueRequest { return b.all[b.turn.Add(1)%uint64(len(b.all))] }
 
 // enqueueBatch is a step: it stores one batch.
 func enqueueBatch(ctx context.Context, client beaverv1connect.JobServiceClient, req *beaverv1.EnqueueRequest) (int, error) {
@@ -127,8 +161,8 @@ func benchEnqueueBatch(ctx context.Context, b *benchRun) ([]benchRow, error) {
 }
 
 func (b *benchRun) enqueueRate(ctx context.Context, name, queue string) ([]benchRow, error) {
-	client, req := b.rpc(benchCallers), b.batch(queue)
-	row, err := b.rate(ctx, name, benchCallers, func(ctx context.Context) (int, error) { return enqueueBatch(ctx, client, req) })
+	clients, reqs := b.rpc(benchCallers), b.batches(queue, benchBatch)
+	row, err := b.rate(ctx, name, benchCallers, func(ctx context.Context) (int, error) { return enqueueBatch(ctx, clients.next(), reqs.next()) })
 	row.Note = "100 jobs a call, 8 callers"
 	return []benchRow{row}, err
 }
@@ -138,12 +172,13 @@ func benchCycleBatch(ctx context.Context, b *benchRun) ([]benchRow, error) {
 }
 
 func (b *benchRun) cycleRate(ctx context.Context, name, queue string) ([]benchRow, error) {
-	client, req := b.rpc(benchCallers), b.batch(queue)
+	clients, reqs := b.rpc(benchCallers), b.batches(queue, benchBatch)
 	row, err := b.rate(ctx, name, benchCallers, func(ctx context.Context) (int, error) {
+		client, req := clients.next(), reqs.next()
 		if _, err := enqueueBatch(ctx, client, req); err != nil {
 			return 0, err
 		}
-		return fetchAndFinish(ctx, client, queue)
+		return fetchAndFinish(ctx, client, req.GetJobs()[0].GetQueue())
 	})
 	row.Note = "enqueue + fetch + ack, 100 jobs a call, 8 callers"
 	return []benchRow{row}, err
@@ -175,9 +210,8 @@ func fetchAndFinish(ctx context.Context, client beaverv1connect.JobServiceClient
 }
 
 func benchEnqueueUnary(ctx context.Context, b *benchRun) ([]benchRow, error) {
-	client := b.rpc(unaryCallers)
-	req := &beaverv1.EnqueueRequest{Jobs: []*beaverv1.NewJob{{Queue: "bench", Kind: "bench", Payload: b.payload}}}
-	row, err := b.rate(ctx, "enqueue-unary", unaryCallers, func(ctx context.Context) (int, error) { return enqueueBatch(ctx, client, req) })
+	clients, reqs := b.rpc(unaryCallers), b.batches("bench", 1)
+	row, err := b.rate(ctx, "enqueue-unary", unaryCallers, func(ctx context.Context) (int, error) { return enqueueBatch(ctx, clients.next(), reqs.next()) })
 	row.Note = "one job a call, 64 callers"
 	return []benchRow{row}, err
 }

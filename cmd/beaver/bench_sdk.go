@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/beaver-raft/beaver"
@@ -17,7 +19,11 @@ const (
 )
 
 func (b *benchRun) sdk() (*beaver.Client, error) {
-	return beaver.NewClient(beaver.Config{Addr: b.server.url()})
+	var urls []string
+	for _, p := range b.servers() {
+		urls = append(urls, p.url())
+	}
+	return beaver.NewClient(beaver.Config{Addr: strings.Join(urls, ",")})
 }
 
 // benchEnqueueCallers measures one client that n callers share.
@@ -27,9 +33,11 @@ func benchEnqueueCallers(n int) func(context.Context, *benchRun) ([]benchRow, er
 		if err != nil {
 			return nil, err
 		}
-		job := beaver.Job{Queue: "bench", Kind: "bench", Payload: b.payload}
+		queues := b.queues("bench")
+		var turn atomic.Uint64
 		row, err := b.rate(ctx, fmt.Sprintf("enqueue-%d", n), n, func(ctx context.Context) (int, error) {
-			_, err := client.Enqueue(ctx, job)
+			queue := queues[turn.Add(1)%uint64(len(queues))]
+			_, err := client.Enqueue(ctx, beaver.Job{Queue: queue, Kind: "bench", Payload: b.payload})
 			return 1, err
 		})
 		row.Note = fmt.Sprintf("one job at a time, %d callers, one client", n)
@@ -42,11 +50,14 @@ func benchEnqueueLone(ctx context.Context, b *benchRun) ([]benchRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	job := beaver.Job{Queue: "bench", Kind: "bench", Payload: b.payload}
+	queues := b.queues("bench")
 	var durations []time.Duration
 	start := time.Now().Add(benchWarmUp)
 	end := start.Add(time.Duration(b.seconds) * time.Second)
+	turn := 0
 	for began := time.Now(); began.Before(end); began = time.Now() {
+		turn++
+		job := beaver.Job{Queue: queues[turn%len(queues)], Kind: "bench", Payload: b.payload}
 		if _, err := client.Enqueue(ctx, job); err != nil {
 			return nil, err
 		}

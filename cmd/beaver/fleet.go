@@ -18,6 +18,7 @@ import (
 
 const (
 	fleetNodes   = 3
+	fleetShards  = 4
 	fleetPoll    = 20 * time.Millisecond
 	fleetWaitMax = time.Minute // for one condition
 	// fleetLagMax is how many entries a member may be behind and count as caught up: under load none is ever at the end.
@@ -39,6 +40,7 @@ type fleetNode struct {
 	id         uint64
 	peerListen string
 	peer       string         // where the others reach it
+	relay      *relay         // nil: they reach it without one
 	client     *beaver.Client // asks this node and no other
 }
 
@@ -63,7 +65,7 @@ func newFleet(ctx context.Context, dir string, log io.Writer, relays bool, args 
 	}
 	for id, n := range f.nodes {
 		n.args = slices.Concat(args, []string{
-			"--node", strconv.FormatUint(id, 10), "--bootstrap", strings.Join(list, ","), "--peer-listen", n.peerListen,
+			"--shards", strconv.Itoa(fleetShards), "--node", strconv.FormatUint(id, 10), "--bootstrap", strings.Join(list, ","), "--peer-listen", n.peerListen,
 		})
 		if err := n.launch(); err != nil {
 			return nil, err
@@ -97,7 +99,7 @@ func (f *fleet) add(id uint64) (*fleetNode, error) {
 		if err != nil {
 			return nil, err
 		}
-		n.peer = r.address()
+		n.relay, n.peer = r, r.address
 	}
 	if n.client, err = beaver.NewClient(beaver.Config{Addr: n.url(), OnlyAddr: true, RetryFor: 10 * time.Second}); err != nil {
 		return nil, err
@@ -250,6 +252,40 @@ func (f *fleet) stopAll() error {
 	}
 	group.Wait()
 	return errors.Join(errs...)
+}
+
+// The relay of a node takes connections as long as the node's process would.
+
+func (n *fleetNode) launch() error {
+	if n.relay != nil {
+		if err := n.relay.open(); err != nil {
+			return err
+		}
+	}
+	return n.serverProcess.launch()
+}
+
+func (n *fleetNode) start(ctx context.Context) (time.Duration, error) {
+	began := time.Now()
+	if err := n.launch(); err != nil {
+		return 0, err
+	}
+	err := n.awaitReady(ctx)
+	return time.Since(began), err
+}
+
+func (n *fleetNode) kill() {
+	if n.relay != nil {
+		n.relay.shut() // before: who loses a connection looks at once whether somebody listens
+	}
+	n.serverProcess.kill()
+}
+
+func (n *fleetNode) stop() {
+	n.serverProcess.stop()
+	if n.relay != nil {
+		n.relay.shut()
+	}
 }
 
 // wipe deletes the data of a node that does not run.

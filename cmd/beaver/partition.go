@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -83,31 +85,58 @@ func (n *peerNetwork) close() {
 
 // relay is where the others reach a node.
 type relay struct {
-	network  *peerNetwork
-	node     uint64
-	listener net.Listener
-	target   string
+	network *peerNetwork
+	node    uint64
+	address string
+	target  string
+	taken   atomic.Int64 // bytes that others have sent to the node
+
+	mu       sync.Mutex
+	listener net.Listener // nil: it is shut
 }
 
-// relay makes the relay of a node that listens to its peers at target.
+// relay makes the relay of a node that listens to its peers at target. It is shut: whoever dials is refused, as by a machine on which
+// no node runs.
 func (n *peerNetwork) relay(node uint64, target string) (*relay, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freePort()
 	if err != nil {
-		return nil, fmt.Errorf("make the relay of node %d: %w", node, err)
+		return nil, err
 	}
-	r := &relay{network: n, node: node, listener: l, target: target}
-	context.AfterFunc(n.ctx, func() { _ = l.Close() }) // nothing is lost with it
-	n.group.Go(r.accept)
-	return r, nil
+	return &relay{network: n, node: node, address: "127.0.0.1:" + strconv.Itoa(port), target: target}, nil
 }
 
-func (r *relay) address() string { return r.listener.Addr().String() }
+// open takes connections, before the node's process begins.
+func (r *relay) open() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.listener != nil {
+		return nil
+	}
+	l, err := net.Listen("tcp", r.address)
+	if err != nil {
+		return fmt.Errorf("open the relay of node %d: %w", r.node, err)
+	}
+	r.listener = l
+	r.network.group.Go(func() { r.accept(l) })
+	return nil
+}
 
-func (r *relay) accept() {
+// shut takes no more connections; those that are there end with the node's process.
+func (r *relay) shut() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.listener != nil {
+		_ = r.listener.Close() // nothing is lost with it
+		r.listener = nil
+	}
+}
+
+func (r *relay) accept(l net.Listener) {
+	defer context.AfterFunc(r.network.ctx, func() { _ = l.Close() })() // nothing is lost with it
 	for {
-		conn, err := r.listener.Accept()
+		conn, err := l.Accept()
 		if err != nil {
-			return // the network is closed
+			return // it is shut
 		}
 		r.network.group.Go(func() { r.carry(conn) })
 	}
@@ -134,11 +163,27 @@ func (r *relay) carry(dialler net.Conn) {
 	var both sync.WaitGroup
 	for _, way := range [][2]net.Conn{{dialler, node}, {node, dialler}} {
 		both.Go(func() {
-			r.network.pass(way[0], way[1], from, r.node)
+			if way[1] == node {
+				r.network.pass(way[0], counted{node, &r.taken}, from, r.node)
+			} else {
+				r.network.pass(way[0], way[1], from, r.node)
+			}
 			_, _ = dialler.Close(), node.Close() // the other way ends with this one
 		})
 	}
 	both.Wait()
+}
+
+// counted is a writer that adds up what is written.
+type counted struct {
+	io.Writer
+	bytes *atomic.Int64
+}
+
+func (c counted) Write(b []byte) (int, error) {
+	n, err := c.Writer.Write(b)
+	c.bytes.Add(int64(n))
+	return n, err
 }
 
 // whoDials reads the beginning of a connection, and which node it is of; 0: it does not say.

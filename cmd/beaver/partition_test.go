@@ -34,7 +34,7 @@ func echoNode(t *testing.T) string {
 // hello connects to a relay and says hello as a node does, which comes back if it passes.
 func hello(t *testing.T, from uint64, to *relay) (conn net.Conn, text string) {
 	t.Helper()
-	conn, err := net.Dial("tcp", to.address())
+	conn, err := net.Dial("tcp", to.address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,6 +74,9 @@ func TestPeerNetwork(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := r.open(); err != nil {
+			t.Fatal(err)
+		}
 		relays[i] = r
 	}
 	const moment, long = 100 * time.Millisecond, 10 * time.Second
@@ -109,6 +112,16 @@ func TestPeerNetwork(t *testing.T) {
 		if !comes(t, conn, "held", long) {
 			t.Errorf("what was held does not arrive after the cut: %s", name)
 		}
+	}
+	connect(2, relays[0])
+
+	relays[0].shut()
+	if conn, err := net.Dial("tcp", relays[0].address); err == nil {
+		_ = conn.Close()
+		t.Error("a node that does not run is not refused")
+	}
+	if err := relays[0].open(); err != nil {
+		t.Fatal(err)
 	}
 	connect(2, relays[0])
 }

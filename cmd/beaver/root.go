@@ -101,7 +101,7 @@ func newRootCommand(a *app) *cobra.Command {
 	}
 	root.AddCommand(
 		newServerCommand(a), newEnqueueCommand(a), newWorkCommand(a), newJobsCommand(a), newQueuesCommand(a), newDeadCommand(a),
-		newWorkersCommand(a), newStatusCommand(a), newClusterCommand(a), newInspectCommand(a), newVersionCommand(a), newBenchCommand(), newDemoCommand(),
+		newWorkersCommand(a), newStatusCommand(a), newClusterCommand(a), newInspectCommand(a), newVersionCommand(a), newBenchCommand(), newKPICommand(), newDemoCommand(),
 	)
 	root.SetFlagErrorFunc(explainFlag)
 	explainArgs(root)
