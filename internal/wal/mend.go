@@ -142,18 +142,44 @@ func (n *Name) know(term uint64, size sizeAndType, crc uint32) {
 	n.Term, n.Known, n.Type, n.Bytes, n.CRC = term, true, size.entryType(), size.bytes(), crc
 }
 
-// term reads the term of a row from the index block; 0 when that cannot be read. REQUIRES: the file is held.
+// term reads the term of a row: from its frame, if the header of that is whole, or from the index block, if that is; else it is 0.
+// A term that is wrong would have every peer's entry refused. REQUIRES: the file is held.
 func (g *segment) term(row int) uint64 {
+	e := g.entries[row]
+	var head [frameHeaderBytes]byte
+	if readFull(g.file, head[:], e.offset()) == nil {
+		if h, err := decodeHeader(head[:], g.fileID(), e.offset()); err == nil && h.index == g.index(row) {
+			return h.term
+		}
+	}
 	var b [segmentIndexBytes]byte
-	if readFull(g.file, b[:], fileHeaderBytes+g.bytes+int64(row)*segmentIndexBytes) != nil {
+	if !g.indexWhole() || readFull(g.file, b[:], fileHeaderBytes+g.bytes+int64(row)*segmentIndexBytes) != nil {
 		return 0
 	}
-	e := g.entries[row]
-	if binary.LittleEndian.Uint64(b[:]) != g.index(row) || int64(binary.LittleEndian.Uint64(b[16:])) != e.offset() ||
-		sizeAndType(binary.LittleEndian.Uint32(b[24:])) != e.size || binary.LittleEndian.Uint32(b[28:]) != e.crc {
-		return 0 // the block was whole when it was opened
-	}
 	return binary.LittleEndian.Uint64(b[8:])
+}
+
+// indexWhole reads whether the index block is still what it was when the file was opened. REQUIRES: the file is held.
+func (g *segment) indexWhole() bool {
+	at := fileHeaderBytes + g.bytes
+	end := at + int64(len(g.entries))*segmentIndexBytes
+	var b [fileHeaderBytes]byte
+	if readFull(g.file, b[:], end) != nil {
+		return false
+	}
+	foot, err := decodeSegmentHeader(b[:], footerMagic, g.name)
+	if err != nil || foot.segmentID != g.segmentID {
+		return false
+	}
+	crc, piece := uint32(0), make([]byte, min(end-at, scanBytes))
+	for ; at < end; at += int64(len(piece)) {
+		piece = piece[:min(end-at, int64(len(piece)))]
+		if readFull(g.file, piece, at) != nil {
+			return false
+		}
+		crc = updateChecksum(crc, piece)
+	}
+	return crc == foot.indexCRC
 }
 
 // dead reports whether nothing refers to an entry below the tail any more. REQUIRES: Log.mu.

@@ -104,6 +104,36 @@ func TestMend(t *testing.T) {
 	}
 }
 
+// What the disk damages of the index block, once it was read, does not change the name of an entry that is damaged too.
+func TestMendUnderDamagedIndex(t *testing.T) {
+	const row = fileHeaderBytes + frameHeaderBytes + 96 // of the index block: the file has one frame
+	for _, at := range []int64{4, frameHeaderBytes + 70} {
+		for _, spoilt := range []int64{row, row + 15, row + 20, row + segmentIndexBytes + 50} {
+			l, sim := hurt(t, true, at)
+			if err := sim.FlipBit("log/live/00001/0000000001-0000000001.seg", spoilt, 4); err != nil {
+				t.Fatal(err)
+			}
+			l.SetMendable(1, true)
+			l.NoteDamage(1, 1)
+			if err := l.Mend(1, precious()); err != nil {
+				t.Errorf("byte %d of the frame and byte %d of the file: %v", at, spoilt, err)
+			}
+			maintained(t, l)
+			if e, err := l.Read(1, 1); err != nil || string(e.Data) != string(precious().Data) || e.Term != 1 {
+				t.Errorf("byte %d of the frame and byte %d of the file: reads %+v, %v", at, spoilt, e, err)
+			}
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if l, _, err := Open(Options{FS: sim, Dir: "log", FileBytes: 4096}); err != nil {
+				t.Errorf("the segment was not written anew: %v", err)
+			} else if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // A segment that is gone is made anew from what peers have, and what came without its data gets it.
 func TestMendWhatIsNowhere(t *testing.T) {
 	l, sim, _, _ := damagedLog(t)
