@@ -8,7 +8,7 @@ import (
 )
 
 // StepsMax bounds what a job's history may cost to judge. One that is dearer is undecided, and is counted.
-const StepsMax = 200_000
+const StepsMax = 2_000_000
 
 // Log is what clients asked and were told, job by job. The zero value is an empty one.
 type Log struct {

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 
 	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/snapshot"
 	"github.com/beaver-raft/beaver/internal/transfer"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
@@ -59,13 +60,14 @@ func (m *member) carry() {
 		w.net.send(n.index, to, event{kind: evChunk, node: to, shard: int(m.group.id), from: n.index, data: out.Data})
 	}
 	for _, e := range m.senders.Ended() {
-		if n.dying || e.Err != nil && !errors.Is(e.Err, fs.ErrNotExist) {
+		_, damaged := errors.AsType[*snapshot.Damage](e.Err)
+		if n.dying || e.Err != nil && !damaged && !errors.Is(e.Err, fs.ErrNotExist) {
 			n.failed(e.Err)
 			return
 		}
 		w.counts.FullBytes += e.Stats.FullBytes
 		w.trace.printf(m.name, "snapshot %d for %v is over: %v %s", e.Index, shard.ReplicaID(e.To), e.OK, e.Reason)
-		if e.Refused {
+		if e.Refused || damaged {
 			m.rep.WantSnapshot()
 		}
 		if err := m.rep.SnapshotSent(shard.ReplicaID(e.To), e.OK); err != nil {
@@ -118,6 +120,7 @@ func (m *member) install(from int) {
 	}
 	m.leading, m.wakeAt = false, 0
 	if needed {
+		n.installed[m.group.id] = meta.Index
 		n.w.trace.mix(uint64(m.group.id), meta.Index)
 		n.w.trace.printf(m.name, "installed snapshot %d", meta.Index)
 		n.w.net.send(n.index, from, event{

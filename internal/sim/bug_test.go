@@ -14,14 +14,15 @@ const seedsPerBug = 1500
 
 // rare are bugs that few seeds show, with one that does. An ordinary run of the test begins there, to be short; with
 // BEAVER_SEEDS set it begins at 1. A change to what a plan draws moves them: search again with go run ./cmd/sim -bug NAME.
-var rare = map[sim.Bug]uint64{sim.BugForgetVote: 713, sim.BugForgetTerm: 200, sim.BugStaleRead: 58, sim.BugIgnoreSyncError: 14,
-	sim.BugPromiseUnsynced: 173}
+var rare = map[sim.Bug]uint64{sim.BugForgetVote: 713, sim.BugForgetTerm: 211, sim.BugStaleRead: 58, sim.BugIgnoreSyncError: 14,
+	sim.BugPromiseUnsynced: 173, sim.BugServeDamaged: 66}
 
 // What violations say.
 const (
 	otherState   = "has fingerprint"
 	otherResults = "has other results of entry"
 	otherEntry   = "a committed entry was lost"
+	otherTail    = "a committed entry was replaced"
 	otherLeader  = "has another state than its leader had"
 	neverApplied = "a client was answered from entry"
 	notInLog     = "was acknowledged and is not in the log"
@@ -31,6 +32,7 @@ const (
 	wrongState   = "leaves it in state"
 	wrongChange  = "is taken, known is"
 	handedTwice  = "which worker"
+	staleRead    = "was acknowledged before it was asked for"
 	history      = "history: no order"
 	lostPayload  = "the payload of job"
 	unreadable   = "is live and cannot be read"
@@ -50,18 +52,18 @@ var found = map[sim.Bug][]string{
 	sim.BugSkipSync:           {refusedLog, otherEntry, lostData, lostDir},
 	sim.BugSkipSnapshotSync:   {refusedSnaps, refusedLog},
 	sim.BugSkipDirSync:        {refusedLog, otherEntry, lostData, lostDir},
-	sim.BugForgetVote:         {otherEntry, otherState, otherResults, notHealed},
-	sim.BugForgetTerm:         {otherEntry, otherState, otherResults, notHealed, "the replay from the start is at"},
+	sim.BugForgetVote:         {staleRead, otherEntry, otherTail, otherState, otherResults, notHealed},
+	sim.BugForgetTerm:         {staleRead, otherEntry, otherTail, otherState, otherResults, notHealed, "the replay from the start is at"},
 	sim.BugCompactLive:        {lostPayload, missingLive, missingEntry, unreadable, notHealed},
 	sim.BugLoseEntryData:      {otherState, otherResults, lostPayload},
-	sim.BugStaleRead:          {"was acknowledged before it was asked for"},
+	sim.BugStaleRead:          {staleRead},
 	sim.BugIgnoreFencing:      {fencing},
 	sim.BugDropSession:        {"was applied twice in shard"},
 	sim.BugLocalClock:         {otherState},
 	sim.BugReorderItems:       {otherState, otherResults, wrongState, wrongChange},
 	sim.BugSkipItem:           {otherState, otherResults, wrongState, wrongChange},
 	sim.BugWrongHands:         {handedTwice, history},
-	sim.BugStaleImage:         {otherState, otherResults, "was acknowledged before it was asked for"},
+	sim.BugStaleImage:         {otherState, otherResults, staleRead},
 	sim.BugNoTimers:           {unended},
 	sim.BugWorkersLiveForever: {unended},
 	sim.BugReuseIdentity:      {lostData, otherEntry},

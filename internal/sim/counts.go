@@ -16,6 +16,7 @@ type Counts struct {
 	Mends         uint64 // messages about damaged entries
 	Lost          uint64 // replicas that may have lost what they promised
 	Outages       uint64 // times that a replica left its group since entries of its log were damaged
+	Refusals      uint64 // starts that were refused since a segment was damaged
 	Transfers     uint64 // snapshots that were brought to other members
 	Needless      uint64 // of these, to members that could have been brought up from the log
 	TransferBytes uint64
@@ -51,6 +52,7 @@ func (c *Counts) Rows() []Count {
 		{"messages to mend damage", c.Mends},
 		{"replicas out of their groups", c.Outages},
 		{"replicas that never speak again", c.Lost},
+		{"starts refused for damage", c.Refusals},
 		{"snapshots sent", c.Transfers},
 		{"snapshots sent needlessly", c.Needless},
 		{"bytes of these, with repeats", c.TransferBytes},
@@ -80,6 +82,7 @@ func (c *Counts) Add(o *Counts) {
 	c.Mends += o.Mends
 	c.Outages += o.Outages
 	c.Lost += o.Lost
+	c.Refusals += o.Refusals
 	c.Transfers += o.Transfers
 	c.Needless += o.Needless
 	c.TransferBytes += o.TransferBytes

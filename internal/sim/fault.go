@@ -97,7 +97,7 @@ func (w *world) strike(f Fault, n *node, lasts time.Duration) (struck bool) {
 	case FaultPartition, FaultDeaf, FaultIsolate:
 		w.cut(f, n, lasts)
 		return true
-	case FaultBitRot, FaultDiverge: // they have clocks of their own: see rot.go and diverge.go
+	case FaultBitRot, FaultRotSnapshot, FaultRotIndex, FaultDiverge: // they have clocks of their own: see rot.go and diverge.go
 	}
 	return struck
 }

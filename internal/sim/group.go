@@ -43,20 +43,26 @@ func (w *world) wipe(n *node) bool {
 	if !w.settled() || !n.up || w.rotten() || w.wrong() {
 		return false // Two disks lost at once may be a majority.
 	}
+	w.takeDisk(n)
+	return true
+}
+
+// takeDisk ends a node without its disk, and has its members replaced.
+func (w *world) takeDisk(n *node) {
 	w.trace.printf(n.name, "loses its disk")
+	n.spoiled, n.torn = nil, false
 	n.down(vfs.AllLost())
 	n.disk = vfs.NewSim(n.chance.Uint64(), vfs.SimOptions{})
 	n.bad, n.harmed, n.rotted = badSector{}, false, false
 	if w.bug.is(BugReuseIdentity) {
 		w.after(time.Second, n.start)
-		return true
+		return
 	}
 	for _, g := range w.groups {
-		g.identity[n.index] = 0
+		g.identity[n.index], g.anew[n.index] = 0, false
 		g.replace, g.resting = n.index, false
 		w.after(time.Second, g.operate)
 	}
-	return true
 }
 
 // rest makes learners of a node's members for a while, and then voters again.

@@ -55,7 +55,9 @@ func (n *node) remap(op vfs.Op) {
 func (n *node) harmTail() bool {
 	c := n.w.rot.chance
 	if c.percent(50) {
-		return n.flipTail()
+		flipped := n.flipTail()
+		n.torn = n.torn || flipped
+		return flipped
 	}
 	proven := n.proven()
 	if len(proven) == 0 {
@@ -68,7 +70,7 @@ func (n *node) harmTail() bool {
 	} else if err := n.disk.FlipBit(r.File, offset, uint(c.IntN(8))); err != nil {
 		return false
 	}
-	n.harmed = true
+	n.harmed, n.torn = true, true
 	n.w.trace.mix(uint64(n.index), uint64(offset))
 	n.w.trace.printf(n.name, "rots: byte %d of %s, in the frame at %d, sector %v", offset, r.File, r.Offset, n.bad.file != "")
 	return true

@@ -60,7 +60,10 @@ func (m *member) receiverConfig() transfer.ReceiverConfig {
 
 // recover completes what a crash interrupted.
 func (m *member) recover() error {
-	_, _, err := transfer.Recover(m.receiverConfig())
+	meta, completed, err := transfer.Recover(m.receiverConfig())
+	if completed {
+		m.n.installed[m.group.id] = meta.Index
+	}
 	return err
 }
 

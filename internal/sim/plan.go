@@ -12,24 +12,26 @@ type Fault uint8
 
 // The kinds of faults. A plan has some of them: with all at once, many states are never reached.
 const (
-	FaultKill      Fault = iota // a process ends: what it wrote is still there
-	FaultPower                  // a node loses power: un-synced data is lost, torn or kept
-	FaultMidWrite               // the same, in the middle of whatever the disk is doing some calls from now
-	FaultBlackout               // all nodes lose power at once
-	FaultDiskError              // a write or sync fails
-	FaultDiskSlow               // syncs take long for a while
-	FaultDiskFull               // no room for a while
-	FaultPartition              // two groups of nodes do not hear each other
-	FaultDeaf                   // one node's messages get lost one way
-	FaultIsolate                // a leader is alone for a while
-	FaultPause                  // a process stands still for a while
-	FaultClock                  // a wall clock jumps
-	FaultHandOver               // a leader is told to hand over
-	FaultWipe                   // a node loses its disk, and comes back as a new member
-	FaultMembers                // a voter is made a learner for a while
-	FaultUpgrade                // a node is given the newer binary
-	FaultBitRot                 // bits flip on a node's disk
-	FaultDiverge                // a replica makes something else of an entry than the others
+	FaultKill        Fault = iota // a process ends: what it wrote is still there
+	FaultPower                    // a node loses power: un-synced data is lost, torn or kept
+	FaultMidWrite                 // the same, in the middle of whatever the disk is doing some calls from now
+	FaultBlackout                 // all nodes lose power at once
+	FaultDiskError                // a write or sync fails
+	FaultDiskSlow                 // syncs take long for a while
+	FaultDiskFull                 // no room for a while
+	FaultPartition                // two groups of nodes do not hear each other
+	FaultDeaf                     // one node's messages get lost one way
+	FaultIsolate                  // a leader is alone for a while
+	FaultPause                    // a process stands still for a while
+	FaultClock                    // a wall clock jumps
+	FaultHandOver                 // a leader is told to hand over
+	FaultWipe                     // a node loses its disk, and comes back as a new member
+	FaultMembers                  // a voter is made a learner for a while
+	FaultUpgrade                  // a node is given the newer binary
+	FaultBitRot                   // bits flip on a node's disk
+	FaultRotSnapshot              // the same in a stored snapshot
+	FaultRotIndex                 // the same in what tells a segment's entries apart
+	FaultDiverge                  // a replica makes something else of an entry than the others
 	faultCount
 )
 
@@ -39,7 +41,8 @@ const FaultCount = int(faultCount)
 func (f Fault) String() string {
 	return [...]string{
 		"kill", "power-cut", "mid-write", "blackout", "disk-error", "disk-slow", "disk-full", "partition", "deaf",
-		"isolate", "pause", "clock", "hand-over", "wipe", "members", "upgrade", "bit-rot", "diverge",
+		"isolate", "pause", "clock", "hand-over", "wipe", "members", "upgrade", "bit-rot", "rot-snapshot", "rot-index",
+		"diverge",
 	}[f]
 }
 

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"path"
-	"strings"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/history"
@@ -59,14 +57,29 @@ func (w *world) decay() {
 			return
 		}
 	}
-	tail := w.plan.nodes > 2 && w.rot.chance.percent(50) // two cannot go on without one that lost what the other never had
+	kinds := []Fault{FaultBitRot, FaultBitRot, FaultRotSnapshot, FaultRotIndex}
+	tail, kind := w.rot.chance.percent(50), pick(w.rot.chance, kinds)
+	if w.plan.nodes == 2 { // two cannot go on without one that lost what the other never had
+		tail, kind = false, FaultBitRot
+	}
 	for range 1 + w.rot.chance.IntN(3) {
-		if tail && n.harmTail() || !tail && n.flipSegment() {
+		var struck bool
+		switch {
+		case kind == FaultRotSnapshot:
+			struck = n.spoilSnapshot()
+		case kind == FaultRotIndex:
+			struck = n.spoilIndex()
+		case tail:
+			struck = n.harmTail()
+		default:
+			struck = n.flipSegment()
+		}
+		if struck {
 			w.rot.node, n.rotted = n, true
-			w.faults[FaultBitRot]++
+			w.faults[kind]++
 		}
 	}
-	if tail && (n.harmed || w.rot.chance.percent(50)) {
+	if (tail || kind != FaultBitRot) && (n.harmed || w.rot.chance.percent(50)) {
 		w.after(w.rot.chance.between(0, time.Second), func() { n.crash("loses power after bits flipped", vfs.Mixed(n.chance.Uint64())) })
 	}
 }
@@ -77,21 +90,10 @@ func (w *world) rotten() bool { return w.rot.node != nil && !w.rot.node.whole() 
 // flipSegment flips a bit of a frame in a live segment.
 func (n *node) flipSegment() bool {
 	c := n.w.rot.chance
-	var files []string
-	live := path.Join(root, "log", "live")
-	dirs, _ := n.disk.List(live) // none: nothing is there to rot
-	for _, dir := range dirs {
-		names, _ := n.disk.List(path.Join(live, dir))
-		for _, name := range names {
-			if strings.HasSuffix(name, ".seg") {
-				files = append(files, path.Join(live, dir, name))
-			}
-		}
-	}
-	if len(files) == 0 {
+	name, ok := n.anySegment()
+	if !ok {
 		return false
 	}
-	name := pick(c, files)
 	end, err := n.framesEnd(name)
 	if err != nil || end <= segmentHead {
 		return false
@@ -128,7 +130,7 @@ func (n *node) framesEnd(name string) (int64, error) {
 
 // whole reports whether the node is up and reads back all that its shards refer to.
 func (n *node) whole() bool {
-	if !n.up || n.harmed {
+	if !n.up || n.harmed || !n.unspoiled() {
 		return false
 	}
 	for _, m := range n.members {

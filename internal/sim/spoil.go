@@ -1,0 +1,147 @@
+package sim
+
+import (
+	"errors"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/wal"
+)
+
+// spoil is what a disk damaged of what only a start reads: a stored snapshot, or what tells a segment's entries apart. It shows late,
+// or never, if the file is replaced first. Until then the node counts as one that lacks something.
+//
+//   - A snapshot that is damaged is passed over: the one before is restored, and the log behind it applied. It must be healed so, unless
+//     another node brought it: then the log begins behind it, and Open refuses.
+//   - A segment whose header, index block or footer is damaged is refused by Open, which names the file.
+//
+// A node that refuses is replaced, as docs/operating.md says: it comes back with an empty disk, as a new member.
+type spoil struct {
+	file     string
+	snapshot uint64 // its index; 0: it is a segment
+}
+
+// snapshotsKept is how many good snapshots above a damaged one make it one that nobody reads any more.
+const snapshotsKept = 2
+
+// spoilSnapshot flips a bit of the newest snapshot of a shard, or of the one before.
+func (n *node) spoilSnapshot() bool {
+	c := n.w.rot.chance
+	dir := snapshotDir(pick(c, n.w.groups).id)
+	files, err := snapshot.List(n.disk, dir)
+	if err != nil || len(files) < snapshotsKept || slices.ContainsFunc(files, func(f snapshot.File) bool { return f.Err != nil }) {
+		return false // What the only one says is nowhere else.
+	}
+	f := pick(c, files[:snapshotsKept])
+	return n.flip(spoil{f.Path, f.Index}, c.Int64N(f.Bytes))
+}
+
+// spoilIndex flips a bit of a live segment outside its frames.
+func (n *node) spoilIndex() bool {
+	c := n.w.rot.chance
+	name, ok := n.anySegment()
+	if !ok {
+		return false
+	}
+	end, err := n.framesEnd(name)
+	info, errStat := n.disk.Stat(name)
+	if err != nil || errStat != nil || end <= segmentHead || end > info.Size-segmentHead {
+		return false
+	}
+	offset := c.Int64N(segmentHead + info.Size - end)
+	if offset >= segmentHead {
+		offset += end - segmentHead
+	}
+	return n.flip(spoil{file: name}, offset)
+}
+
+func (n *node) flip(s spoil, offset int64) bool {
+	bit := uint(n.w.rot.chance.IntN(8))
+	if err := n.disk.FlipBit(s.file, offset, bit); err != nil {
+		return false
+	}
+	n.spoiled = append(n.spoiled, s)
+	n.w.trace.mix(uint64(n.index), uint64(offset), uint64(bit))
+	n.w.trace.printf(n.name, "rots: bit %d of byte %d of %s", bit, offset, s.file)
+	return true
+}
+
+// unspoiled reports whether nothing that is damaged of what a start reads is in use any more.
+func (n *node) unspoiled() bool {
+	n.spoiled = slices.DeleteFunc(n.spoiled, func(s spoil) bool {
+		if _, err := n.disk.Stat(s.file); errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+		if s.snapshot == 0 {
+			return false
+		}
+		files, err := snapshot.List(n.disk, path.Dir(s.file))
+		good := 0
+		for _, f := range files {
+			if f.Err == nil && f.Index > s.snapshot {
+				good++
+			}
+			if f.Err == nil && f.Index == s.snapshot {
+				return true // It was stored again.
+			}
+		}
+		return err == nil && good >= snapshotsKept
+	})
+	return len(n.spoiled) == 0
+}
+
+// refuses reports whether a start was refused on account of what is known to be damaged, and has the node replaced.
+func (n *node) refuses(err error) bool {
+	if !n.mayRefuse(err) {
+		return false
+	}
+	w := n.w
+	w.counts.Refusals++
+	w.trace.printf(n.name, "refuses to start: %v", err)
+	if slices.ContainsFunc(w.groups, func(g *group) bool { return g.replace >= 0 && g.replace != n.index }) {
+		w.fail("%s is to be replaced while another is: %v", n.name, err)
+	}
+	w.takeDisk(n)
+	return true
+}
+
+// mayRefuse reports whether an error names what is damaged and cannot be healed.
+func (n *node) mayRefuse(err error) bool {
+	damage, segment := errors.AsType[*wal.CorruptError](err)
+	state, behind := errors.AsType[*shard.StateError](err)
+	return slices.ContainsFunc(n.spoiled, func(s spoil) bool {
+		switch {
+		case s.snapshot == 0:
+			return segment && s.file == damage.File
+		case !behind || path.Dir(s.file) != snapshotDir(state.Shard):
+			return false
+		case n.installed[state.Shard] == s.snapshot:
+			return true // The log begins behind a snapshot of another node, and what is before that is of no use.
+		default:
+			return n.torn && n.log.State(state.Shard).First <= s.snapshot+1 // It may begin behind a hole that the snapshot covered.
+		}
+	})
+}
+
+// anySegment is one of the live segments of a node.
+func (n *node) anySegment() (name string, ok bool) {
+	var files []string
+	live := path.Join(root, "log", "live")
+	dirs, _ := n.disk.List(live) // none: nothing is there to rot
+	for _, dir := range dirs {
+		names, _ := n.disk.List(path.Join(live, dir))
+		for _, name := range names {
+			if strings.HasSuffix(name, ".seg") {
+				files = append(files, path.Join(live, dir, name))
+			}
+		}
+	}
+	if len(files) == 0 {
+		return "", false
+	}
+	return pick(n.w.rot.chance, files), true
+}
