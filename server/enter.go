@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
@@ -29,6 +30,10 @@ func (p *peers) found(ctx context.Context, record *founding.Record, shards int) 
 	p.mu.Lock()
 	p.founder = founding.NewMachine(record, p.options.Node, p.options.founders, shards)
 	p.mu.Unlock()
+	if n := len(p.options.founders); n%2 == 0 {
+		p.logger.Warn("a cluster of an even number of nodes withstands no more failures than one with a node less",
+			slog.Int("nodes", n), slog.Int("may_fail", (n-1)/2))
+	}
 	for pause := askPauseMin; ; pause = min(2*pause, askPauseMax) {
 		record, missing, err := p.decided()
 		if record != nil || err != nil {
@@ -40,11 +45,19 @@ func (p *peers) found(ctx context.Context, record *founding.Record, shards int) 
 		if record, missing, err = p.decided(); record != nil || err != nil {
 			return record, err
 		}
-		p.logger.Info("waiting for the other founders", "missing", len(missing), "first", missing[0].Node)
-		p.waits(fmt.Sprintf("waiting for node %d at %s, which founds the cluster too", missing[0].Node, missing[0].Address))
+		p.await(fmt.Sprintf("waiting for node %d at %s, which founds the cluster too", missing[0].Node, missing[0].Address))
 		if err := p.rest(ctx, pause); err != nil {
 			return nil, fmt.Errorf("waiting for node %d, which founds the cluster too: %w", missing[0].Node, err)
 		}
+	}
+}
+
+// await says what the node waits for, to who asks whether it is ready, and once to who reads its log.
+func (p *peers) await(why string) {
+	p.waits(why)
+	if why != p.awaited {
+		p.awaited = why
+		p.logger.Warn("not ready", slog.String("why", why))
 	}
 }
 
@@ -174,13 +187,11 @@ func (p *peers) join(ctx context.Context, record *founding.Record) (*founding.Re
 		case errors.Is(err, transport.ErrSecurity), errors.Is(err, transport.ErrOtherVersion):
 			return nil, fmt.Errorf("join by way of %s: %w", p.options.Join, err)
 		case err != nil:
-			p.logger.Info("the member that this node is to join by cannot be asked yet", "addr", p.options.Join, "err", err)
-			p.waits(fmt.Sprintf("the member at %s cannot be asked for a place in its cluster: %v", p.options.Join, err))
+			p.await(fmt.Sprintf("the member at %s cannot be asked for a place in its cluster: %v", p.options.Join, err))
 		case answer.Refused != "" && !answer.Later:
 			return nil, &founding.RefusedError{Reason: answer.Refused}
 		case answer.Refused != "":
-			p.logger.Info("the cluster cannot take this node yet", "addr", p.options.Join, "err", answer.Refused)
-			p.waits("the cluster cannot take this node yet: " + answer.Refused)
+			p.await("the cluster cannot take this node yet: " + answer.Refused)
 		case answer.Joined != nil && answer.Joined.Nonce == record.Nonce:
 			return answer.Joined, founding.Write(vfs.OS(), p.dir, answer.Joined)
 		}
@@ -188,6 +199,21 @@ func (p *peers) join(ctx context.Context, record *founding.Record) (*founding.Re
 			return nil, fmt.Errorf("waiting for a place in the cluster of %s: %w", p.options.Join, err)
 		}
 	}
+}
+
+// recognised asks the node of --join whether it knows this one, which has a cluster already: the data directory may be another cluster's. No
+// answer is no objection, since the node that it once joined by may be gone.
+func (p *peers) recognised(ctx context.Context, r *founding.Record) error {
+	ctx, cancel := context.WithTimeout(ctx, callWait)
+	defer cancel()
+	answer, _, err := p.introduce(ctx, p.options.Join, founding.Message{Still: &founding.Still{
+		Cluster: r.Cluster, Node: r.Node, Nonce: r.Nonce, Address: p.info().Peer,
+	}})
+	if err != nil || answer.Still != nil || answer.Refused == "" || answer.Later {
+		return nil
+	}
+	return &founding.StartError{Reason: fmt.Sprintf(
+		"the node at %s, which --join names, says: %s. Check the data directory; to join that cluster, give an empty one", p.options.Join, answer.Refused)}
 }
 
 // admitAnywhere has the node that leads the catalog admit a newcomer.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -94,9 +95,6 @@ func (p *peers) grew(count int) {
 
 // shardsAlone is how many data shards a node has that is alone: as many as it was told, or else as it has; 0: it has nothing yet.
 func (s *Server) shardsAlone() (int, error) {
-	if s.opts.Shards != 0 {
-		return s.opts.Shards, nil
-	}
 	count := 0
 	replicas, err := host.ReadRecords(vfs.OS(), s.opts.DataDir)
 	for _, r := range replicas {
@@ -104,7 +102,10 @@ func (s *Server) shardsAlone() (int, error) {
 			count = max(count, int(r.Shard))
 		}
 	}
-	return count, err
+	if err == nil && s.opts.Shards != 0 && s.opts.Shards < count {
+		err = &founding.StartError{Reason: fmt.Sprintf("the data directory has %d data shards, and --shards is %d: it cannot shrink", count, s.opts.Shards)}
+	}
+	return max(count, s.opts.Shards), err
 }
 
 // shardsHere is how many data shards the data directory has something of that counts. A replica that was about to found its group

@@ -114,8 +114,12 @@ func (o Options) validate() error {
 		}
 	}
 	if o.Listen != listenNowhere {
-		_, _, err := net.SplitHostPort(o.Listen)
+		_, port, err := net.SplitHostPort(o.Listen)
 		check(err == nil, "Listen", "%q: want host:port, for example %q", o.Listen, DefaultListen)
+		if err == nil {
+			_, err = net.LookupPort("tcp", port)
+			check(err == nil, "Listen", "%q: want a port from 0 to 65535, where 0 is any that is free", o.Listen)
+		}
 	}
 	check(o.Shards >= 0 && o.Shards <= ShardsMax, "Shards", "%d: want 1 to %d, or 0 for the default", o.Shards, ShardsMax)
 	check(o.WorkerTTL == 0 || o.WorkerTTL >= WorkerTTLMin && o.WorkerTTL <= WorkerTTLMax,

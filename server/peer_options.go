@@ -1,7 +1,9 @@
 package server
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"slices"
@@ -78,6 +80,11 @@ func (o *Options) interpret() (*peering, error) {
 		}
 		p.security = transport.Secret(secret)
 	case p.CA != "":
+		for _, f := range []struct{ field, name string }{{"Peers.CA", p.CA}, {"Peers.Cert", p.Cert}, {"Peers.Key", p.Key}} {
+			if _, err := os.ReadFile(f.name); err != nil {
+				return nil, unreadable(f.field, f.name, err)
+			}
+		}
 		p.security = transport.Files(p.CA, p.Cert, p.Key)
 	}
 	return p, nil
@@ -104,7 +111,7 @@ func (p *peering) own() string {
 func readSecret(name string) ([]byte, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
-		return nil, fmt.Errorf("read the cluster's secret: %w", err)
+		return nil, unreadable("Peers.SecretFile", name, err)
 	}
 	b = []byte(strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r"))
 	if len(b) < transport.SecretBytesMin || len(b) > transport.SecretBytesMax {
@@ -112,6 +119,14 @@ func readSecret(name string) ([]byte, error) {
 			"%q, which holds %d bytes: want %d to %d random ones; openssl rand -hex 32 makes some", name, len(b), transport.SecretBytesMin, transport.SecretBytesMax)}
 	}
 	return b, nil
+}
+
+// unreadable says that the file which an option names cannot be read.
+func unreadable(field, name string, err error) error {
+	if at, ok := errors.AsType[*fs.PathError](err); ok {
+		err = at.Err
+	}
+	return &OptionError{field, fmt.Sprintf("%q, which cannot be read: %v", name, err)}
 }
 
 // parseFounders reads a list like 1=HOST:PORT,2=HOST:PORT.
@@ -168,11 +183,15 @@ func (o *Options) validatePeers(check func(ok bool, field, format string, args .
 	if p.Join != "" {
 		err := cluster.ValidAddress(p.Join)
 		check(err == nil, "Peers.Join", "the peer address of a member; it %v", err)
+		own := o.meant()
+		check(p.Join != own.Listen && p.Join != own.Advertise, "Peers.Join",
+			"%q, which is where this node itself listens: give the peer address of a member, or give this node another --peer-listen", p.Join)
 	}
 	check(p.Node <= shard.NodeMax, "Peers.Node", "%d: want 1 to %d", p.Node, shard.NodeMax)
 	if len(founders) > 0 {
+		check(p.Node != 0 || len(founders) == 1, "Peers.Node", "missing: say which node of the --bootstrap list this one is")
 		listed := slices.ContainsFunc(founders, func(f founding.Founder) bool { return f.Node == p.Node })
-		check(listed || p.Node == 0 && len(founders) == 1, "Peers.Node", "%d, which is not in the --bootstrap list: say which of its nodes this one is", p.Node)
+		check(listed || p.Node == 0, "Peers.Node", "%d, which is not in the --bootstrap list: say which of its nodes this one is", p.Node)
 	}
 	if problem == "" {
 		o.validateAddresses(check)
@@ -183,6 +202,10 @@ func (o *Options) validatePeers(check func(ok bool, field, format string, args .
 // validateAddresses checks where the node listens to peers, and where it says that it does.
 func (o *Options) validateAddresses(check func(ok bool, field, format string, args ...any)) {
 	p := o.meant()
+	if o.Listen != listenNowhere && o.Advertise == "" {
+		name, _, err := net.SplitHostPort(o.Listen)
+		check(err != nil || !unspecified(name), "Advertise", "missing: clients cannot dial %s; say by which address they reach this node", o.Listen)
+	}
 	name, port, err := net.SplitHostPort(p.Listen)
 	check(err == nil, "Peers.Listen", "%q: want host:port, for example %q", p.Listen, DefaultPeerListen)
 	if err != nil {
@@ -202,10 +225,6 @@ func (o *Options) validateAddresses(check func(ok bool, field, format string, ar
 	check(!unspecified(reached), "Peers.Advertise", "%q, which no peer can dial; give the address of this machine", p.Advertise)
 	check(!loopback(reached) || loopback(name) || !o.others(p), "Peers.Advertise",
 		"%q, which the peers would look for on their own machines; give the address of this one", p.Advertise)
-	if o.Listen != listenNowhere && o.Advertise == "" {
-		name, _, _ := net.SplitHostPort(o.Listen)
-		check(!unspecified(name), "Advertise", "missing: clients cannot dial %s; say by which address they reach this node", o.Listen)
-	}
 }
 
 // meant is the peer options with what follows from the list, without reading files.

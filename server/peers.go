@@ -54,6 +54,7 @@ type peers struct {
 	shards    int // that the node was started with; 0: nobody said
 	logger    *slog.Logger
 	waits     func(why string) // says why the node is not ready
+	awaited   string           // of await: what was said last
 	transport *transport.Transport
 
 	ctx     context.Context // ends with close
@@ -122,7 +123,7 @@ func (s *Server) openPeers(ctx context.Context) (p *peers, err error) {
 func (s *Server) decide(options *peering) (founding.Way, *founding.Record, error) {
 	fsys, dir := vfs.OS(), s.opts.DataDir
 	if err := fsys.MkdirAll(dir); err != nil {
-		return 0, nil, fmt.Errorf("make data directory: %w", err)
+		return 0, nil, fmt.Errorf("make data directory: %w; give a directory that this user may write to", err)
 	}
 	record, err := founding.Read(fsys, dir)
 	if err != nil {
@@ -162,6 +163,8 @@ func (p *peers) enter(ctx context.Context, way founding.Way, record *founding.Re
 		record, err = p.found(ctx, record, shards)
 	case way == founding.Come:
 		record, err = p.join(ctx, record)
+	case way == founding.Return && p.options.Join != "":
+		err = p.recognised(ctx, record)
 	}
 	if err != nil {
 		return err

@@ -41,7 +41,8 @@ func TestPeerOptions(t *testing.T) {
 		"secret without peers":  {PeerOptions{SecretFile: "s"}, "Peers.SecretFile", "no peers"},
 		"both":                  {PeerOptions{Bootstrap: local, Node: 1, Join: "127.0.0.1:7401"}, "Peers.Join", "either founds"},
 		"not in the list":       {PeerOptions{Bootstrap: local, Node: 4}, "Peers.Node", "not in the --bootstrap list"},
-		"which one":             {PeerOptions{Bootstrap: local}, "Peers.Node", "not in the --bootstrap list"},
+		"which one":             {PeerOptions{Bootstrap: local}, "Peers.Node", "which node of the --bootstrap list"},
+		"itself":                {PeerOptions{Join: "127.0.0.1:7401"}, "Peers.Join", "this node itself"},
 		"no ids":                {PeerOptions{Bootstrap: "10.0.0.1:7401", Node: 1}, "Peers.Bootstrap", "no node id"},
 		"twice":                 {PeerOptions{Bootstrap: "1=a:1,1=b:1", Node: 1}, "Peers.Bootstrap", "twice"},
 		"one address":           {PeerOptions{Bootstrap: "1=a:1,2=a:1", Node: 1}, "Peers.Bootstrap", "one address"},
@@ -50,13 +51,13 @@ func TestPeerOptions(t *testing.T) {
 		"join nowhere":          {PeerOptions{Join: "somewhere"}, "Peers.Join", "host:port"},
 		"open to all":           {PeerOptions{Bootstrap: three, Node: 1}, "Peers.Listen", "--cluster-secret-file"},
 		"half a pair":           {PeerOptions{Bootstrap: local, Node: 1, CA: "ca.pem", Cert: "cert.pem"}, "Peers.CA", "all three"},
-		"certificate of whom":   {PeerOptions{Join: "127.0.0.1:7401", CA: "a", Cert: "b", Key: "c"}, "Peers.Node", "its certificate names"},
+		"certificate of whom":   {PeerOptions{Join: "127.0.0.1:7411", CA: "a", Cert: "b", Key: "c"}, "Peers.Node", "its certificate names"},
 		"secret and files":      {PeerOptions{Bootstrap: local, Node: 1, CA: "a", Cert: "b", Key: "c", SecretFile: "s"}, "Peers.SecretFile", "one or the other"},
 		"listens everywhere":    {PeerOptions{Join: "10.0.0.1:7401", Listen: "0.0.0.0:7401", SecretFile: "s"}, "Peers.Advertise", "cannot dial"},
 		"advertises everywhere": {PeerOptions{Join: "10.0.0.1:7401", Listen: "10.0.0.2:7401", Advertise: "0.0.0.0:7401", SecretFile: "s"}, "Peers.Advertise", "no peer can dial"},
 		"advertises loopback":   {PeerOptions{Join: "10.0.0.1:7401", Listen: "10.0.0.2:7401", Advertise: "127.0.0.1:7401", SecretFile: "s"}, "Peers.Advertise", "their own machines"},
 		"any port":              {PeerOptions{Join: "127.0.0.1:7401", Listen: "127.0.0.1:0"}, "Peers.Listen", "1 to 65535"},
-		"secret too short":      {PeerOptions{Join: "127.0.0.1:7401", SecretFile: short}, "Peers.SecretFile", "openssl rand"},
+		"secret too short":      {PeerOptions{Join: "127.0.0.1:7411", SecretFile: short}, "Peers.SecretFile", "openssl rand"},
 	} {
 		o := Options{Peers: c.peers}.withDefaults()
 		err := o.validate()

@@ -122,7 +122,7 @@ func (a *app) serve(ctx context.Context, f *serverFlags) error {
 		return nil // it was told to stop before it was ready
 	}
 	if err != nil {
-		return err
+		return statusError{err, exitFailure} // a file that is missing here is nothing that was asked for
 	}
 	if err := a.greet(node.Addr(), f.options.DataDir); err != nil {
 		return errors.Join(err, node.Close(ctx))

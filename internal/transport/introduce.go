@@ -56,7 +56,9 @@ func (t *Transport) Introduce(ctx context.Context, address string, body []byte) 
 			err = ErrClosed
 		case ctx.Err() != nil:
 			err = ctx.Err()
-		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		case errors.Is(err, io.EOF):
+			err = errNoWelcome
+		case errors.Is(err, io.ErrUnexpectedEOF):
 			err = ErrNoPeer
 		}
 		return nil, by, &HandshakeError{Address: address, Dialled: true, Cause: err}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// wants checks what a wrong start says, and how it ends.
+func wants(t *testing.T, text string, status, wantStatus int, words ...string) {
+	t.Helper()
+	if status != wantStatus {
+		t.Errorf("it ends with %d, want %d", status, wantStatus)
+	}
+	for _, w := range words {
+		if !strings.Contains(text, w) {
+			t.Errorf("it does not say %q", w)
+		}
+	}
+	if t.Failed() { // once, and what followed
+		t.Logf("it says\n%s", text)
+	}
+}
+
+// TestWrongFlags: flags that cannot be meant so are refused before anything is begun. The message names the flag and its value, and
+// says what would be right.
+func TestWrongFlags(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	short := filepath.Join(dir, "short")
+	writeFile(t, short, []byte("hunter2"))
+	const three = "1=127.0.0.1:7401,2=127.0.0.1:7411,3=127.0.0.1:7421"
+	for name, c := range map[string]struct {
+		args  []string
+		words []string
+	}{
+		"joins and founds":           {[]string{"--bootstrap", three, "--node", "1", "--join", "127.0.0.1:7401"}, []string{"--join", "either founds its cluster or joins one"}},
+		"joins itself":               {[]string{"--join", "127.0.0.1:7499", "--peer-listen", "127.0.0.1:7499"}, []string{"--join", "127.0.0.1:7499", "this node itself", "address of a member", "another --peer-listen"}},
+		"which founder":              {[]string{"--bootstrap", three}, []string{"--node is missing", "which node of the --bootstrap list"}},
+		"no founder":                 {[]string{"--bootstrap", three, "--node", "4"}, []string{"--node is 4", "not in the --bootstrap list"}},
+		"one id twice":               {[]string{"--bootstrap", "1=127.0.0.1:1,1=127.0.0.1:2", "--node", "1"}, []string{"--bootstrap", "node 1 is there twice"}},
+		"one address twice":          {[]string{"--bootstrap", "1=127.0.0.1:1,2=127.0.0.1:1", "--node", "1"}, []string{"--bootstrap", "nodes 1 and 2 have one address"}},
+		"founders without ids":       {[]string{"--bootstrap", "10.0.0.1:7401", "--node", "1"}, []string{"--bootstrap", "no node id", "write it like 1=10.0.0.1:7401"}},
+		"join no address":            {[]string{"--join", "somewhere"}, []string{"--join", "host:port"}},
+		"peers without a secret":     {[]string{"--peer-listen", "10.0.0.1:7401"}, []string{"--peer-listen", "--cluster-secret-file"}},
+		"secret that is not there":   {[]string{"--peer-listen", "127.0.0.1:7401", "--cluster-secret-file", filepath.Join(dir, "none")}, []string{"--cluster-secret-file", "none", "cannot be read"}},
+		"secret that is too short":   {[]string{"--peer-listen", "127.0.0.1:7401", "--cluster-secret-file", short}, []string{"--cluster-secret-file", "7 bytes", "openssl rand -hex 32"}},
+		"secret without peers":       {[]string{"--cluster-secret-file", short}, []string{"--cluster-secret-file", "no peers", "--bootstrap, --join or --peer-listen"}},
+		"half of the certificates":   {[]string{"--peer-listen", "127.0.0.1:7401", "--peer-ca", "ca.pem"}, []string{"--peer-ca", "give all three"}},
+		"certificate is not there":   {[]string{"--peer-listen", "127.0.0.1:7401", "--peer-ca", "ca.pem", "--peer-cert", "c.pem", "--peer-key", "k.pem"}, []string{"--peer-ca", "cannot be read"}},
+		"peers cannot dial it":       {[]string{"--peer-listen", "0.0.0.0:7401", "--cluster-secret-file", short}, []string{"--advertise-peer is missing", "cannot dial 0.0.0.0:7401"}},
+		"clients cannot dial it":     {[]string{"--peer-listen", "127.0.0.1:7401", "--listen", "0.0.0.0:7400"}, []string{"--advertise is missing", "cannot dial 0.0.0.0:7400"}},
+		"no port":                    {[]string{"--listen", "127.0.0.1:80x"}, []string{"--listen", "80x", "0 to 65535"}},
+		"too many shards":            {[]string{"--shards", "1000"}, []string{"--shards is 1000", "1 to 256"}},
+		"shards that are no number":  {[]string{"--shards", "four"}, []string{"--shards", `"four" is not a whole number`, "1 to 256"}},
+		"worker TTL too short":       {[]string{"--worker-ttl", "1ms"}, []string{"--worker-ttl is 1ms", "1s to 10m0s"}},
+		"worker TTL without a unit":  {[]string{"--worker-ttl", "5"}, []string{"--worker-ttl", "no unit", "30s"}},
+		"node id of a node alone":    {[]string{"--node", "3"}, []string{"--node is 3", "no peers"}},
+		"log format that is unknown": {[]string{"--log-format", "xml"}, []string{"--log-format", "xml", "text or json"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			args := append([]string{"server", "--data-dir", filepath.Join(t.TempDir(), "data")}, c.args...)
+			if !strings.Contains(strings.Join(args, " "), "--listen") {
+				args = append(args, "--listen", "127.0.0.1:0")
+			}
+			text, status := run(t, args...)
+			wants(t, text, status, exitUsage, c.words...)
+			if _, err := os.Stat(args[2]); err == nil {
+				t.Error("it has made a data directory")
+			}
+		})
+	}
+}
+
+// TestWrongPlace: a place where a node cannot run, or must not, is named, with what to do.
+func TestWrongPlace(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	writeFile(t, file, nil)
+	text, status := run(t, "server", "--data-dir", file, "--listen", "127.0.0.1:0")
+	wants(t, text, status, exitFailure, file, "not a directory", "give a directory that this user may write to")
+
+	data := filepath.Join(dir, "data")
+	first := launch(t, "server", "--data-dir", data, "--listen", "127.0.0.1:0", "--shards", "2", "--log-level", "error")
+	first.says("is ready at http://")
+	address, _, _ := strings.Cut(first.text()[strings.Index(first.text(), "http://")+len("http://"):], ",")
+	text, status = run(t, "server", "--data-dir", data, "--listen", "127.0.0.1:0")
+	wants(t, text, status, exitFailure, data, "in use by another process", "stop that node")
+	text, status = run(t, "server", "--data-dir", filepath.Join(dir, "other"), "--listen", address)
+	wants(t, text, status, exitFailure, address, "address already in use", "is another node running here?")
+	first.stop()
+
+	text, status = run(t, "server", "--data-dir", data, "--listen", "127.0.0.1:0", "--shards", "1")
+	wants(t, text, status, exitFailure, "2 data shards", "--shards is 1")
+	text, status = run(t, "server", "--data-dir", data, "--listen", "127.0.0.1:0", "--join", freeAddress(t), "--peer-listen", freeAddress(t))
+	wants(t, text, status, exitFailure, "started alone", "would lose its jobs", "empty data directory")
+
+	// As a newer version would have written it.
+	name := filepath.Join(data, identityFile)
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[8] = 200
+	binary.LittleEndian.PutUint32(b[44:], crc32.Checksum(b[:44], crc32.MakeTable(crc32.Castagnoli)))
+	writeFile(t, name, b)
+	text, status = run(t, "server", "--data-dir", data, "--listen", "127.0.0.1:0")
+	wants(t, text, status, exitFailure, identityFile, "format 200", "this program reads up to")
+}
+
+// TestWrongCluster: a node that a cluster does not want, or that is not the one it says, hears why and what to do.
+func TestWrongCluster(t *testing.T) {
+	t.Parallel()
+	secret := secretFile(t, "s")
+	founder := newStation(t, secret)
+	one := launch(t, founder.args()...)
+	one.says("is ready")
+	join := func(s *station, more ...string) (string, int) {
+		t.Helper()
+		return run(t, s.args(append([]string{"--join", founder.peer}, more...)...)...)
+	}
+
+	text, status := join(newStation(t, secretFile(t, "x")))
+	wants(t, text, status, exitFailure, founder.peer, "secret")
+	open := launch(t, newStation(t, "").args("--join", founder.peer)...)
+	open.says("is security configured alike on both sides?")
+	text, status = join(newStation(t, secret), "--node", "1")
+	wants(t, text, status, exitFailure, "the id 1 is taken", "give another --node, or none")
+	text, status = join(newStation(t, secret), "--advertise-peer", founder.peer, "--peer-listen", freeAddress(t))
+	wants(t, text, status, exitUsage, "--join", "this node itself")
+
+	nowhere := launch(t, newStation(t, secret).args("--join", freeAddress(t))...)
+	nowhere.says("cannot be asked for a place in its cluster")
+	nowhere.says("connection refused")
+
+	// A second node joins, loses its disk, comes back under its old address, and is removed.
+	second := newStation(t, secret)
+	two := launch(t, second.args("--join", founder.peer)...)
+	two.says("is ready")
+	two.stop()
+	kept := second.dir
+	second.dir = filepath.Join(t.TempDir(), "empty")
+	text, status = join(second)
+	wants(t, text, status, exitFailure, "node 2 has the address "+second.peer, "If it lost its disk", "beaver cluster replace 2")
+	second.dir = kept
+	two = launch(t, second.args("--join", founder.peer)...)
+	two.says("is ready")
+
+	// A directory of another cluster.
+	stranger := newStation(t, secret)
+	other := launch(t, stranger.args()...)
+	other.says("is ready")
+	other.stop()
+	text, status = join(stranger)
+	wants(t, text, status, exitFailure, founder.peer, "this is cluster", "Check the data directory")
+	text, status = run(t, stranger.args("--node", "5")...)
+	wants(t, text, status, exitFailure, "belongs to node 1", "--node is 5")
+	text, status = run(t, "server", "--data-dir", stranger.dir, "--listen", "127.0.0.1:0")
+	wants(t, text, status, exitFailure, "is a member of cluster", "--peer-listen")
+
+	if text, status := run(t, "cluster", "remove", "2", "--addr", "http://"+founder.public); status != exitOK {
+		t.Fatalf("remove: %d, %s", status, text)
+	}
+	if status := two.ends(); status != exitOK {
+		t.Errorf("the node that was removed ends with %d", status)
+	}
+	text, status = join(second)
+	wants(t, text, status, exitFailure, "node 2 was removed from cluster", "never used again", "empty data directory")
+	one.stop()
+}
