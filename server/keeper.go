@@ -17,6 +17,8 @@ const (
 	stepWait     = 3 * time.Second        // for one step
 	settleTime   = 3 * time.Second        // that a lead lasts before it is shared out
 	retryPause   = 2 * time.Second        // after a step that failed
+	fullFresh    = time.Second            // how old it may be what nodes told of their disks when a lead is handed over
+	fullKnown    = 5 * time.Second        // for how long a node counts as full that told so
 )
 
 // keeper brings the groups of the shards that this node leads in line with the catalog, tells the catalog where this node is, and, when
@@ -34,6 +36,9 @@ type keeper struct {
 	growths   map[shard.ID]cluster.Growth
 
 	growAgain time.Time // a replica of a new shard could not be run: not before
+
+	surveyed time.Time                  // when all nodes were asked about their disks
+	full     map[shard.NodeID]time.Time // when they told that their disks are full
 }
 
 // lead is one shard that this node leads.
@@ -245,7 +250,13 @@ func (k *keeper) keep(ctx context.Context, id shard.ID) {
 		return
 	}
 	k.askLost(ctx, mine, v)
+	v.Full = k.filled(now)
 	step := cluster.Plan(k.nodes, k.preferred[id], v)
+	if step.Transfer != 0 && now.Sub(k.surveyed) > fullFresh {
+		k.survey(ctx)
+		v.Full = k.filled(now)
+		step = cluster.Plan(k.nodes, k.preferred[id], v)
+	}
 	if step.Balance && now.Sub(mine.since) < settleTime {
 		return
 	}
@@ -259,6 +270,32 @@ func (k *keeper) keep(ctx context.Context, id shard.ID) {
 			k.p.logger.Info("a step of a shard's members failed, and is tried again", "shard", id, "err", err)
 		}
 	}
+}
+
+// filled are the nodes whose disks are full, as far as is known. What others told is soon forgotten: then a hand-over to them is
+// planned again, and before it is made they are asked again.
+func (k *keeper) filled(now time.Time) (full []shard.NodeID) {
+	self := shard.NodeID(k.p.membership().Node)
+	if k.p.host.Load().Full() {
+		full = append(full, self)
+	}
+	for id, told := range k.full {
+		if id != self && now.Sub(told) < fullKnown {
+			full = append(full, id)
+		}
+	}
+	return full
+}
+
+// survey asks all nodes whether their disks are full. One that does not answer is not known to be.
+func (k *keeper) survey(ctx context.Context) {
+	k.full = make(map[shard.NodeID]time.Time)
+	for _, r := range k.p.reports(ctx, k.nodes) {
+		if r != nil && r.Full {
+			k.full[r.Node] = time.Now()
+		}
+	}
+	k.surveyed = time.Now()
 }
 
 // changeNames are how a change of a member is logged.

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net"
 	"time"
+
+	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
 // Defaults of Options.
@@ -72,6 +74,8 @@ type Options struct {
 
 	// Fatal is called once when the log failed to write: going on could lose jobs. Default: log it and exit with status 1.
 	Fatal func(error)
+
+	fs vfs.FS // of the engine; tests have it tell of a full disk
 }
 
 // withDefaults returns the options with every zero field filled in.
@@ -93,6 +97,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Version == "" {
 		o.Version = buildVersion()
+	}
+	if o.fs == nil {
+		o.fs = vfs.OS()
 	}
 	return o
 }

@@ -18,6 +18,7 @@ type nodeReport struct {
 	Version string        `json:"version"`
 	Ready   bool          `json:"ready"`
 	Reason  string        `json:"reason,omitempty"`
+	Full    bool          `json:"full,omitempty"` // the disk: new jobs are refused
 	Shards  []shardReport `json:"shards"`
 	Sending []transferred `json:"sending,omitempty"`
 }
@@ -55,7 +56,7 @@ func (p *peers) report(ctx context.Context) (*nodeReport, error) {
 		return nil, errStarting
 	}
 	stats := h.Stats()
-	r := &nodeReport{Node: shard.NodeID(stats.Node), Version: p.version}
+	r := &nodeReport{Node: shard.NodeID(stats.Node), Version: p.version, Full: h.Full()}
 	r.Ready, r.Reason = e.Ready()
 	for i := range stats.Shards {
 		s := &stats.Shards[i]

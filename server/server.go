@@ -17,7 +17,6 @@ import (
 	"github.com/beaver-raft/beaver/internal/host"
 	"github.com/beaver-raft/beaver/internal/metrics"
 	"github.com/beaver-raft/beaver/internal/rpc"
-	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
@@ -113,7 +112,7 @@ func (s *Server) openEngine(ctx context.Context) (err error) {
 
 func (s *Server) engineOptions() engine.Options {
 	return engine.Options{
-		FS: vfs.OS(), Dir: s.opts.DataDir, Shards: s.opts.Shards, Logger: s.logger, Version: s.opts.Version,
+		FS: s.opts.fs, Dir: s.opts.DataDir, Shards: s.opts.Shards, Logger: s.logger, Version: s.opts.Version,
 		WorkerTTL: s.opts.WorkerTTL, Fatal: s.fatal, Progress: s.progress(),
 		SnapshotBytes: s.opts.SnapshotBytes, WAL: wal.Options{FileBytes: s.opts.LogFileBytes},
 	}

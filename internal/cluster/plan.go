@@ -15,6 +15,7 @@ type View struct {
 	Members shard.Members
 	Peers   []shard.Peer
 	Lost    []shard.ReplicaID // members that may have lost what they promised, and never speak again
+	Full    []shard.NodeID    // nodes whose disks are full, as far as they told
 }
 
 // HasLost reports whether a replica is known to have lost what it promised.
@@ -33,7 +34,8 @@ type Step struct {
 // Plan says what a shard's leader should do next. preferred is the node that an operator wants to lead it, or 0.
 //
 // A node comes as a learner, and votes when it has caught up; it goes as a learner too. Where one takes the place of another, the voter
-// is exchanged in one change, so that a node that is down does not count twice. A leader hands over before it is taken out.
+// is exchanged in one change, so that a node that is down does not count twice. A leader hands over before it is taken out. One whose
+// disk is full refuses new jobs, so it leads nothing that a node with room could.
 func Plan(nodes []Node, preferred shard.NodeID, v *View) Step {
 	p := &plan{nodes: nodes, view: v}
 	if len(v.Members.Outgoing) > 0 {
@@ -197,7 +199,8 @@ func (p *plan) handOver(besides shard.NodeID) (Step, bool) {
 	return Step{}, false
 }
 
-// heir is a voter that could lead, the one that holds the most among those that are not draining, if there is such a one.
+// heir is a voter that could lead: of those that are not draining one with room on its disk, if there is such a one, and then the one that
+// holds the most.
 func (p *plan) heir(besides shard.NodeID) shard.NodeID {
 	var best shard.NodeID
 	var match uint64
@@ -206,12 +209,15 @@ func (p *plan) heir(besides shard.NodeID) shard.NodeID {
 		if q.Learner || !p.close(q.Replica) || id == besides || !p.mayLead(id) {
 			continue
 		}
-		if best == 0 || q.Match > match {
+		if best == 0 || p.full(best) && !p.full(id) || p.full(best) == p.full(id) && q.Match > match {
 			best, match = id, q.Match
 		}
 	}
 	return best
 }
+
+// full reports whether a node told that its disk is full.
+func (p *plan) full(id shard.NodeID) bool { return slices.Contains(p.view.Full, id) }
 
 // mayLead reports whether a node is one that should lead.
 func (p *plan) mayLead(id shard.NodeID) bool {
@@ -240,23 +246,30 @@ func (p *plan) moveLead(preferred shard.NodeID) (Step, bool) {
 			return Step{Transfer: heir}, true
 		}
 	}
-	balance := !p.mayLead(preferred) || p.voter(preferred) == 0
+	balance := !p.mayLead(preferred) || p.voter(preferred) == 0 || p.full(preferred)
 	if balance {
 		preferred = p.share()
 	}
 	if preferred != 0 && preferred != self && p.close(p.voter(preferred)) {
-		return Step{Transfer: preferred, Balance: balance}, true
+		return Step{Transfer: preferred, Balance: balance && !p.full(self)}, true
+	}
+	if heir := p.heir(self); p.full(self) && heir != 0 && !p.full(heir) {
+		return Step{Transfer: heir}, true
 	}
 	return Step{}, false
 }
 
-// share is the node whose share of the leads the shard is: the voters that may lead take turns. 0 when there is none.
+// share is the node whose share of the leads the shard is: the voters that may lead take turns, those with room on their disks if there
+// are any. 0 when there is none.
 func (p *plan) share() shard.NodeID {
 	var able []shard.NodeID
 	for _, r := range p.view.Members.Voters {
 		if p.mayLead(r.Node()) {
 			able = append(able, r.Node())
 		}
+	}
+	if roomy := slices.DeleteFunc(slices.Clone(able), p.full); len(roomy) > 0 {
+		able = roomy
 	}
 	if len(able) == 0 {
 		return 0

@@ -122,6 +122,9 @@ func (g *group) run(t *testing.T, d *datadriven.TestData) string {
 	case "lagging":
 		g.lagging = ids[shard.NodeID](fields)
 		return ""
+	case "full":
+		g.view.Full = ids[shard.NodeID](fields)
+		return ""
 	case "prefer":
 		g.preferred = ids[shard.NodeID](fields)[0]
 		return ""

@@ -52,7 +52,7 @@ func (e *Engine) BeginEnqueue(ctx context.Context, r *EnqueueRequest, dst []Enqu
 	p.now = queue.Millis(e.opts.Clock.NowMillis())
 	p.dst = append(dst, make([]Enqueued, len(r.Jobs))...)
 	p.first, p.several, p.err = e.routeJobs(ctx, r, p.out(), p.now)
-	if full && p.err == nil && p.first != nil && (p.several || e.leads(p.first.pump.shard)) {
+	if full && p.err == nil && e.leadsAny(r.Jobs, p.out()) {
 		p.err = errDiskFull() // a leader elsewhere looks at its own disk
 	}
 	if p.err != nil || p.first == nil || p.several {
@@ -66,6 +66,22 @@ func (e *Engine) BeginEnqueue(ctx context.Context, r *EnqueueRequest, dst []Enqu
 	if p.err = p.first.pump.submit(c); p.err == nil {
 		p.call = c
 	}
+}
+
+// leadsAny reports whether this node leads the shard of one of the jobs that are not refused yet.
+func (e *Engine) leadsAny(jobs []NewJob, out []Enqueued) bool {
+	last := ""
+	for i := range jobs {
+		if out[i].Err != nil || jobs[i].Queue == last {
+			continue
+		}
+		last = jobs[i].Queue
+		rt := e.routes.byName(last)
+		if rt != nil && e.leads(rt.pump.shard) {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *PendingEnqueue) out() []Enqueued { return p.dst[p.answers:] }
