@@ -74,14 +74,14 @@ func (c *Client) Cluster(ctx context.Context) (*ClusterInfo, error) {
 // AddNode gives an id to a node that will join from a peer address, and returns it. replaces is the node whose place it takes, or 0.
 // A node may also join without that; its id is then known when it has joined.
 func (c *Client) AddNode(ctx context.Context, peerAddress string, replaces uint64) (uint64, error) {
-	res, err := call(ctx, c, c.cluster.AddNode, &beaverv1.AddNodeRequest{PeerAddress: peerAddress, Replaces: replaces})
+	res, err := change(ctx, c, c.cluster.AddNode, &beaverv1.AddNodeRequest{PeerAddress: peerAddress, Replaces: replaces})
 	return res.GetNodeId(), err
 }
 
 // RemoveNode takes a node out of every shard, and then out of the cluster, for good. It returns when that is decided; Cluster shows
 // how far it is.
 func (c *Client) RemoveNode(ctx context.Context, node uint64) error {
-	_, err := call(ctx, c, c.cluster.RemoveNode, &beaverv1.RemoveNodeRequest{NodeId: node})
+	_, err := change(ctx, c, c.cluster.RemoveNode, &beaverv1.RemoveNodeRequest{NodeId: node})
 	return err
 }
 
@@ -101,7 +101,7 @@ func (c *Client) TransferLead(ctx context.Context, shard int, node uint64) error
 // another number nothing is done, so that a repeat adds no more; 0 adds to whatever there is. It returns when that is decided; new
 // queues come to live on the new shards as soon as those have leaders.
 func (c *Client) AddShards(ctx context.Context, count, have int) (int, error) {
-	res, err := call(ctx, c, c.cluster.AddShards, &beaverv1.AddShardsRequest{Count: uint32(count), Have: uint32(have)})
+	res, err := change(ctx, c, c.cluster.AddShards, &beaverv1.AddShardsRequest{Count: uint32(count), Have: uint32(have)})
 	return int(res.GetShards()), err
 }
 
