@@ -357,12 +357,16 @@ func (s *storm) join(m *member) bool {
 
 func (s *storm) add() bool { return s.join(s.newMember()) }
 
-// insist runs a command until the cluster, which may be about something else, takes it.
-func (s *storm) insist(args ...string) bool {
+// insist runs a command until the cluster, which may be about something else, takes it. Its answer may be lost, so a refusal counts
+// only if what it asks for has not been done.
+func (s *storm) insist(done func(*beaver.ClusterInfo) bool, args ...string) bool {
 	deadline := time.Now().Add(healMax)
 	for {
 		err := s.run(args...)
 		if err == nil {
+			return true
+		}
+		if info, e := s.cluster(s.addrs(), 5*time.Second); e == nil && done(info) {
 			return true
 		}
 		if time.Now().After(deadline) || s.ctx.Err() != nil {
@@ -382,7 +386,10 @@ func (s *storm) gone(m *member) {
 func (s *storm) remove() bool {
 	m := s.drawLeader()
 	delete(s.members, m.id) // it is asked no more
-	if !s.insist("cluster", "remove", fmt.Sprint(m.id)) {
+	if !s.insist(func(info *beaver.ClusterInfo) bool {
+		state := states(info)[m.id]
+		return state == "leaving" || state == "removed"
+	}, "cluster", "remove", fmt.Sprint(m.id)) {
 		return false
 	}
 	select {
@@ -411,7 +418,9 @@ func (s *storm) replace() bool {
 	}
 	s.gone(m)
 	heir := s.newMember()
-	return s.insist("cluster", "replace", fmt.Sprint(m.id), heir.at.publicToPeer) && s.join(heir)
+	return s.insist(func(info *beaver.ClusterInfo) bool {
+		return slices.ContainsFunc(info.Nodes, func(n beaver.ClusterNode) bool { return n.Replaces == m.id })
+	}, "cluster", "replace", fmt.Sprint(m.id), heir.at.publicToPeer) && s.join(heir)
 }
 
 // roll restarts all nodes, one after the other, as an upgrade does.
