@@ -47,6 +47,8 @@ func (s *storm) faults() []fault {
 		{name: "node added", weight: 6, run: s.add, possible: small, least: 5 * time.Second},
 		{name: "node removed", weight: 6, run: s.remove, possible: grown, least: 5 * time.Second},
 		{name: "disk lost, node replaced", weight: 6, run: s.replace, least: 5 * time.Second},
+		{name: "shard added", weight: 3, run: s.grow, possible: func() bool { return s.shards < stormShardsMax }, least: 5 * time.Second},
+		{name: "beaver work killed", weight: 4, run: s.killPrograms},
 		{name: "rolling restart", weight: 4, run: s.roll, least: 8 * time.Second},
 		{name: "blackout", weight: 2, run: s.blackout},
 	}
@@ -421,6 +423,38 @@ func (s *storm) replace() bool {
 	return s.insist(func(info *beaver.ClusterInfo) bool {
 		return slices.ContainsFunc(info.Nodes, func(n beaver.ClusterNode) bool { return n.Replaces == m.id })
 	}, "cluster", "replace", fmt.Sprint(m.id), heir.at.publicToPeer) && s.join(heir)
+}
+
+// grow adds a data shard.
+func (s *storm) grow() bool {
+	have := 0
+	count := func(info *beaver.ClusterInfo) bool {
+		have = len(info.Shards) - 1 // without the catalog
+		return have > 0
+	}
+	if !s.until("it is told how many shards there are", count) {
+		return false
+	}
+	before := have
+	grown := s.insist(func(info *beaver.ClusterInfo) bool { return count(info) && have > before }, "cluster", "add-shards", "1")
+	return grown && s.until("there is another shard", func(info *beaver.ClusterInfo) bool {
+		grown := count(info) && have > before
+		s.shards = have
+		return grown
+	})
+}
+
+// killPrograms kills a worker with the jobs that it has. Its programs may go on, and nobody hears of what they did.
+func (s *storm) killPrograms() bool {
+	if err := s.programs.signal(syscall.SIGKILL); err != nil {
+		s.record.violate("beaver work: %v\n%s", err, s.programs.tail())
+		return false
+	}
+	s.rest(2 * time.Second)
+	if err := s.programs.launch(); err != nil {
+		s.t.Fatalf("start beaver work: %v", err)
+	}
+	return true
 }
 
 // roll restarts all nodes, one after the other, as an upgrade does.

@@ -25,6 +25,8 @@ const (
 	stormSecondsDefault = 10
 	// stormFounders found the cluster, and it is never smaller; it grows up to stormNodesMax.
 	stormFounders, stormNodesMax = 3, 5
+	// stormShardsMax is how many data shards it grows to.
+	stormShardsMax = 7
 	// smallDiskBytes is the size of the file systems that are filled.
 	smallDiskBytes = 256 << 20
 	// healMax is how long the cluster may take, on a slow machine too, until it is whole once the faults have stopped.
@@ -45,12 +47,14 @@ type storm struct {
 	weather *weather
 	members map[uint64]*member // by node id
 	places  int                // given until now
+	shards  int                // data shards, as far as it was looked
 	record  *recorder
 	traffic *traffic
 	happened,
 	missed map[string]int // faults, by kind
-	rolled int // restarts one by one
-	took   struct{ chaos, heal time.Duration }
+	rolled   int      // restarts one by one
+	programs *process // beaver work
+	took     struct{ chaos, heal time.Duration }
 }
 
 // member is a node of the cluster.
@@ -147,7 +151,7 @@ func (s *storm) blow(chaos time.Duration) {
 		s.traffic.consume(consuming, c, who+50, 3)
 	}
 	notes := filepath.Join(s.dir, "programs")
-	programs := s.startPrograms(addrs, notes)
+	s.startPrograms(addrs, notes)
 	began := time.Now()
 	for time.Since(began) < chaos && !s.record.broken() {
 		s.strike(chaos - time.Since(began))
@@ -167,8 +171,8 @@ func (s *storm) blow(chaos time.Duration) {
 			s.record.violate("a worker does not stop: %v", err)
 		}
 	}
-	if err := programs.signal(syscall.SIGTERM); err != nil {
-		s.record.violate("beaver work: %v\n%s", err, programs.tail())
+	if err := s.programs.signal(syscall.SIGTERM); err != nil {
+		s.record.violate("beaver work: %v\n%s", err, s.programs.tail())
 	}
 	s.verdict(clients, notes)
 }
@@ -211,7 +215,7 @@ func (s *storm) newMember() *member {
 	m.disk = m.disk && mountSmallDisk(dir, smallDiskBytes) == nil
 	// Small files, so that rotation, snapshots, live segments and compaction are under way at every moment.
 	m.flags = []string{
-		"--advertise", m.at.public, "--peer-listen", m.at.peerListen, "--advertise-peer", m.at.publicToPeer, "--shards", "4",
+		"--advertise", m.at.public, "--peer-listen", m.at.peerListen, "--advertise-peer", m.at.publicToPeer,
 		"--log-file-bytes", "4194304", "--snapshot-bytes", "524288",
 	}
 	if s.network.secured() {
@@ -239,13 +243,12 @@ func (s *storm) start(m *member) {
 }
 
 // startPrograms starts beaver work, which runs a program for each job of a queue.
-func (s *storm) startPrograms(addrs, notes string) *process {
-	p := &process{bin: s.bin, logPath: filepath.Join(s.dir, "work.log"), env: []string{"BEAVER_ADDR=" + addrs}}
-	p.command = append([]string{"work", programQueue, "--quiet", "--concurrency", "2", "--"}, program(notes)...)
-	if err := p.launch(); err != nil {
+func (s *storm) startPrograms(addrs, notes string) {
+	s.programs = &process{bin: s.bin, logPath: filepath.Join(s.dir, "work.log"), env: []string{"BEAVER_ADDR=" + addrs}}
+	s.programs.command = append([]string{"work", programQueue, "--quiet", "--concurrency", "2", "--"}, program(notes)...)
+	if err := s.programs.launch(); err != nil {
 		s.t.Fatalf("start beaver work: %v", err)
 	}
-	return p
 }
 
 // ids are those of the members, in order.
@@ -311,22 +314,27 @@ func (s *storm) until(what string, condition func(*beaver.ClusterInfo) bool) boo
 	}
 }
 
-// fallen reports whether a node ended by itself, which none may do whatever happens around it.
+// fallen reports whether a node or beaver work ended by itself, which none may do whatever happens around it.
 func (s *storm) fallen() bool {
-	for _, id := range s.ids() {
-		p := s.members[id].p
-		if p.cmd == nil {
-			continue
+	ended := func(what string, p *process) bool {
+		if p == nil || p.cmd == nil {
+			return false
 		}
 		select {
 		case err := <-p.exited:
 			p.cmd = nil
-			s.record.violate("node %d ended by itself: %v\n%s", id, err, p.tail())
+			s.record.violate("%s ended by itself: %v\n%s", what, err, p.tail())
 			return true
 		default:
+			return false
 		}
 	}
-	return false
+	for _, id := range s.ids() {
+		if ended(fmt.Sprintf("node %d", id), s.members[id].p) {
+			return true
+		}
+	}
+	return ended("beaver work", s.programs)
 }
 
 // heal waits until every node is there and serves, and has what any had when it began to wait.
