@@ -40,6 +40,9 @@ type port struct {
 
 // newFabric makes the network, with the place of the outside in this process's own namespace. It fails where that is not allowed.
 func newFabric(w *weather, seed uint64) (network, error) {
+	if !isolated() {
+		return nil, errors.New("this process is not in a namespace of its own")
+	}
 	f := &fabric{weather: w, seed: seed}
 	device, err := newDevice(outside)
 	if err != nil {
