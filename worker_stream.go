@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"runtime"
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 )
@@ -16,6 +18,9 @@ import (
 const (
 	// ttlAssumed is a worker's TTL until the server says its own.
 	ttlAssumed = 5 * time.Second
+	// silenceShare is which part of its TTL a worker waits for a sign of life of its server: half, so that it comes to another node
+	// before it is taken for lost.
+	silenceShare = 2
 	// offsetMin is the least difference of clocks that is believed: the header it is read from has whole seconds.
 	offsetMin = 2 * time.Second
 )
@@ -96,8 +101,8 @@ func (w *Worker) forgetLocked() {
 // connect opens a stream and sends on it until it breaks or the worker is closing. It returns what the stream ended with,
 // and whether the server welcomed the worker.
 func (w *Worker) connect() (welcomed bool, err error) {
-	ctx, cancel := context.WithCancel(w.ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(w.ctx)
+	defer cancel(nil)
 	stream := w.open(ctx)
 	w.mu.Lock()
 	w.broken, w.welcomed, w.told, w.credits, w.received = nil, false, false, 0, 0
@@ -107,8 +112,8 @@ func (w *Worker) connect() (welcomed bool, err error) {
 	received := make(chan struct{})
 	go func() {
 		defer close(received)
-		defer cancel() // Send may wait for room in a stream that is over.
-		w.receive(stream)
+		defer cancel(nil) // Send may wait for room in a stream that is over.
+		w.receive(stream, func() { cancel(errSilent) })
 	}()
 	finished := w.send(stream)
 	if finished {
@@ -118,12 +123,14 @@ func (w *Worker) connect() (welcomed bool, err error) {
 		case <-time.After(closeWaitMax):
 		}
 	}
-	cancel()
+	cancel(nil)
 	<-received
 	_ = stream.CloseResponse()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.broken == nil || errors.Is(w.broken, io.EOF) {
+	if errors.Is(context.Cause(ctx), errSilent) {
+		w.broken = errSilent
+	} else if w.broken == nil || errors.Is(w.broken, io.EOF) {
 		w.broken = &Error{Code: CodeUnavailable, Message: "the server ended the work stream"}
 	}
 	welcomed = w.welcomed
@@ -143,7 +150,8 @@ func (w *Worker) send(stream workStream) bool {
 		}
 		if full {
 			w.mu.Lock()
-			beat.Reset(w.ttl / 3)
+			// A little sooner, each time by another bit, so that workers that began together do not stay in step.
+			beat.Reset(w.ttl/3 - rand.N(w.ttl/30+1))
 			w.mu.Unlock()
 		}
 		var over, finished bool
@@ -280,10 +288,24 @@ func (w *Worker) creditsLocked() int {
 	return w.cfg.Concurrency - len(w.running) - w.credits
 }
 
-// receive takes what the server says until the stream ends, and then wakes run.
-func (w *Worker) receive(stream workStream) {
+// receive takes what the server says until the stream ends, and then wakes run. Once the server has given a sign of life it has to go on:
+// a server that stands still holds its connections, so that nothing else would show it. An older one gives none.
+func (w *Worker) receive(stream workStream, silent func()) {
+	var alarm *time.Timer
+	defer func() {
+		if alarm != nil {
+			alarm.Stop()
+		}
+	}()
 	for {
 		m, err := stream.Receive()
+		switch {
+		case err != nil:
+		case alarm != nil:
+			alarm.Reset(w.silenceMax())
+		case isSign(m):
+			alarm = time.AfterFunc(w.silenceMax(), silent)
+		}
 		if err != nil {
 			w.mu.Lock()
 			w.broken = err
@@ -298,6 +320,18 @@ func (w *Worker) receive(stream workStream) {
 			signal(w.wake)
 		}
 	}
+}
+
+// silenceMax is for how long the server may say nothing.
+func (w *Worker) silenceMax() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ttl / silenceShare
+}
+
+// isSign reports whether a message says nothing but that the server is there.
+func isSign(m *beaverv1.WorkResponse) bool {
+	return m.GetWelcome() == nil && len(m.GetJobs()) == 0 && m.GetOutcomesThrough() == 0 && proto.Size(m) == 0
 }
 
 func (w *Worker) welcome(m *beaverv1.Welcome, header http.Header) {

@@ -24,7 +24,7 @@
 // to a Fetch has been read is not known there, and a lease taken back from a worker that has it runs its job twice. Such
 // leases go back when the worker ends, or with the timeout of the job.
 //
-// Any message is a heartbeat; the server expects one at least every third of the TTL it announced. A stream that the
+// The server says something every sixth of the TTL too. Any message is a heartbeat; the server expects one at least every third of the TTL it announced. A stream that the
 // worker ends (half-close) deregisters it; one that breaks leaves its leases alone until its TTL runs out, so that the
 // worker may come back with its id and say what it holds.
 //

@@ -22,6 +22,7 @@ const (
 	reasonDeadline  = engine.ReasonDeadline
 	reasonNotReady  = "NOT_READY"
 	reasonReplaced  = "STREAM_REPLACED"
+	reasonSilent    = "WORKER_SILENT"
 	reasonNoMethod  = "NO_SUCH_METHOD"
 	reasonNoPage    = "NO_SUCH_PATH"
 

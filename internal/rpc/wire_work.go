@@ -147,6 +147,7 @@ type workResponse struct {
 	cancel  []engine.LeaseRef
 	lost    []engine.LeaseRef
 	state   beaverv1.WorkerState
+	alive   bool // a sign of life, also when there is nothing else
 }
 
 // refusal is an outcome that changed nothing.
@@ -160,7 +161,7 @@ func (r *workResponse) message() proto.Message { return new(beaverv1.WorkRespons
 // empty tells that there is nothing to say.
 func (r *workResponse) empty() bool {
 	return r.worker == 0 && len(r.jobs) == 0 && r.through == 0 && len(r.refused) == 0 && len(r.cancel) == 0 &&
-		len(r.lost) == 0 && r.state == 0
+		len(r.lost) == 0 && r.state == 0 && !r.alive
 }
 
 // reset empties the response and keeps its slices, without what they pointed to.

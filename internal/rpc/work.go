@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -24,6 +25,7 @@ type workStream struct {
 	end   context.Context // done when the stream has to end; the cause says why
 	abort context.CancelCauseFunc
 	gone  chan struct{} // closed when the stream has left the handler's table
+	heard atomic.Int64  // when the worker was heard last, in nanoseconds since the epoch
 
 	// Of the reader only.
 	lastBeat  time.Time
@@ -243,7 +245,9 @@ func (s *workStream) locked(fn func()) {
 func (s *workStream) receive() (*workRequest, error) {
 	in := workPool.Get().(*workRequest)
 	in.reset()
-	if err := s.conn.Receive(in); err != nil {
+	err := s.conn.Receive(in)
+	s.heard.Store(time.Now().UnixNano())
+	if err != nil {
 		return nil, err
 	}
 	return in, in.err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,6 +49,8 @@ type transitConn struct {
 	scriptedConn
 	in  chan *beaverv1.WorkRequest
 	out chan int // jobs of each message
+
+	signs atomic.Int64 // messages that say nothing
 }
 
 func (c *transitConn) Receive(v any) error {
@@ -66,6 +69,9 @@ func (c *transitConn) Receive(v any) error {
 func (c *transitConn) Send(v any) error {
 	if n := len(v.(*workResponse).jobs); n > 0 {
 		c.out <- n
+	}
+	if b := v.(*workResponse).appendProto(nil); len(b) == 0 {
+		c.signs.Add(1)
 	}
 	return nil
 }
@@ -228,4 +234,24 @@ func TestReceivedBound(t *testing.T) {
 	if err := s.arrived(new(workRequest)); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("%d jobs in transit: %v", HeldMax+1, err)
 	}
+}
+
+// TestWorkSilence: a server says that it is there every sixth of the TTL, and ends the stream of a worker that does not.
+func TestWorkSilence(t *testing.T) {
+	transitBubble(t, &beaverv1.WorkRequest{}, func(_ *transitEngine, c *transitConn) string {
+		for range 10 {
+			before := c.signs.Load()
+			time.Sleep(2 * time.Second)
+			c.in <- &beaverv1.WorkRequest{}
+			if n := c.signs.Load() - before; n < 1 || n > 3 {
+				t.Errorf("%d signs of life in 2 s of a TTL of 6 s, want 2", n)
+			}
+		}
+		before := time.Now()
+		<-c.cut
+		if silent := time.Since(before); silent < 6*time.Second || silent > 7*time.Second {
+			t.Errorf("the stream of a silent worker was ended after %v", silent)
+		}
+		return "said nothing for its TTL"
+	})
 }

@@ -1,13 +1,22 @@
 package rpc
 
 import (
+	"fmt"
 	"slices"
+	"time"
 
 	"github.com/beaver-raft/beaver/internal/engine"
 )
 
-// write sends whatever is waiting, until it is told to flush.
+// beatShare is how many signs of life the server gives in a worker's TTL: a worker whose server stands still has to find that out in
+// time to keep its jobs by way of another node.
+const beatShare = 6
+
+// write sends whatever is waiting, and signs of life, until it is told to flush. It ends the stream of a worker that was silent for its
+// TTL: it is lost, and its connection may be as well.
 func (s *workStream) write(notices <-chan engine.Notice) {
+	beat := time.NewTicker(max(s.ttl/beatShare, time.Millisecond))
+	defer beat.Stop()
 	for {
 		s.sending <- struct{}{}
 		sent, flush := s.sendWaiting()
@@ -25,6 +34,11 @@ func (s *workStream) write(notices <-chan engine.Notice) {
 				continue
 			}
 			s.notice(n)
+		case now := <-beat.C:
+			if now.UnixNano()-s.heard.Load() > int64(s.ttl) {
+				s.abort(errSilentWorker(s.ttl))
+			}
+			s.locked(func() { s.out.alive = true })
 		}
 	}
 }
@@ -69,6 +83,13 @@ func (s *workStream) swap(msg *workResponse) (flush bool) {
 	defer s.mu.Unlock()
 	*msg, s.out = s.out, *msg
 	return s.flush
+}
+
+func errSilentWorker(ttl time.Duration) *engine.Error {
+	return &engine.Error{
+		Code: engine.CodeAborted, Reason: reasonSilent,
+		Message: fmt.Sprintf("the worker said nothing for its TTL of %v, and is lost; it has to send a message within every third of that", ttl),
+	}
 }
 
 func (s *workStream) notice(n engine.Notice) {

@@ -2057,6 +2057,7 @@ func (x *LeaseRef) GetToken() uint64 {
 	return 0
 }
 
+// An empty message is a sign of life. A server that gives such gives one at least every sixth of the TTL.
 type WorkResponse struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Welcome         *Welcome               `protobuf:"bytes,1,opt,name=welcome,proto3" json:"welcome,omitempty"` // answers hello
