@@ -145,6 +145,23 @@ func (r *recovery) settle(s *shardLog, h *frameHeader) {
 	}
 }
 
+// keepDoubts is told that what is read from here on is written again, to a file that begins with what was known here. Of a shard in
+// doubt that is not the last index: who reads both files shall come to know it from the same frames as this Open does. So the
+// file says that there are entries in doubt.
+func (r *recovery) keepDoubts() {
+	for id, s := range r.log.shards {
+		if s.doubt == nil {
+			continue
+		}
+		st, ok := r.log.writer.states[id]
+		if !ok {
+			st = blankState
+		}
+		st.last = max(st.last, s.doubt.from)
+		r.log.writer.states[id] = st
+	}
+}
+
 // cut voids the entries above an index.
 func (r *recovery) cut(s *shardLog, last uint64) {
 	if last < s.last {

@@ -112,6 +112,68 @@ func TestDamagedFrames(t *testing.T) {
 	}
 }
 
+// TestDamageBeforeWhatIsWrittenAgain damages the header of the last frame that is proven durable. What follows it is written to a new
+// file, and who opens both files must find what was found at first: also when the shard's state comes before the entry that tells
+// where the gap ends, and when nothing was known of the shard before.
+func TestDamageBeforeWhatIsWrittenAgain(t *testing.T) {
+	t.Parallel()
+	type write struct {
+		shard wal.ShardID
+		hard  *wal.HardState
+		index uint64 // of one entry; 0: none
+	}
+	for name, flushes := range map[string][3][]write{
+		"the state comes first": {{{7, &wal.HardState{Term: 1, Commit: 1}, 1}}, {{7, nil, 2}}, {{7, &wal.HardState{Term: 1, Commit: 2}, 3}}},
+		"the shard is new":      {{{0, &wal.HardState{Term: 1, Commit: 1}, 1}}, {{7, nil, 1}}, {{7, nil, 2}, {7, &wal.HardState{Term: 1}, 0}, {0, &wal.HardState{Term: 2}, 0}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sim := vfs.NewSim(1, vfs.SimOptions{})
+			log, _, err := openHoles(sim)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var durable [3]wal.Position
+			for i, writes := range flushes {
+				for _, w := range writes {
+					var entries []wal.Entry
+					if w.index > 0 {
+						entries = []wal.Entry{{Index: w.index, Term: 1, Data: []byte("0123456789")}}
+					}
+					if _, err := log.Append(w.shard, w.hard, entries); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if durable[i], err = log.Flush(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			crashed := sim.CrashClone(vfs.AllKept())
+			const firstFrame = 64 // the file began without the state of any shard
+			if err := crashed.FlipBit(crashDir+"/tail/0000000001.wal", firstFrame+int64(durable[0])+20, 3); err != nil {
+				t.Fatal(err)
+			}
+			first, _, err := openHoles(crashed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, _, err := openHoles(crashed.CrashClone(vfs.AllLost()))
+			if err != nil {
+				t.Fatalf("again: %v", err)
+			}
+			for _, shard := range crashShards {
+				before := fmt.Sprintf("%+v, a gap up to %d, lost: %v", first.State(shard), first.Gap(shard, 0), first.Lost(shard) != nil)
+				after := fmt.Sprintf("%+v, a gap up to %d, lost: %v", again.State(shard), again.Gap(shard, 0), again.Lost(shard) != nil)
+				if after != before {
+					t.Errorf("shard %d was %s; and is %s", shard, before, after)
+				}
+			}
+			if first.Gap(7, 0) == 0 {
+				t.Error("the damage left no gap")
+			}
+		})
+	}
+}
+
 // openDamaged opens a damaged log twice, closes what gaps there are, and forgets the shards that are lost.
 func openDamaged(base *vfs.Sim, d harm, h *history, closed bool, counts map[string]int) error {
 	sim, err := d.on(base)

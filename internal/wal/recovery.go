@@ -268,7 +268,9 @@ func (r *recovery) replayFile(f *tailFile, end, proven int64, oldest bool) error
 		h, data, err := scan.next()
 		switch {
 		case err == nil:
-			r.meet(f, &h)
+			if r.meet(f, &h); at >= proven {
+				r.keepDoubts()
+			}
 			err = r.apply(f, h, data, at, oldest)
 		case l.opts.KeepHoles && !errors.Is(err, errScan):
 			err = r.damaged(f, &scan, &h, err, end)
