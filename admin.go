@@ -53,6 +53,16 @@ func (c *Client) ResumeQueue(ctx context.Context, name string) error {
 	return err
 }
 
+// MoveQueue gives a queue another home. New jobs go there from now on; those in the old home finish there, and are handed out first. The
+// move ends by itself; until then the queue says where it comes from, and how many jobs are left there.
+func (c *Client) MoveQueue(ctx context.Context, name string, shard int) (*QueueInfo, error) {
+	res, err := call(ctx, c, c.queues.MoveQueue, &beaverv1.MoveQueueRequest{Name: name, Shard: uint32(shard)})
+	if err != nil {
+		return nil, err
+	}
+	return queueInfoOf(res.GetQueue()), nil
+}
+
 // Workers returns all workers that the server knows.
 func (c *Client) Workers(ctx context.Context) ([]*WorkerInfo, error) {
 	res, err := call(ctx, c, c.workers.ListWorkers, &beaverv1.ListWorkersRequest{})

@@ -193,7 +193,7 @@ func queueInfoOf(q *beaverv1.Queue) *QueueInfo {
 		EnqueuedTotal: q.GetEnqueuedTotal(), CompletedTotal: q.GetCompletedTotal(), FailedTotal: q.GetFailedTotal(),
 		CrashedTotal: q.GetCrashedTotal(), DiedTotal: q.GetDiedTotal(), CancelledTotal: q.GetCancelledTotal(),
 		ExpiredTotal: q.GetExpiredTotal(), RetriedTotal: q.GetRetriedTotal(), DiscardedTotal: q.GetDiscardedTotal(),
-		OldestReadyAt: timeOf(q.GetOldestReadyAt()),
+		OldestReadyAt: timeOf(q.GetOldestReadyAt()), MovingFrom: int(q.GetMovingFrom()), LeftBehind: q.GetLeftBehind(),
 	}
 	if q.GetSettings() != nil {
 		info.Settings = queueSettingsOf(q.GetSettings())

@@ -90,6 +90,9 @@ type QueueInfo struct {
 	DiscardedTotal uint64
 
 	OldestReadyAt time.Time // zero when nothing is ready
+
+	MovingFrom int    // the shard that was the queue's home before, while it moves; else 0
+	LeftBehind uint64 // jobs that have not ended there; the counts have them too
 }
 
 // WorkerState is what the server wants of a worker.

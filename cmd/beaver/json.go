@@ -101,6 +101,8 @@ type queueJSON struct {
 	RetriedTotal   uint64       `json:"retriedTotal"`
 	DiscardedTotal uint64       `json:"discardedTotal"`
 	OldestReadyAt  time.Time    `json:"oldestReadyAt,omitzero"`
+	MovingFrom     int          `json:"movingFrom,omitempty"`
+	LeftBehind     uint64       `json:"leftBehind,omitempty"`
 }
 
 type settingsJSON struct {
@@ -119,7 +121,7 @@ func queueOutput(q *beaver.QueueInfo) queueJSON {
 		Name: q.Name, Shard: q.Shard, Scheduled: q.Scheduled, Ready: q.Ready, Running: q.Running, Backoff: q.Backoff, Dead: q.Dead,
 		EnqueuedTotal: q.EnqueuedTotal, CompletedTotal: q.CompletedTotal, FailedTotal: q.FailedTotal, CrashedTotal: q.CrashedTotal,
 		DiedTotal: q.DiedTotal, CancelledTotal: q.CancelledTotal, ExpiredTotal: q.ExpiredTotal, RetriedTotal: q.RetriedTotal,
-		DiscardedTotal: q.DiscardedTotal, OldestReadyAt: q.OldestReadyAt,
+		DiscardedTotal: q.DiscardedTotal, OldestReadyAt: q.OldestReadyAt, MovingFrom: q.MovingFrom, LeftBehind: q.LeftBehind,
 		Settings: settingsJSON{
 			MaxAttempts: s.MaxAttempts, Retry: retryOutput(s.Retry), PoisonLimit: s.PoisonLimit, KeepEnded: s.KeepEnded,
 			DepthMax: s.DepthMax, Paused: s.Paused != nil && *s.Paused,

@@ -15,8 +15,8 @@ import (
 )
 
 func newQueuesCommand(a *app) *cobra.Command {
-	return group("queues", "List, show, set, pause and resume queues",
-		newQueuesListCommand(a), newQueuesGetCommand(a), newQueuesSetCommand(a),
+	return group("queues", "List, show, set, move, pause and resume queues",
+		newQueuesListCommand(a), newQueuesGetCommand(a), newQueuesSetCommand(a), newQueuesMoveCommand(a),
 		newQueuesPauseCommand(a, "pause", "Stop handing out jobs of a queue", (*beaver.Client).PauseQueue),
 		newQueuesPauseCommand(a, "resume", "Hand out jobs of a paused queue again", (*beaver.Client).ResumeQueue))
 }
@@ -47,11 +47,14 @@ func (a *app) printQueues(queues []*beaver.QueueInfo) error {
 	}
 	rows := make([]string, len(queues))
 	for i, q := range queues {
-		note := ""
+		var notes []string
 		if q.Settings.Paused != nil && *q.Settings.Paused {
-			note = "paused"
+			notes = append(notes, "paused")
 		}
-		rows[i] = row(q.Name, q.Ready, q.Running, q.Scheduled, q.Backoff, q.Dead, q.CompletedTotal, a.ago(q.OldestReadyAt), note)
+		if q.MovingFrom != 0 {
+			notes = append(notes, fmt.Sprintf("moves from shard %d to %d, %d left there", q.MovingFrom, q.Shard, q.LeftBehind))
+		}
+		rows[i] = row(q.Name, q.Ready, q.Running, q.Scheduled, q.Backoff, q.Dead, q.CompletedTotal, a.ago(q.OldestReadyAt), strings.Join(notes, "; "))
 	}
 	return a.table("QUEUE\tREADY\tRUNNING\tSCHEDULED\tBACKOFF\tDEAD\tCOMPLETED\tOLDEST READY\tNOTE", rows)
 }
@@ -80,6 +83,9 @@ func (a *app) printQueue(q *beaver.QueueInfo) error {
 	field := func(name string, value any) { fmt.Fprintf(&b, "%-14s %v\n", name+":", value) }
 	field("queue", q.Name)
 	field("shard", q.Shard)
+	if q.MovingFrom != 0 {
+		field("moves from", fmt.Sprintf("shard %d, %s left there", q.MovingFrom, plural(q.LeftBehind, "job")))
+	}
 	field("scheduled", q.Scheduled)
 	field("ready", q.Ready)
 	field("running", q.Running)
@@ -178,6 +184,37 @@ func newQueuesSetCommand(a *app) *cobra.Command {
 		})
 	}
 	return a.clientFlags(cmd)
+}
+
+func newQueuesMoveCommand(a *app) *cobra.Command {
+	var to int
+	cmd := a.clientFlags(&cobra.Command{
+		Use: "move QUEUE --to SHARD", Short: "Give a queue another home", Args: cobra.ExactArgs(1),
+		Long: `Give a queue another home, for instance a shard that has less to do. New jobs go there at once. Those that are in the old home finish there,
+and are handed out first; no job is lost or repeated, and none changes its id. The move ends by itself, when nothing is left in
+the old home, dead jobs included, and not before a quarter of an hour has passed; beaver queues list shows how far it is.`,
+		Example: "  beaver queues move mail --to 3",
+	})
+	cmd.Flags().IntVar(&to, "to", 0, "the number of the shard, as beaver cluster status shows it")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if to < 1 || to > 1<<16-1 {
+			return usage("--to %d is no data shard; use its number, as beaver cluster status shows it", to)
+		}
+		return a.client(cmd.Context(), func(c *beaver.Client) error {
+			q, err := c.MoveQueue(cmd.Context(), args[0], to)
+			if err != nil {
+				return err
+			}
+			if a.json() {
+				return a.printJSON(queueOutput(q))
+			}
+			if q.MovingFrom == 0 {
+				return a.print("%s lives on shard %d\n", q.Name, q.Shard)
+			}
+			return a.print("%s moves from shard %d to shard %d; %s left behind\n", q.Name, q.MovingFrom, q.Shard, plural(q.LeftBehind, "job"))
+		})
+	}
+	return cmd
 }
 
 // given points to at value if the flag was given.

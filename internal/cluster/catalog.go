@@ -12,10 +12,10 @@ import (
 
 // Queue is a queue's record. Records are immutable: a change makes a new one.
 type Queue struct {
-	ID       queue.QueueID
-	Name     string
-	Shard    uint16 // its home
-	Version  uint64 // grows with every change of Settings, from 1
+	ID   queue.QueueID
+	Name string
+	Place
+	Version  uint64 // grows with every change of Settings or Place that its homes have to take in, from 1
 	Settings queue.Settings
 }
 
@@ -45,8 +45,9 @@ const (
 	CodeOK        Code = iota
 	CodeExists         // the queue was there (Result.Queue), the cluster has its id or its shards already, or another node is in the way
 	CodeNotFound       // no such queue, worker or node
-	CodeLimit          // QueuesMax, WorkersMax or NodesMax is reached, or the last node would leave
+	CodeLimit          // QueuesMax, WorkersMax, NodesMax or FormersMax is reached, or the last node would leave
 	CodeMalformed      // the command does not decode or breaks a limit
+	CodeMoving         // the queue moves already, or lives elsewhere (Result.Queue)
 )
 
 // Result is the outcome of one command.
@@ -71,6 +72,7 @@ type Catalog struct {
 	growths    []Growth                   // by shard; never changed in place
 
 	homes map[uint16]int // queues per shard; derived, only looked up
+	moved int            // queues that moved once; derived
 	sum   uint64         // the records' hashes, XORed
 }
 
@@ -152,9 +154,11 @@ func (c *Catalog) putQueue(q *Queue) {
 	if replaced {
 		c.sum ^= old.hash()
 		c.homes[old.Shard]--
+		c.moved -= min(1, len(old.Formers))
 	}
 	c.sum ^= q.hash()
 	c.homes[q.Shard]++
+	c.moved += min(1, len(q.Formers))
 }
 
 func (c *Catalog) putWorker(w *Worker) {

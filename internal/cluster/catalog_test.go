@@ -16,7 +16,7 @@ import (
 	"github.com/beaver-raft/beaver/internal/shard"
 )
 
-var codeNames = [...]string{CodeOK: "ok", CodeExists: "exists", CodeNotFound: "not found", CodeLimit: "limit", CodeMalformed: "malformed"}
+var codeNames = [...]string{CodeOK: "ok", CodeExists: "exists", CodeNotFound: "not found", CodeLimit: "limit", CodeMoving: "moving", CodeMalformed: "malformed"}
 
 // script is a catalog that a datadriven script drives.
 type script struct {
@@ -82,6 +82,15 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		r = s.apply(AppendPrefer(nil, shard.ID(number("shard")), shard.NodeID(number("node"))))
 	case "grow":
 		r = s.apply(AppendGrow(nil, number("founded"), number("shards")))
+	case "relocate":
+		r = s.apply(AppendRelocate(nil, arg("name"), uint16(number("from")), uint16(number("to"))))
+	case "opened":
+		r = s.apply(AppendOpened(nil, arg("name"), uint16(number("from")), uint16(number("to"))))
+	case "settled":
+		r = s.apply(AppendSettled(nil, arg("name"), uint16(number("from")), uint16(number("to"))))
+	case "wait":
+		s.now += queue.Millis(number("seconds") * 1000)
+		return ""
 	case "nodes":
 		return s.nodes()
 	case "shards":
@@ -113,6 +122,9 @@ func (s *script) show() string {
 	fmt.Fprintf(&b, "cluster %d\n", s.c.ID())
 	for q := range s.c.Queues() {
 		fmt.Fprintf(&b, "queue %s id=%d shard=%d version=%d attempts=%d paused=%v\n", q.Name, q.ID, q.Shard, q.Version, q.Settings.MaxAttempts, q.Settings.Paused)
+		if len(q.Formers) > 0 {
+			fmt.Fprintf(&b, "  from=%d opened=%d formers=%v\n", q.From, q.Opened, q.Formers)
+		}
 	}
 	for w := range s.c.Workers() {
 		fmt.Fprintf(&b, "worker %d name=%s since=%d\n", w.ID, w.Info.Name, w.Registered)
@@ -281,7 +293,7 @@ func drawCommand(rt *rapid.T) []byte {
 	node, other := shard.NodeID(rapid.IntRange(0, 4).Draw(rt, "node")), shard.NodeID(rapid.IntRange(0, 4).Draw(rt, "other"))
 	nonce := nonceOf(name)
 	info := NodeInfo{Peer: fmt.Sprintf("h%d:1", rapid.IntRange(1, 4).Draw(rt, "peer"))}
-	switch rapid.IntRange(0, 12).Draw(rt, "kind") {
+	switch rapid.IntRange(0, 15).Draw(rt, "kind") {
 	case 6:
 		return AppendFound(nil, []Node{{ID: node, Nonce: nonce, Info: info}})
 	case 7:
@@ -295,6 +307,9 @@ func drawCommand(rt *rapid.T) []byte {
 		return AppendAnnounce(nil, node, nonce, &info)
 	case 11:
 		return AppendPrefer(nil, shard.ID(other), node)
+	case 13, 14, 15:
+		encode := []func([]byte, string, uint16, uint16) []byte{AppendRelocate, AppendRelocate, AppendOpened, AppendSettled}[rapid.IntRange(0, 3).Draw(rt, "move")]
+		return encode(nil, name, uint16(node), uint16(other))
 	case 12:
 		return AppendGrow(nil, rapid.IntRange(0, 3).Draw(rt, "founded"), rapid.IntRange(0, 20).Draw(rt, "shards"))
 	case 0:
@@ -354,6 +369,9 @@ func FuzzApply(f *testing.F) {
 	f.Add(AppendAnnounce(nil, 1, nonceOf("a"), &NodeInfo{Peer: "h:2"}))
 	f.Add(AppendPrefer(nil, 1, 1))
 	f.Add(AppendGrow(nil, 4, 8))
+	f.Add(AppendRelocate(nil, "a", 1, 2))
+	f.Add(AppendOpened(nil, "a", 1, 2))
+	f.Add(AppendSettled(nil, "a", 1, 2))
 	f.Fuzz(func(t *testing.T, item []byte) {
 		c := New()
 		c.Apply(1, 1, [][]byte{AppendCreateQueue(nil, "a", 1, &settings), item, item}, nil)
@@ -370,6 +388,7 @@ func FuzzRestore(f *testing.F) {
 	s.apply(AppendFound(nil, []Node{{ID: 3, Nonce: nonceOf("a"), Info: NodeInfo{Peer: "h:1"}}}))
 	s.apply(AppendPrefer(nil, 1, 3))
 	s.apply(AppendGrow(nil, 2, 6))
+	s.apply(AppendRelocate(nil, "a", 1, 3))
 	var b bytes.Buffer
 	if _, err := s.c.Snapshot().WriteTo(&b); err != nil {
 		f.Fatal(err)
@@ -396,6 +415,7 @@ func TestDamagedImages(t *testing.T) {
 	s.apply(AppendFound(nil, []Node{{ID: 3, Nonce: nonceOf("a"), Info: NodeInfo{Peer: "h:1"}}}))
 	s.apply(AppendPrefer(nil, 1, 3))
 	s.apply(AppendGrow(nil, 2, 6))
+	s.apply(AppendRelocate(nil, "a", 1, 3))
 	var b bytes.Buffer
 	if _, err := s.c.Snapshot().WriteTo(&b); err != nil {
 		t.Fatal(err)

@@ -21,6 +21,9 @@ const (
 	commandAnnounce  = 11
 	commandPrefer    = 12
 	commandGrow      = 13
+	commandRelocate  = 14
+	commandOpened    = 15
+	commandSettled   = 16
 )
 
 // ID names a cluster for ever: a random number drawn at its first start. 0 is none.
@@ -108,6 +111,8 @@ func (c *Catalog) apply(item []byte) Result {
 		if d.end() {
 			return c.remove(w)
 		}
+	case commandRelocate, commandOpened, commandSettled:
+		return c.applyMove(kind, &d)
 	default:
 		return c.applyNode(kind, &d)
 	}
@@ -133,7 +138,7 @@ func (c *Catalog) create(name string, shard uint16, s queue.Settings) Result {
 		return Result{Code: CodeLimit}
 	}
 	c.lastQueue++
-	q := &Queue{ID: c.lastQueue, Name: name, Shard: shard, Version: 1, Settings: s}
+	q := &Queue{ID: c.lastQueue, Name: name, Place: Place{Shard: shard}, Version: 1, Settings: s}
 	c.putQueue(q)
 	return Result{Code: CodeOK, Queue: *q}
 }

@@ -1,7 +1,7 @@
 // Package cluster is the catalog, the state machine of shard 0: what the whole cluster agrees on. Today that is the
 // cluster's id, its nodes and shards, who should lead which shard, the queues with their ids, homes and settings, and the registered workers.
 //
-// Invariant: a queue has one id and one home shard for ever, a queue's version grows with every change of its settings,
+// Invariant: a queue has one id for ever, and one home that takes its new jobs; a queue's version grows with every change of its settings,
 // and no id is given twice. The same commands give the same state, the same results and the same fingerprint.
 //
 // The catalog is pure: Apply takes time only as the stamp of its entry and refuses bad input in its result. Where a new
@@ -24,6 +24,9 @@
 //	11 announce  node, nonce, info
 //	12 prefer    shard, node or 0
 //	13 grow      data shards at the founding, data shards
+//	14 relocate  name, home, new home
+//	15 opened    name, old home, new home
+//	16 settled   name, old home, new home
 //
 // A node's info is its peer address, public address, zone and version; a nonce is 16 bytes.
 //

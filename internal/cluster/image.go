@@ -14,7 +14,7 @@ import (
 )
 
 // An image is the whole catalog. Integers are little endian. The first version has no nodes and no leaders, and the second one no
-// growths; each is written while there are none.
+// growths and no queues that moved; each is written while there are none.
 //
 //	┌───────────┬─────────┬────────────┬─────────┬─────┬────────────┬─────────────┐
 //	│ "BVCATLG3"│ applied │ cluster id │ now     │ last│ last       │ queues,     │
@@ -74,13 +74,13 @@ func (img *Image) WriteTo(w io.Writer) (int64, error) {
 	head = binary.LittleEndian.AppendUint64(head, uint64(c.lastWorker))
 	head = binary.LittleEndian.AppendUint32(head, uint32(c.queues.Len()))
 	head = binary.LittleEndian.AppendUint32(head, uint32(c.workers.Len()))
-	if c.lastNode != 0 {
+	if magic := img.magic(); magic != imageMagicFirst {
 		head = binary.LittleEndian.AppendUint32(head, uint32(c.lastNode))
 		head = binary.LittleEndian.AppendUint32(head, uint32(c.nodes.Len()))
 		head = binary.LittleEndian.AppendUint32(head, uint32(c.preferred.Len()))
-	}
-	if len(c.growths) > 0 {
-		head = binary.LittleEndian.AppendUint32(head, uint32(len(c.growths)))
+		if magic == imageMagic {
+			head = binary.LittleEndian.AppendUint32(head, uint32(len(c.growths)))
+		}
 	}
 	out.write(head)
 	var record []byte
@@ -114,12 +114,12 @@ func (img *Image) WriteTo(w io.Writer) (int64, error) {
 
 func (img *Image) magic() string {
 	switch {
-	case img.c.lastNode == 0:
-		return imageMagicFirst
-	case len(img.c.growths) == 0:
+	case len(img.c.growths) > 0 || img.c.moved > 0:
+		return imageMagic
+	case img.c.lastNode != 0:
 		return imageMagicSecond
 	}
-	return imageMagic
+	return imageMagicFirst
 }
 
 // Restore reads what an Image wrote. Damaged or hostile input gives an error that wraps ErrBadImage.
@@ -197,11 +197,11 @@ func (c *Catalog) restoreCounts(in io.Reader, magic string) (nodes, leaders, gro
 	}
 	c.lastNode = shard.NodeID(binary.LittleEndian.Uint32(row))
 	nodes, leaders = binary.LittleEndian.Uint32(row[4:]), binary.LittleEndian.Uint32(row[8:])
-	if nodes > NodeRecordsMax || leaders > 1<<16 || c.lastNode == 0 || c.lastNode > shard.NodeMax {
+	if nodes > NodeRecordsMax || leaders > 1<<16 || c.lastNode == 0 && (magic != imageMagic || nodes > 0) || c.lastNode > shard.NodeMax {
 		return 0, 0, 0, fmt.Errorf("%w: it claims %d nodes, the last one %d, and %d leaders", ErrBadImage, nodes, c.lastNode, leaders)
 	}
 	if magic == imageMagic {
-		if growths = binary.LittleEndian.Uint32(row[imageNodesBytes:]); growths == 0 || growths > ShardsMax {
+		if growths = binary.LittleEndian.Uint32(row[imageNodesBytes:]); growths > ShardsMax {
 			return 0, 0, 0, fmt.Errorf("%w: it claims %d growths", ErrBadImage, growths)
 		}
 	}
@@ -232,6 +232,7 @@ func (c *Catalog) restoreQueue(in io.Reader, buf []byte) error {
 	q.Name = d.text(QueueNameBytesMax)
 	q.Shard = uint16(d.uint(1<<16 - 1))
 	q.Settings = d.settings()
+	d.moves(&q.Place)
 	last, _, any := c.queues.Max()
 	if !d.end() || q.ID == 0 || q.ID > c.lastQueue || !ValidQueueName(q.Name) || (any && q.Name <= last) {
 		return fmt.Errorf("%w: bad queue record", ErrBadImage)
@@ -291,7 +292,7 @@ func appendQueue(dst []byte, q *Queue) []byte {
 	dst = binary.AppendUvarint(dst, q.Version)
 	dst = appendText(dst, q.Name)
 	dst = binary.AppendUvarint(dst, uint64(q.Shard))
-	return AppendSettings(dst, &q.Settings)
+	return appendMoves(AppendSettings(dst, &q.Settings), &q.Place)
 }
 
 func appendWorker(dst []byte, w *Worker) []byte {

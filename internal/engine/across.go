@@ -110,10 +110,7 @@ func (e *Engine) fetchOn(
 			return nil, endOver, errStopping()
 		}
 	}
-	var changed <-chan struct{}
-	if missing {
-		changed = view.changed
-	}
+	changed := view.awaited(missing)
 	over := time.NewTimer(wait + fetchSlack)
 	defer over.Stop()
 	var failed error

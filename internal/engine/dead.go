@@ -104,19 +104,31 @@ func (e *Engine) allDead(ctx context.Context, name string, limit int, encode fun
 	if err != nil {
 		return 0, false, err
 	}
+	count := 0
+	for _, p := range rt.homes() {
+		done, more, err := e.allDeadOn(ctx, rt, p, limit-count, encode)
+		if count += done; err != nil || more {
+			return count, true, err
+		}
+	}
+	return count, false, nil
+}
+
+// allDeadOn is allDead on one of a queue's homes. With a limit of 0 it tells whether there is any.
+func (e *Engine) allDeadOn(ctx context.Context, rt *route, p *pump, limit int, encode func([]byte, queue.Pos) []byte) (int, bool, error) {
 	var cursor queue.Cursor
 	count := 0
 	for {
 		// One row over the limit tells whether there is more.
 		f, err := e.ask(ctx, &query{
-			Kind: queryRows, Shard: rt.pump.shard, Queue: rt.id, State: queue.StateDead, Cursor: cursor, Limit: min(limit-count+1, queue.ListMax),
+			Kind: queryRows, Shard: p.shard, Queue: rt.id, State: queue.StateDead, Cursor: cursor, Limit: min(limit-count+1, queue.ListMax),
 		})
 		if err != nil {
 			return count, true, err
 		}
 		infos, next := f.Rows, f.Cursor
 		more := len(infos) > limit-count
-		done, err := e.deadBatch(ctx, rt, infos[:min(len(infos), limit-count)], encode)
+		done, err := e.deadBatch(ctx, p, infos[:min(len(infos), limit-count)], encode)
 		count += done
 		switch {
 		case err != nil:
@@ -131,16 +143,16 @@ func (e *Engine) allDead(ctx context.Context, name string, limit int, encode fun
 }
 
 // deadBatch sends one command for a page of dead jobs. Jobs that someone else dealt with meanwhile do not count.
-func (e *Engine) deadBatch(ctx context.Context, rt *route, infos []queue.JobInfo, encode func([]byte, queue.Pos) []byte) (int, error) {
+func (e *Engine) deadBatch(ctx context.Context, p *pump, infos []queue.JobInfo, encode func([]byte, queue.Pos) []byte) (int, error) {
 	if len(infos) == 0 {
 		return 0, nil
 	}
-	c := rt.pump.newCall()
+	c := p.newCall()
 	c.urgent = true
 	for i := range infos {
 		c.items.Commit(encode(c.items.Buf(), infos[i].Pos))
 	}
-	if err := rt.pump.do(ctx, c); err != nil {
+	if err := p.do(ctx, c); err != nil {
 		return 0, err
 	}
 	defer c.free()

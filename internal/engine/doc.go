@@ -50,6 +50,7 @@
 //	monitor     one: finds and dismisses the silent; gives back what workers do not know of
 //	learner     one with other nodes: routes follow the catalog; settings that did not reach their shard are brought there
 //	usher       one with other nodes: ends calls to nodes that lead no more
+//	mover       one: completes the moves of queues whose old homes this node leads
 //	creation    one for each queue in the making
 //	sender      up to OutletSendersMax for each shard that another node leads, while commands wait for it
 //	courier     one for each other node while there are notices for its workers

@@ -101,6 +101,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	e.pulsed.Store(int64(e.workers.now()))
 	e.spawn(e.pulse)
 	e.spawn(e.monitor)
+	e.spawn(e.mover)
 	if e.clustered() {
 		e.spawn(e.learner)
 	}

@@ -29,8 +29,10 @@ type PendingEnqueue struct {
 	now     queue.Millis
 	dst     []Enqueued // with room for the answers behind answers
 	answers int
-	first   *route // nil: nothing is on its way
-	several bool   // the jobs live on several shards: they are handed in by Wait
+	first   *route  // nil: nothing is on its way
+	at      berth   // where its jobs go
+	homes   []berth // where each job goes, when that is to several berths: they are handed in by Wait
+	moving  bool    // a session's jobs are of queues that move: Wait finds out where they go
 	call    *call
 	header  bool
 	err     error
@@ -51,19 +53,24 @@ func (e *Engine) BeginEnqueue(ctx context.Context, r *EnqueueRequest, dst []Enqu
 	}
 	p.now = queue.Millis(e.opts.Clock.NowMillis())
 	p.dst = append(dst, make([]Enqueued, len(r.Jobs))...)
-	p.first, p.several, p.err = e.routeJobs(ctx, r, p.out(), p.now)
+	p.err = p.routeJobs(ctx)
 	if full && p.err == nil && e.leadsAny(r.Jobs, p.out()) {
 		p.err = errDiskFull() // a leader elsewhere looks at its own disk
 	}
-	if p.err != nil || p.first == nil || p.several {
+	if p.err != nil || p.first == nil || p.homes != nil || p.moving {
 		return
 	}
-	c := p.first.pump.newCall()
-	if p.header, p.err = encodeJobs(c, p.first.pump, e, r, p.out(), p.now, false); p.err != nil {
+	p.begin()
+}
+
+// begin hands the jobs to the one shard that all go to.
+func (p *PendingEnqueue) begin() {
+	c := p.at.pump.newCall()
+	if p.header, p.err = encodeJobs(c, p.at, p.request, p.out(), p.now, nil); p.err != nil {
 		c.free()
 		return
 	}
-	if p.err = p.first.pump.submit(c); p.err == nil {
+	if p.err = p.at.pump.submit(c); p.err == nil {
 		p.call = c
 	}
 }
@@ -86,24 +93,26 @@ func (e *Engine) leadsAny(jobs []NewJob, out []Enqueued) bool {
 
 func (p *PendingEnqueue) out() []Enqueued { return p.dst[p.answers:] }
 
-// Ready reports whether Wait would return at once.
+// Ready reports whether Wait would return at once, unless the queue has just moved.
 func (p *PendingEnqueue) Ready() bool {
-	return !p.several && (p.call == nil || len(p.call.done) > 0)
+	return p.homes == nil && !p.moving && (p.call == nil || len(p.call.done) > 0)
 }
 
 // Wait waits until the jobs are stored and returns what Enqueue does.
 func (p *PendingEnqueue) Wait(ctx context.Context) ([]Enqueued, error) {
-	e := p.engine
 	switch {
 	case p.err != nil:
 		return p.dst[:p.answers], p.err
 	case p.first == nil: // every job is refused already
 		return p.dst, nil
-	case p.several:
-		p.err = e.enqueueSeveral(ctx, p.request, p.out(), p.now)
+	case p.moving:
+		p.err = p.enqueueMoving(ctx)
+	case p.homes != nil:
+		p.err = enqueueSeveral(ctx, p.request, p.out(), p.now, p.homes)
 	default:
 		p.err = p.waitOne(ctx)
 	}
+	p.followMoves(ctx)
 	if p.err != nil {
 		return p.dst[:p.answers], p.err
 	}
@@ -115,8 +124,8 @@ func (p *PendingEnqueue) Wait(ctx context.Context) ([]Enqueued, error) {
 
 // waitOne waits for the answer of the one shard where all the jobs live.
 func (p *PendingEnqueue) waitOne(ctx context.Context) error {
-	c, out, shardID := p.call, p.out(), p.first.pump.shard
-	if err := p.first.pump.wait(ctx, c); err != nil {
+	c, out, shardID := p.call, p.out(), p.at.pump.shard
+	if err := p.at.pump.wait(ctx, c); err != nil {
 		return err
 	}
 	results := c.results
@@ -160,18 +169,20 @@ func checkEnqueue(r *EnqueueRequest) error {
 	return nil
 }
 
-// routeJobs checks each job and finds its queue's home, making queues as needed. It returns the first route, nil when
-// every job is refused, and whether the jobs live on several shards. A refused job has its error in out.
-func (e *Engine) routeJobs(ctx context.Context, r *EnqueueRequest, out []Enqueued, now queue.Millis) (first *route, several bool, err error) {
+// routeJobs checks each job and finds where it goes, making queues as needed. The first route is nil when every job is refused. A
+// refused job has its error in out.
+func (p *PendingEnqueue) routeJobs(ctx context.Context) error {
+	e, r, out, now := p.engine, p.request, p.out(), p.now
+	session := r.Session != SessionID{}
 	if err := e.makeQueues(ctx, r); err != nil {
-		return nil, false, err
+		return err
 	}
 	var last *route
 	for i := range r.Jobs {
 		j := &r.Jobs[i]
 		if j.Err != nil {
 			if out[i].Err = j.Err; r.Atomic {
-				return nil, false, jobError(r, i, j.Err)
+				return jobError(r, i, j.Err)
 			}
 			continue
 		}
@@ -179,7 +190,7 @@ func (e *Engine) routeJobs(ctx context.Context, r *EnqueueRequest, out []Enqueue
 			rt, err := e.ensureQueue(ctx, j.Queue)
 			if err != nil {
 				if out[i].Err = asError(err); r.Atomic || !ofOneJob(out[i].Err) {
-					return nil, false, jobError(r, i, out[i].Err)
+					return jobError(r, i, out[i].Err)
 				}
 				continue
 			}
@@ -189,22 +200,61 @@ func (e *Engine) routeJobs(ctx context.Context, r *EnqueueRequest, out []Enqueue
 		if j.Spec.EnqueuedAt == 0 {
 			j.Spec.EnqueuedAt = now
 		}
-		if err := checkJob(&j.Spec, now, r.Session == SessionID{}); err != nil {
+		if err := checkJob(&j.Spec, now, !session); err != nil {
 			if out[i].Err = err; r.Atomic {
-				return nil, false, jobError(r, i, err)
+				return jobError(r, i, err)
 			}
 			continue
 		}
-		if first == nil {
-			first = last
+		p.assign(i, last, last.berth())
+		p.moving = p.moving || session && last.from != nil
+	}
+	if r.Atomic && !p.moving && !p.together() {
+		return errAtomicApart()
+	}
+	return nil
+}
+
+// berth is a shard, and whose answers it remembers for a session's request there: those of all jobs of the request that go there or,
+// of a queue that has come from another shard, those of that queue's alone. So a request that brought its jobs to one shard, and whose
+// repeat brings them to two, or the other way round, is still the same one on each.
+type berth struct {
+	pump *pump
+	own  queue.QueueID // 0: all
+}
+
+// assign says where a job goes. The jobs before it went to one berth, unless homes says otherwise.
+func (p *PendingEnqueue) assign(i int, rt *route, to berth) {
+	if p.first == nil {
+		p.first, p.at = rt, to
+	}
+	if p.homes == nil && to != p.at {
+		p.homes = make([]berth, len(p.request.Jobs))
+		for k := range i {
+			if p.out()[k].Err == nil {
+				p.homes[k] = p.at
+			}
 		}
-		several = several || last.pump != first.pump
 	}
-	if several && r.Atomic {
-		return nil, false, invalid("atomic",
-			"is set, but the jobs' queues live on different shards; an atomic request keeps to queues of one shard (see the queue's shard)")
+	if p.homes != nil {
+		p.homes[i] = to
 	}
-	return first, several, nil
+}
+
+// together reports whether all jobs go to one shard. Those of an atomic request then have one berth there.
+func (p *PendingEnqueue) together() bool {
+	for i := range p.homes {
+		if p.homes[i].pump != p.at.pump {
+			return false
+		}
+	}
+	p.at.own, p.homes = 0, nil
+	return true
+}
+
+func errAtomicApart() *Error {
+	return invalid("atomic",
+		"is set, but the jobs' queues live on different shards; an atomic request keeps to queues of one shard (see the queue's shard)")
 }
 
 // ofOneJob tells a queue's or a shard's refusal, which concerns its own jobs, from what may be over soon: then the whole request may be
@@ -271,11 +321,14 @@ func culprit(r *EnqueueRequest, results []queue.Result, whole *Error) *Error {
 	return whole
 }
 
-// encodeJobs encodes the jobs of a request that have no error yet and, with onlyHere, live on p. It reports whether a
-// header item leads them: jobs without session and atomicity are commands of their own.
-func encodeJobs(c *call, p *pump, e *Engine, r *EnqueueRequest, out []Enqueued, now queue.Millis, onlyHere bool) (header bool, err error) {
+// encodeJobs encodes the jobs of a request that go to a berth: as homes says or, when that is nil, those that have no error yet. It reports
+// whether a header item leads them: jobs without session and atomicity are commands of their own.
+func encodeJobs(c *call, to berth, r *EnqueueRequest, out []Enqueued, now queue.Millis, homes []berth) (header bool, err error) {
 	mine := func(i int) bool {
-		return out[i].Err == nil && (!onlyHere || e.routes.byID(r.Jobs[i].Spec.Queue).pump == p)
+		if homes != nil {
+			return homes[i] == to
+		}
+		return out[i].Err == nil
 	}
 	header = r.Atomic || r.Session != SessionID{}
 	if header {
@@ -286,7 +339,7 @@ func encodeJobs(c *call, p *pump, e *Engine, r *EnqueueRequest, out []Enqueued, 
 				shape = shape.with(i, r.Jobs[i].Spec.Queue)
 			}
 		}
-		c.items.Commit(queue.AppendEnqueue(c.items.Buf(), r.Session, r.Sequence, count, r.Atomic, shape.sum()))
+		c.items.Commit(queue.AppendEnqueue(c.items.Buf(), to.session(r.Session), r.Sequence, count, r.Atomic, shape.sum()))
 	}
 	for i := range r.Jobs {
 		if !mine(i) {
@@ -327,37 +380,31 @@ func enqueued(id shard.ID, r queue.Result) Enqueued {
 	return Enqueued{ID: JobID{Shard: uint16(id), Pos: r.Pos}, Duplicate: r.Code == queue.CodeDuplicate}
 }
 
-// enqueueSeveral stores the jobs of a request that live on several shards: one command each, side by side. What one
+// enqueueSeveral stores those jobs of a request that have a home, one command for each shard, side by side. What one
 // shard refuses is in its jobs' answers. What one does not answer fails a session's whole request: its repeat does the
 // rest, and gets the answers of what is done. Without a session it is in its jobs' answers.
-func (e *Engine) enqueueSeveral(ctx context.Context, r *EnqueueRequest, out []Enqueued, now queue.Millis) error {
+func enqueueSeveral(ctx context.Context, r *EnqueueRequest, out []Enqueued, now queue.Millis, homes []berth) error {
 	type leg struct {
-		pump   *pump
+		berth
 		call   *call
 		header bool
 		err    error
 	}
 	var legs []leg
-	refused := make([]bool, len(out))
-	for i := range out {
-		refused[i] = out[i].Err != nil
-		if refused[i] {
-			continue
-		}
-		p := e.routes.byID(r.Jobs[i].Spec.Queue).pump
-		known := false
+	for _, to := range homes {
+		known := to.pump == nil
 		for _, l := range legs {
-			known = known || l.pump == p
+			known = known || l.berth == to
 		}
 		if known {
 			continue
 		}
-		c := p.newCall()
-		header, err := encodeJobs(c, p, e, r, out, now, true)
+		c := to.pump.newCall()
+		header, err := encodeJobs(c, to, r, out, now, homes)
 		if err != nil {
 			return err // nothing was submitted yet
 		}
-		legs = append(legs, leg{pump: p, call: c, header: header})
+		legs = append(legs, leg{berth: to, call: c, header: header})
 	}
 	for i := range legs {
 		legs[i].err = legs[i].pump.submit(legs[i].call)
@@ -376,7 +423,7 @@ func (e *Engine) enqueueSeveral(ctx context.Context, r *EnqueueRequest, out []En
 		}
 		for j := range out {
 			switch {
-			case refused[j] || e.routes.byID(r.Jobs[j].Spec.Queue).pump != l.pump:
+			case homes[j] != l.berth:
 			case l.err != nil:
 				out[j].Err = asError(l.err)
 			default:

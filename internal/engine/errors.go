@@ -34,6 +34,7 @@ const (
 	ReasonUnreachable    = "UNREACHABLE"
 	ReasonConflict       = "CONFLICT"
 	ReasonMoved          = "QUEUE_MOVED"
+	ReasonMoving         = "QUEUE_MOVING"
 	ReasonBehind         = "REPLICA_BEHIND"
 	ReasonDropped        = "NOT_PROPOSED"
 	ReasonUnknownOutcome = "UNKNOWN_OUTCOME"
@@ -123,6 +124,10 @@ func catalogRefusal(r cluster.Result) *Error {
 	case cluster.CodeLimit:
 		return newError(CodeResourceExhausted, ReasonLimit,
 			"the cluster has its most queues (%d) or workers (%d); remove some first", cluster.QueuesMax, cluster.WorkersMax)
+	case cluster.CodeMoving:
+		return newError(CodeFailedPrecondition, ReasonMoving,
+			"queue %q is still moving from shard %d to shard %d, or was moved by somebody else just now; look at beaver queues list, and move it again when that is over",
+			r.Queue.Name, r.Queue.From, r.Queue.Shard)
 	case cluster.CodeMalformed:
 		return newError(CodeInvalidArgument, ReasonMalformed, "the catalog refused the command as malformed: it breaks a limit")
 	}

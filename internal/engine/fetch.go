@@ -30,7 +30,12 @@ func (e *Engine) Fetch(ctx context.Context, r *FetchRequest) ([]FetchedJob, erro
 	until := time.Now().Add(r.Wait)
 	for {
 		view := e.routes.table()
-		legs, missing, owing := e.plan(view, r, w)
+		legs, old, missing, owing := e.plan(view, r, w)
+		if len(old) > 0 {
+			if jobs, err := e.fetchOld(ctx, r, old, w); err != nil || len(jobs) > 0 {
+				return jobs, err
+			}
+		}
 		var ft *fetch
 		var end fetchEnd
 		if len(legs) > 0 && e.clustered() {
@@ -69,6 +74,25 @@ func (e *Engine) Fetch(ctx context.Context, r *FetchRequest) ([]FetchedJob, erro
 		}
 		// All payloads were damaged: go on waiting for sound ones.
 	}
+}
+
+// fetchOld fetches from homes that queues move from, without waiting: what is ready there is older than all in their new homes. A home
+// that cannot be asked now holds up nothing.
+func (e *Engine) fetchOld(ctx context.Context, r *FetchRequest, legs []leg, w *worker) ([]FetchedJob, error) {
+	now := *r
+	now.Wait = 0
+	var jobs []FetchedJob
+	var ft *fetch
+	var err error
+	if e.clustered() {
+		jobs, _, err = e.fetchAcross(ctx, &now, legs, w, time.Now(), false, nil)
+	} else if ft, _, err = e.fetchOnce(ctx, &now, legs, w); err == nil && ft != nil {
+		jobs, err = e.unpack(ctx, ft, w)
+	}
+	if err != nil && ofOneShard(err) && asError(err).Code != CodeUnknownOutcome {
+		return nil, nil
+	}
+	return jobs, err
 }
 
 // unpack loads what a fetch was granted and frees it. What is of no use to the caller any more is given back.
@@ -136,26 +160,34 @@ type leg struct {
 }
 
 // plan sorts a fetch's queues by their shards, in the order given, and tells whether to look again when the table changes,
-// since some do not exist yet, or the worker has to settle with their shard first; owing then says so.
-func (e *Engine) plan(view *table, r *FetchRequest, w *worker) (legs []leg, missing bool, owing error) {
+// since some do not exist yet, or the worker has to settle with their shard first; owing then says so. old are the legs to homes that
+// queues move from, which are among the others too.
+func (e *Engine) plan(view *table, r *FetchRequest, w *worker) (legs, old []leg, missing bool, owing error) {
 	for _, name := range r.Queues {
 		rt := view.byName[name]
 		if rt == nil {
 			missing = true
 			continue
 		}
-		if w.owes(rt.pump.shard) {
-			missing, owing = true, errNotLeader()
-			continue
+		for _, p := range [...]*pump{rt.from, rt.pump} {
+			switch {
+			case p == nil:
+			case w.owes(p.shard):
+				missing, owing = true, errNotLeader()
+			default:
+				legs = addToLeg(legs, p, rt)
+				if p == rt.from {
+					old = addToLeg(old, p, rt)
+				}
+			}
 		}
-		legs = addToLeg(legs, rt)
 	}
-	return legs, missing, owing
+	return legs, old, missing, owing
 }
 
-func addToLeg(legs []leg, rt *route) []leg {
+func addToLeg(legs []leg, p *pump, rt *route) []leg {
 	for i := range legs {
-		if legs[i].pump != rt.pump {
+		if legs[i].pump != p {
 			continue
 		}
 		if slices.Contains(legs[i].queues, rt.id) {
@@ -164,7 +196,7 @@ func addToLeg(legs []leg, rt *route) []leg {
 		legs[i].queues = append(legs[i].queues, rt.id)
 		return legs
 	}
-	return append(legs, leg{pump: rt.pump, queues: []queue.QueueID{rt.id}})
+	return append(legs, leg{pump: p, queues: []queue.QueueID{rt.id}})
 }
 
 // awaitQueue waits for a queue to be made, as none of the fetch's exists.
@@ -222,12 +254,8 @@ func (e *Engine) fetchOnce(ctx context.Context, r *FetchRequest, legs []leg, w *
 
 // fetchParked parks a fetch on all its shards.
 func (e *Engine) fetchParked(ctx context.Context, r *FetchRequest, legs []leg, w *worker, wait time.Duration, missing bool, view *table) (*fetch, fetchEnd, error) {
-	var changed <-chan struct{}
-	if missing {
-		changed = view.changed
-	}
 	ft := e.newFetch(r, legs, false)
-	end, err := e.runFetch(ctx, ft, w, max(wait, 0), changed)
+	end, err := e.runFetch(ctx, ft, w, max(wait, 0), view.awaited(missing))
 	if err != nil {
 		return nil, end, err
 	}

@@ -93,13 +93,13 @@ func (e *Engine) learner() {
 	}
 }
 
-// learnQueues publishes the queues that this node's replica of the catalog has and its routes have not.
+// learnQueues publishes the queues that this node's replica of the catalog has and its routes have not, or elsewhere.
 func (e *Engine) learnQueues(ctx context.Context) error {
 	var unknown []cluster.Queue
 	view := e.routes.table()
 	if err := e.readReplica(ctx, catalogShard, func() {
 		for q := range e.catalog.catalog.Queues() {
-			if view.byName[q.Name] == nil {
+			if rt := view.byName[q.Name]; rt == nil || !rt.sameAs(q) {
 				unknown = append(unknown, *q)
 			}
 		}
@@ -125,7 +125,7 @@ func (e *Engine) repairQueues(ctx context.Context) error {
 		}
 		if err := e.readReplica(ctx, catalogShard, func() {
 			for q := range e.catalog.catalog.Queues() {
-				if shard.ID(q.Shard) == p.shard && versions[q.ID] < q.Version {
+				if (shard.ID(q.Shard) == p.shard || shard.ID(q.From) == p.shard) && versions[q.ID] < q.Version {
 					behind = append(behind, *q)
 				}
 			}
@@ -148,32 +148,30 @@ func (p *pump) addVersions(to map[queue.QueueID]uint64) {
 
 // reconcileQueues brings queues of the catalog to their shards, where they are not there yet, and publishes their routes.
 func (e *Engine) reconcileQueues(ctx context.Context, queues []cluster.Queue) error {
-	versions := make(map[queue.QueueID]uint64)
-	asked := make(map[uint16]bool)
+	versions := make(map[uint16]map[queue.QueueID]uint64)
 	for i := range queues {
 		id := queues[i].Shard
-		if asked[id] || e.pump(shard.ID(id)) == nil {
+		if versions[id] != nil || e.pump(shard.ID(id)) == nil {
 			continue
 		}
-		asked[id] = true
+		versions[id] = make(map[queue.QueueID]uint64)
 		f, err := e.ask(ctx, &query{Kind: queryQueues, Shard: shard.ID(id)})
 		if err != nil {
 			return err
 		}
 		for _, info := range f.Infos {
-			versions[info.Queue] = info.Version
+			versions[id][info.Queue] = info.Version
 		}
 	}
 	found := make([]*route, 0, len(queues))
 	for i := range queues {
 		q := &queues[i]
-		p := e.pump(shard.ID(q.Shard))
-		if p == nil || versions[q.ID] < q.Version {
-			if err := e.configureShard(ctx, q); err != nil {
+		if e.pump(shard.ID(q.Shard)) == nil || versions[q.Shard][q.ID] < q.Version {
+			if err := e.configureQueue(ctx, q); err != nil {
 				return err
 			}
 		}
-		found = append(found, &route{name: q.Name, id: q.ID, pump: p})
+		found = append(found, e.newRoute(q))
 	}
 	e.routes.publish(found...)
 	return nil

@@ -91,7 +91,7 @@ func TestCommandAnswersRoundTrip(t *testing.T) {
 			t.Fatalf("cut at %d it decodes", at)
 		}
 	}
-	calls[0].catalog = []cluster.Result{{Code: cluster.CodeExists, Queue: cluster.Queue{ID: 3, Name: "q", Shard: 1, Version: 2, Settings: queue.DefaultSettings()}}}
+	calls[0].catalog = []cluster.Result{{Code: cluster.CodeExists, Queue: cluster.Queue{ID: 3, Name: "q", Place: cluster.Place{Shard: 1}, Version: 2, Settings: queue.DefaultSettings()}}}
 	r = reader{b: appendCommandAnswer(nil, calls[0], nil)}
 	if !r.commandAnswers(answers[:1], calls[:1]) || !reflect.DeepEqual(answers[0].catalog, calls[0].catalog) {
 		t.Errorf("%+v", answers[0])

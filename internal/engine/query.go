@@ -29,24 +29,27 @@ const (
 	queryWorkers queryKind = 11 // the registered workers, at the catalog
 	querySignal  queryKind = 12 // not a question: what a worker shall do, at the catalog
 	queryChange  queryKind = 13 // not a question: a queue's settings, at the catalog
+	querySession queryKind = 14 // what is remembered of a session's sequence number
 )
 
 // query is a read of one shard. What a kind does not need is left out.
 type query struct {
-	Kind    queryKind
-	Shard   shard.ID
-	Pos     queue.Pos     `json:",omitzero"`
-	Queue   queue.QueueID `json:",omitzero"`
-	State   State         `json:",omitzero"`
-	Cursor  queue.Cursor  `json:",omitzero"`
-	Limit   int           `json:",omitzero"`
-	Full    bool          `json:",omitzero"`
-	Worker  WorkerID      `json:",omitzero"`
-	Workers []WorkerID    `json:",omitzero"`
-	Held    []heldLease   `json:",omitzero"`
-	Wish    WorkerState   `json:",omitzero"`
-	Change  *queueChange  `json:",omitzero"`
-	From    uint64        `json:"-"` // the node that asks; 0: this one
+	Kind     queryKind
+	Shard    shard.ID
+	Pos      queue.Pos     `json:",omitzero"`
+	Queue    queue.QueueID `json:",omitzero"`
+	State    State         `json:",omitzero"`
+	Cursor   queue.Cursor  `json:",omitzero"`
+	Limit    int           `json:",omitzero"`
+	Full     bool          `json:",omitzero"`
+	Worker   WorkerID      `json:",omitzero"`
+	Workers  []WorkerID    `json:",omitzero"`
+	Held     []heldLease   `json:",omitzero"`
+	Wish     WorkerState   `json:",omitzero"`
+	Change   *queueChange  `json:",omitzero"`
+	Session  SessionID     `json:",omitzero"`
+	Sequence uint64        `json:",omitzero"`
+	From     uint64        `json:"-"` // the node that asks; 0: this one
 }
 
 // heldLease is a lease on the query's shard.
@@ -74,6 +77,7 @@ type findings struct {
 	Lost     []heldLease         `json:",omitzero"`
 	Workers  []seenWorker        `json:",omitzero"`
 	Changed  *cluster.Queue      `json:",omitzero"`
+	Session  queue.Remembered    `json:",omitzero"`
 }
 
 // seenWorker is what the node that leads the catalog has heard of a worker.
@@ -196,6 +200,8 @@ func (e *Engine) answer(ctx context.Context, q *query) (*findings, error) {
 		look = func() { f.Infos = p.machine.Queues() }
 	case queryHolders:
 		look = func() { f.Holders = holders(p.machine, q.Workers) }
+	case querySession:
+		look = func() { f.Session = p.machine.Remembers(q.Session, q.Sequence) }
 	case queryLeases:
 		look = func() { f.Leases = p.machine.WorkerLeases(q.Worker) }
 	case queryJudge:
@@ -245,7 +251,7 @@ func (e *Engine) answerCatalog(ctx context.Context, q *query) (*findings, error)
 		}
 		w.want.Store(uint32(q.Wish))
 		w.wished.Store(true)
-	case queryJob, queryPlace, queryList, queryRows, queryQueue, queryQueues, queryHolders, queryLeases, queryJudge:
+	case queryJob, queryPlace, queryList, queryRows, queryQueue, queryQueues, queryHolders, queryLeases, queryJudge, querySession:
 		return nil, errNoJob()
 	default:
 		return nil, errForwardVersion(q.From)

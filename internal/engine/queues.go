@@ -86,7 +86,7 @@ func (e *Engine) changeQueue(ctx context.Context, change *queueChange) (QueueSta
 	if err := e.catalog.reach.await(ctx, f.Index); err != nil {
 		return QueueStatus{}, errUnknownOutcome(err)
 	}
-	if err := e.configureShard(ctx, f.Changed); err != nil {
+	if err := e.configureQueue(ctx, f.Changed); err != nil {
 		return QueueStatus{}, err
 	}
 	return e.Queue(ctx, change.Name)
@@ -124,30 +124,66 @@ func (e *Engine) Queue(ctx context.Context, name string) (QueueStatus, error) {
 	if err != nil {
 		return QueueStatus{}, err
 	}
-	f, err := e.ask(ctx, &query{Kind: queryQueue, Shard: rt.pump.shard, Queue: rt.id})
-	if err != nil {
-		return QueueStatus{}, err
+	s := rt.status()
+	for _, p := range rt.homes() {
+		f, err := e.ask(ctx, &query{Kind: queryQueue, Shard: p.shard, Queue: rt.id})
+		if err != nil {
+			return QueueStatus{}, err
+		}
+		s.add(rt, p, &f.Info, f.Oldest)
 	}
-	return QueueStatus{Name: rt.name, Shard: uint16(rt.pump.shard), Info: f.Info, OldestReadyAt: unixMilli(f.Oldest)}, nil
+	return s, nil
+}
+
+// status begins the status of a queue, to which what each of its homes knows is added.
+func (rt *route) status() QueueStatus {
+	s := QueueStatus{Name: rt.name, Shard: uint16(rt.pump.shard)}
+	if rt.from != nil {
+		s.MovingFrom = uint16(rt.from.shard)
+	}
+	return s
+}
+
+// add adds what one of a queue's homes knows of it.
+func (s *QueueStatus) add(rt *route, p *pump, info *queue.QueueInfo, oldest int64) {
+	if p == rt.pump {
+		s.Info.Queue, s.Info.Version, s.Info.Settings = info.Queue, info.Version, info.Settings
+	}
+	if p == rt.from {
+		s.LeftBehind = info.Live()
+	}
+	s.Info.Add(info)
+	if at := unixMilli(oldest); oldest != 0 && (s.OldestReadyAt.IsZero() || at.Before(s.OldestReadyAt)) {
+		s.OldestReadyAt = at
+	}
 }
 
 // Queues returns the status of all queues, by name.
 func (e *Engine) Queues(ctx context.Context) ([]QueueStatus, error) {
-	infos := make(map[queue.QueueID]queue.QueueInfo)
-	oldest := make(map[queue.QueueID]int64)
+	type known struct {
+		info   queue.QueueInfo
+		oldest int64
+	}
+	at := make(map[*pump]map[queue.QueueID]known)
 	for _, p := range e.data() {
 		f, err := e.ask(ctx, &query{Kind: queryQueues, Shard: p.shard})
 		if err != nil {
 			return nil, err
 		}
+		at[p] = make(map[queue.QueueID]known, len(f.Infos))
 		for i, info := range f.Infos {
-			infos[info.Queue], oldest[info.Queue] = info, f.Oldests[i]
+			at[p][info.Queue] = known{info, f.Oldests[i]}
 		}
 	}
 	routes := e.routes.sorted()
 	all := make([]QueueStatus, 0, len(routes))
 	for _, rt := range routes {
-		all = append(all, QueueStatus{Name: rt.name, Shard: uint16(rt.pump.shard), Info: infos[rt.id], OldestReadyAt: unixMilli(oldest[rt.id])})
+		s := rt.status()
+		for _, p := range rt.homes() {
+			k := at[p][rt.id]
+			s.add(rt, p, &k.info, k.oldest)
+		}
+		all = append(all, s)
 	}
 	return all, nil
 }
@@ -160,7 +196,7 @@ func (e *Engine) storedAt(id shard.ID, info *queue.QueueInfo) int64 {
 	}
 	rt := e.routes.byID(info.Queue)
 	if rt != nil {
-		if known := rt.oldest.Load(); known != nil && known.pos == pos {
+		if known := rt.oldest.Load(); known != nil && known.shard == id && known.pos == pos {
 			return known.stamp
 		}
 	}
@@ -169,7 +205,7 @@ func (e *Engine) storedAt(id shard.ID, info *queue.QueueInfo) int64 {
 		return 0
 	}
 	if rt != nil {
-		rt.oldest.Store(&storedAt{pos: pos, stamp: h.Stamp})
+		rt.oldest.Store(&storedAt{shard: id, pos: pos, stamp: h.Stamp})
 	}
 	return h.Stamp
 }

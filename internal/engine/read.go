@@ -5,6 +5,7 @@ import (
 	"encoding/base32"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/queue"
@@ -143,7 +144,7 @@ func (e *Engine) List(ctx context.Context, r ListRequest) ([]JobDetail, string, 
 	if r.State < queue.StateScheduled || r.State > queue.StateDiscarded {
 		return nil, "", invalid("state", "is %d, which is no state of a job", r.State)
 	}
-	cursor, ok := parseCursor(r.Cursor)
+	at, cursor, ok := parseCursor(r.Cursor)
 	if !ok {
 		return nil, "", invalid("cursor", "was not given out by a listing; start without one")
 	}
@@ -151,16 +152,36 @@ func (e *Engine) List(ctx context.Context, r ListRequest) ([]JobDetail, string, 
 	if err != nil {
 		return nil, "", err
 	}
-	f, err := e.ask(ctx, &query{
-		Kind: queryList, Shard: rt.pump.shard, Queue: rt.id, State: r.State, Cursor: cursor, Limit: r.Limit, Full: r.Full,
-	})
-	if err != nil {
-		return nil, "", err
+	homes := rt.homes()
+	here := slices.IndexFunc(homes, func(p *pump) bool { return p.shard == at })
+	if here < 0 && at != 0 {
+		return nil, "", invalid("cursor", "is of another queue; start without one")
 	}
-	for i := range f.Jobs {
-		e.nameQueue(&f.Jobs[i])
+	here = max(here, 0)
+	for ; ; here++ { // one home after the other, and never an empty page before the last
+		p := homes[here]
+		f, err := e.ask(ctx, &query{
+			Kind: queryList, Shard: p.shard, Queue: rt.id, State: r.State, Cursor: cursor, Limit: r.Limit, Full: r.Full,
+		})
+		if err != nil {
+			return nil, "", err
+		}
+		for i := range f.Jobs {
+			e.nameQueue(&f.Jobs[i])
+		}
+		next, last := f.Cursor, here == len(homes)-1
+		switch {
+		case len(homes) == 1:
+			return f.Jobs, formatCursor(0, next), nil
+		case next != (queue.Cursor{}):
+			return f.Jobs, formatCursor(p.shard, next), nil
+		case last:
+			return f.Jobs, "", nil
+		case len(f.Jobs) > 0:
+			return f.Jobs, formatCursor(homes[here+1].shard, queue.Cursor{}), nil
+		}
+		cursor = queue.Cursor{}
 	}
-	return f.Jobs, formatCursor(f.Cursor), nil
 }
 
 // listHere answers queryList. What goes to another node is cut where it gets too large, and goes on from there.
@@ -217,20 +238,29 @@ func (e *Engine) pageHere(ctx context.Context, p *pump, q *query) ([]queue.JobIn
 
 var cursorEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
 
-func formatCursor(c queue.Cursor) string {
-	if c == (queue.Cursor{}) {
+// formatCursor writes where a listing goes on: on which of a queue's homes, when it has several, and where there.
+func formatCursor(at shard.ID, c queue.Cursor) string {
+	if at == 0 && c == (queue.Cursor{}) {
 		return ""
 	}
-	return cursorEncoding.EncodeToString(binary.BigEndian.AppendUint64([]byte{c.Priority}, uint64(c.Pos)))
+	b := binary.BigEndian.AppendUint64([]byte{c.Priority}, uint64(c.Pos))
+	if at != 0 {
+		b = binary.BigEndian.AppendUint16(b, uint16(at))
+	}
+	return cursorEncoding.EncodeToString(b)
 }
 
-func parseCursor(s string) (queue.Cursor, bool) {
+func parseCursor(s string) (at shard.ID, c queue.Cursor, ok bool) {
 	if s == "" {
-		return queue.Cursor{}, true
+		return 0, c, true
 	}
 	b, err := cursorEncoding.DecodeString(s)
-	if err != nil || len(b) != 9 || b[0] >= queue.PriorityCount {
-		return queue.Cursor{}, false
+	if err != nil || len(b) != 9 && len(b) != 11 || b[0] >= queue.PriorityCount {
+		return 0, c, false
 	}
-	return queue.Cursor{Priority: b[0], Pos: queue.Pos(binary.BigEndian.Uint64(b[1:]))}, true
+	c = queue.Cursor{Priority: b[0], Pos: queue.Pos(binary.BigEndian.Uint64(b[1:]))}
+	if len(b) == 11 {
+		at = shard.ID(binary.BigEndian.Uint16(b[9:]))
+	}
+	return at, c, true
 }

@@ -77,13 +77,14 @@ func (e *Engine) Stats() Stats {
 	}
 	ctx, cancel := context.WithTimeout(e.background, statsWait)
 	defer cancel()
-	infos := make(map[queue.QueueID]queue.QueueInfo)
+	infos := make(map[*pump]map[queue.QueueID]queue.QueueInfo)
 	for _, p := range e.data() {
 		var totals queue.Totals
 		err := e.host.StaleRead(ctx, p.shard, func() {
 			totals = p.machine.Totals()
+			infos[p] = make(map[queue.QueueID]queue.QueueInfo)
 			for _, info := range p.machine.Queues() {
-				infos[info.Queue] = info
+				infos[p][info.Queue] = info
 			}
 		})
 		st := p.stats()
@@ -98,11 +99,16 @@ func (e *Engine) Stats() Stats {
 			continue
 		}
 		q := QueueStats{
-			Name: rt.name, Info: infos[rt.id],
+			Name:    rt.name,
 			Enqueue: rt.meters.enqueue.read(), Wait: rt.meters.wait.read(), Run: rt.meters.run.read(),
 		}
-		if stamp := e.storedAt(rt.pump.shard, &q.Info); stamp != 0 {
-			q.OldestReadyAge = max(0, time.Duration(s.NowMillis-stamp)*time.Millisecond).Seconds()
+		status := rt.status()
+		for _, p := range rt.homes() {
+			info := infos[p][rt.id]
+			status.add(rt, p, &info, e.storedAt(p.shard, &info))
+		}
+		if q.Info = status.Info; !status.OldestReadyAt.IsZero() {
+			q.OldestReadyAge = max(0, time.Duration(s.NowMillis-status.OldestReadyAt.UnixMilli())*time.Millisecond).Seconds()
 		}
 		s.Queues = append(s.Queues, q)
 	}

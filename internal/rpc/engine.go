@@ -36,6 +36,7 @@ type Engine interface {
 	UpdateQueue(ctx context.Context, name string, edit func(*engine.Settings)) (engine.QueueStatus, error)
 	Queues(ctx context.Context) ([]engine.QueueStatus, error)
 	Queue(ctx context.Context, name string) (engine.QueueStatus, error)
+	MoveQueue(ctx context.Context, name string, to uint16) (engine.QueueStatus, error)
 	Status(ctx context.Context) (engine.NodeStatus, error)
 	Ready() (bool, string)
 }

@@ -48,6 +48,20 @@ func (h *Handler) configureQueue(
 	return &beaverv1.ConfigureQueueResponse{Queue: pbQueue(&q)}, nil
 }
 
+func (h *Handler) moveQueue(ctx context.Context, e Engine, in *beaverv1.MoveQueueRequest) (*beaverv1.MoveQueueResponse, error) {
+	if in.GetName() == "" {
+		return nil, invalid("name", "missing: want the name of a queue")
+	}
+	if n := in.GetShard(); n == 0 || n > engine.ShardsMax {
+		return nil, invalid("shard", "%d is no data shard: want the number of one, as the cluster's status shows it", n)
+	}
+	q, err := e.MoveQueue(ctx, in.GetName(), uint16(in.GetShard()))
+	if err != nil {
+		return nil, renamed(err, "queue", "name")
+	}
+	return &beaverv1.MoveQueueResponse{Queue: pbQueue(&q)}, nil
+}
+
 // settingsEdit is the change that in asks for: fields it leaves out are left alone.
 func settingsEdit(in *beaverv1.QueueSettings) (func(*engine.Settings), *engine.Error) {
 	if err := checkSettings(in); err != nil {
@@ -112,6 +126,7 @@ func pbQueue(q *engine.QueueStatus) *beaverv1.Queue {
 		EnqueuedTotal: i.Enqueued, CompletedTotal: i.Completed, FailedTotal: i.Failed, CrashedTotal: i.Crashed,
 		DiedTotal: i.Died, CancelledTotal: i.Cancelled, ExpiredTotal: i.Expired, RetriedTotal: i.Retried,
 		DiscardedTotal: i.Discarded, OldestReadyAt: pbInstant(q.OldestReadyAt),
+		MovingFrom: uint32(q.MovingFrom), LeftBehind: q.LeftBehind,
 	}
 }
 

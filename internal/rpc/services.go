@@ -25,6 +25,7 @@ func (h *Handler) addServices() {
 	reading(h, beaverv1connect.QueueServiceListQueuesProcedure, h.listQueues)
 	reading(h, beaverv1connect.QueueServiceGetQueueProcedure, h.getQueue)
 	unary(h, beaverv1connect.QueueServiceConfigureQueueProcedure, h.configureQueue)
+	unary(h, beaverv1connect.QueueServiceMoveQueueProcedure, h.moveQueue)
 
 	unary(h, beaverv1connect.WorkerServiceRegisterProcedure, h.register)
 	unary(h, beaverv1connect.WorkerServiceHeartbeatProcedure, h.heartbeat)
@@ -64,6 +65,7 @@ var examples = map[string]string{
 	beaverv1connect.QueueServiceListQueuesProcedure:     `{}`,
 	beaverv1connect.QueueServiceGetQueueProcedure:       `{"name": "mail"}`,
 	beaverv1connect.QueueServiceConfigureQueueProcedure: `{"name": "mail", "settings": {"maxAttempts": 5}}`,
+	beaverv1connect.QueueServiceMoveQueueProcedure:      `{"name": "mail", "shard": 2}`,
 
 	beaverv1connect.WorkerServiceRegisterProcedure:     `{"info": {"queues": ["mail"]}}`,
 	beaverv1connect.WorkerServiceHeartbeatProcedure:    `{"workerId": 1}`,

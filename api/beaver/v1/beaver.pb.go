@@ -3126,6 +3126,8 @@ type Queue struct {
 	RetriedTotal   uint64                 `protobuf:"varint,16,opt,name=retried_total,json=retriedTotal,proto3" json:"retried_total,omitempty"`
 	DiscardedTotal uint64                 `protobuf:"varint,17,opt,name=discarded_total,json=discardedTotal,proto3" json:"discarded_total,omitempty"`
 	OldestReadyAt  *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=oldest_ready_at,json=oldestReadyAt,proto3" json:"oldest_ready_at,omitempty"`
+	MovingFrom     uint32                 `protobuf:"varint,19,opt,name=moving_from,json=movingFrom,proto3" json:"moving_from,omitempty"` // the shard that was the queue's home before, while it moves; else 0
+	LeftBehind     uint64                 `protobuf:"varint,20,opt,name=left_behind,json=leftBehind,proto3" json:"left_behind,omitempty"` // jobs that have not ended there; the counts above have them too
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -3284,6 +3286,20 @@ func (x *Queue) GetOldestReadyAt() *timestamppb.Timestamp {
 		return x.OldestReadyAt
 	}
 	return nil
+}
+
+func (x *Queue) GetMovingFrom() uint32 {
+	if x != nil {
+		return x.MovingFrom
+	}
+	return 0
+}
+
+func (x *Queue) GetLeftBehind() uint64 {
+	if x != nil {
+		return x.LeftBehind
+	}
+	return 0
 }
 
 type ListQueuesRequest struct {
@@ -3454,6 +3470,102 @@ func (x *GetQueueResponse) GetQueue() *Queue {
 	return nil
 }
 
+type MoveQueueRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Shard         uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"` // the new home
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveQueueRequest) Reset() {
+	*x = MoveQueueRequest{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveQueueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveQueueRequest) ProtoMessage() {}
+
+func (x *MoveQueueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveQueueRequest.ProtoReflect.Descriptor instead.
+func (*MoveQueueRequest) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *MoveQueueRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MoveQueueRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+type MoveQueueResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Queue         *Queue                 `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveQueueResponse) Reset() {
+	*x = MoveQueueResponse{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveQueueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveQueueResponse) ProtoMessage() {}
+
+func (x *MoveQueueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveQueueResponse.ProtoReflect.Descriptor instead.
+func (*MoveQueueResponse) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *MoveQueueResponse) GetQueue() *Queue {
+	if x != nil {
+		return x.Queue
+	}
+	return nil
+}
+
 type ConfigureQueueRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3464,7 +3576,7 @@ type ConfigureQueueRequest struct {
 
 func (x *ConfigureQueueRequest) Reset() {
 	*x = ConfigureQueueRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[45]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3476,7 +3588,7 @@ func (x *ConfigureQueueRequest) String() string {
 func (*ConfigureQueueRequest) ProtoMessage() {}
 
 func (x *ConfigureQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[45]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3489,7 +3601,7 @@ func (x *ConfigureQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureQueueRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureQueueRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{45}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ConfigureQueueRequest) GetName() string {
@@ -3515,7 +3627,7 @@ type ConfigureQueueResponse struct {
 
 func (x *ConfigureQueueResponse) Reset() {
 	*x = ConfigureQueueResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[46]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3527,7 +3639,7 @@ func (x *ConfigureQueueResponse) String() string {
 func (*ConfigureQueueResponse) ProtoMessage() {}
 
 func (x *ConfigureQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[46]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3540,7 +3652,7 @@ func (x *ConfigureQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureQueueResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureQueueResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{46}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ConfigureQueueResponse) GetQueue() *Queue {
@@ -3565,7 +3677,7 @@ type WorkerInfo struct {
 
 func (x *WorkerInfo) Reset() {
 	*x = WorkerInfo{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[47]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3577,7 +3689,7 @@ func (x *WorkerInfo) String() string {
 func (*WorkerInfo) ProtoMessage() {}
 
 func (x *WorkerInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[47]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3590,7 +3702,7 @@ func (x *WorkerInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerInfo.ProtoReflect.Descriptor instead.
 func (*WorkerInfo) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{47}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *WorkerInfo) GetName() string {
@@ -3656,7 +3768,7 @@ type Worker struct {
 
 func (x *Worker) Reset() {
 	*x = Worker{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[48]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3668,7 +3780,7 @@ func (x *Worker) String() string {
 func (*Worker) ProtoMessage() {}
 
 func (x *Worker) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[48]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3681,7 +3793,7 @@ func (x *Worker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Worker.ProtoReflect.Descriptor instead.
 func (*Worker) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{48}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Worker) GetId() uint64 {
@@ -3735,7 +3847,7 @@ type RegisterRequest struct {
 
 func (x *RegisterRequest) Reset() {
 	*x = RegisterRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[49]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3747,7 +3859,7 @@ func (x *RegisterRequest) String() string {
 func (*RegisterRequest) ProtoMessage() {}
 
 func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[49]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3760,7 +3872,7 @@ func (x *RegisterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterRequest.ProtoReflect.Descriptor instead.
 func (*RegisterRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{49}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RegisterRequest) GetInfo() *WorkerInfo {
@@ -3780,7 +3892,7 @@ type RegisterResponse struct {
 
 func (x *RegisterResponse) Reset() {
 	*x = RegisterResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[50]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3792,7 +3904,7 @@ func (x *RegisterResponse) String() string {
 func (*RegisterResponse) ProtoMessage() {}
 
 func (x *RegisterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[50]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3805,7 +3917,7 @@ func (x *RegisterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterResponse.ProtoReflect.Descriptor instead.
 func (*RegisterResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{50}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RegisterResponse) GetWorkerId() uint64 {
@@ -3832,7 +3944,7 @@ type HeartbeatRequest struct {
 
 func (x *HeartbeatRequest) Reset() {
 	*x = HeartbeatRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[51]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3844,7 +3956,7 @@ func (x *HeartbeatRequest) String() string {
 func (*HeartbeatRequest) ProtoMessage() {}
 
 func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[51]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3857,7 +3969,7 @@ func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatRequest.ProtoReflect.Descriptor instead.
 func (*HeartbeatRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{51}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *HeartbeatRequest) GetWorkerId() uint64 {
@@ -3886,7 +3998,7 @@ type HeartbeatResponse struct {
 
 func (x *HeartbeatResponse) Reset() {
 	*x = HeartbeatResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[52]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3898,7 +4010,7 @@ func (x *HeartbeatResponse) String() string {
 func (*HeartbeatResponse) ProtoMessage() {}
 
 func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[52]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3911,7 +4023,7 @@ func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatResponse.ProtoReflect.Descriptor instead.
 func (*HeartbeatResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{52}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *HeartbeatResponse) GetState() WorkerState {
@@ -3951,7 +4063,7 @@ type DeregisterRequest struct {
 
 func (x *DeregisterRequest) Reset() {
 	*x = DeregisterRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[53]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3963,7 +4075,7 @@ func (x *DeregisterRequest) String() string {
 func (*DeregisterRequest) ProtoMessage() {}
 
 func (x *DeregisterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[53]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3976,7 +4088,7 @@ func (x *DeregisterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeregisterRequest.ProtoReflect.Descriptor instead.
 func (*DeregisterRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{53}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DeregisterRequest) GetWorkerId() uint64 {
@@ -3994,7 +4106,7 @@ type DeregisterResponse struct {
 
 func (x *DeregisterResponse) Reset() {
 	*x = DeregisterResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[54]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4006,7 +4118,7 @@ func (x *DeregisterResponse) String() string {
 func (*DeregisterResponse) ProtoMessage() {}
 
 func (x *DeregisterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[54]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4019,7 +4131,7 @@ func (x *DeregisterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeregisterResponse.ProtoReflect.Descriptor instead.
 func (*DeregisterResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{54}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{56}
 }
 
 type ListWorkersRequest struct {
@@ -4030,7 +4142,7 @@ type ListWorkersRequest struct {
 
 func (x *ListWorkersRequest) Reset() {
 	*x = ListWorkersRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[55]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4042,7 +4154,7 @@ func (x *ListWorkersRequest) String() string {
 func (*ListWorkersRequest) ProtoMessage() {}
 
 func (x *ListWorkersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[55]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4055,7 +4167,7 @@ func (x *ListWorkersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkersRequest.ProtoReflect.Descriptor instead.
 func (*ListWorkersRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{55}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{57}
 }
 
 type ListWorkersResponse struct {
@@ -4067,7 +4179,7 @@ type ListWorkersResponse struct {
 
 func (x *ListWorkersResponse) Reset() {
 	*x = ListWorkersResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[56]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4079,7 +4191,7 @@ func (x *ListWorkersResponse) String() string {
 func (*ListWorkersResponse) ProtoMessage() {}
 
 func (x *ListWorkersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[56]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4092,7 +4204,7 @@ func (x *ListWorkersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkersResponse.ProtoReflect.Descriptor instead.
 func (*ListWorkersResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{56}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListWorkersResponse) GetWorkers() []*Worker {
@@ -4112,7 +4224,7 @@ type SignalWorkerRequest struct {
 
 func (x *SignalWorkerRequest) Reset() {
 	*x = SignalWorkerRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[57]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4124,7 +4236,7 @@ func (x *SignalWorkerRequest) String() string {
 func (*SignalWorkerRequest) ProtoMessage() {}
 
 func (x *SignalWorkerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[57]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4137,7 +4249,7 @@ func (x *SignalWorkerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalWorkerRequest.ProtoReflect.Descriptor instead.
 func (*SignalWorkerRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{57}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SignalWorkerRequest) GetWorkerId() uint64 {
@@ -4162,7 +4274,7 @@ type SignalWorkerResponse struct {
 
 func (x *SignalWorkerResponse) Reset() {
 	*x = SignalWorkerResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[58]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4174,7 +4286,7 @@ func (x *SignalWorkerResponse) String() string {
 func (*SignalWorkerResponse) ProtoMessage() {}
 
 func (x *SignalWorkerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[58]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4187,7 +4299,7 @@ func (x *SignalWorkerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalWorkerResponse.ProtoReflect.Descriptor instead.
 func (*SignalWorkerResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{58}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{60}
 }
 
 type GetStatusRequest struct {
@@ -4198,7 +4310,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[59]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4210,7 +4322,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[59]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4223,7 +4335,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{59}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{61}
 }
 
 type GetStatusResponse struct {
@@ -4245,7 +4357,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[60]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4257,7 +4369,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[60]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4270,7 +4382,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{60}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *GetStatusResponse) GetNodeId() uint64 {
@@ -4370,7 +4482,7 @@ type ShardStatus struct {
 
 func (x *ShardStatus) Reset() {
 	*x = ShardStatus{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[61]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4382,7 +4494,7 @@ func (x *ShardStatus) String() string {
 func (*ShardStatus) ProtoMessage() {}
 
 func (x *ShardStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[61]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4395,7 +4507,7 @@ func (x *ShardStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatus.ProtoReflect.Descriptor instead.
 func (*ShardStatus) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{61}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ShardStatus) GetId() uint32 {
@@ -4499,7 +4611,7 @@ type LogStatus struct {
 
 func (x *LogStatus) Reset() {
 	*x = LogStatus{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[62]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4511,7 +4623,7 @@ func (x *LogStatus) String() string {
 func (*LogStatus) ProtoMessage() {}
 
 func (x *LogStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[62]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4524,7 +4636,7 @@ func (x *LogStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogStatus.ProtoReflect.Descriptor instead.
 func (*LogStatus) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{62}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LogStatus) GetTailFiles() uint32 {
@@ -4601,7 +4713,7 @@ type RecoveryStatus struct {
 
 func (x *RecoveryStatus) Reset() {
 	*x = RecoveryStatus{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[63]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4613,7 +4725,7 @@ func (x *RecoveryStatus) String() string {
 func (*RecoveryStatus) ProtoMessage() {}
 
 func (x *RecoveryStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[63]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4626,7 +4738,7 @@ func (x *RecoveryStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoveryStatus.ProtoReflect.Descriptor instead.
 func (*RecoveryStatus) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{63}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RecoveryStatus) GetDuration() *durationpb.Duration {
@@ -4658,7 +4770,7 @@ type GetClusterRequest struct {
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[64]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4670,7 +4782,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[64]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4683,7 +4795,7 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{64}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{66}
 }
 
 type GetClusterResponse struct {
@@ -4699,7 +4811,7 @@ type GetClusterResponse struct {
 
 func (x *GetClusterResponse) Reset() {
 	*x = GetClusterResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[65]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4711,7 +4823,7 @@ func (x *GetClusterResponse) String() string {
 func (*GetClusterResponse) ProtoMessage() {}
 
 func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[65]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4724,7 +4836,7 @@ func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{65}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *GetClusterResponse) GetClusterId() string {
@@ -4780,7 +4892,7 @@ type ClusterNode struct {
 
 func (x *ClusterNode) Reset() {
 	*x = ClusterNode{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[66]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4792,7 +4904,7 @@ func (x *ClusterNode) String() string {
 func (*ClusterNode) ProtoMessage() {}
 
 func (x *ClusterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[66]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4805,7 +4917,7 @@ func (x *ClusterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterNode.ProtoReflect.Descriptor instead.
 func (*ClusterNode) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{66}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ClusterNode) GetId() uint64 {
@@ -4892,7 +5004,7 @@ type ClusterShard struct {
 
 func (x *ClusterShard) Reset() {
 	*x = ClusterShard{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[67]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4904,7 +5016,7 @@ func (x *ClusterShard) String() string {
 func (*ClusterShard) ProtoMessage() {}
 
 func (x *ClusterShard) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[67]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4917,7 +5029,7 @@ func (x *ClusterShard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShard.ProtoReflect.Descriptor instead.
 func (*ClusterShard) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{67}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ClusterShard) GetId() uint32 {
@@ -4978,7 +5090,7 @@ type ClusterMember struct {
 
 func (x *ClusterMember) Reset() {
 	*x = ClusterMember{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[68]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4990,7 +5102,7 @@ func (x *ClusterMember) String() string {
 func (*ClusterMember) ProtoMessage() {}
 
 func (x *ClusterMember) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[68]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5003,7 +5115,7 @@ func (x *ClusterMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMember.ProtoReflect.Descriptor instead.
 func (*ClusterMember) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{68}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ClusterMember) GetNodeId() uint64 {
@@ -5077,7 +5189,7 @@ type ClusterTransfer struct {
 
 func (x *ClusterTransfer) Reset() {
 	*x = ClusterTransfer{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[69]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5089,7 +5201,7 @@ func (x *ClusterTransfer) String() string {
 func (*ClusterTransfer) ProtoMessage() {}
 
 func (x *ClusterTransfer) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[69]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5102,7 +5214,7 @@ func (x *ClusterTransfer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterTransfer.ProtoReflect.Descriptor instead.
 func (*ClusterTransfer) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{69}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ClusterTransfer) GetShard() uint32 {
@@ -5157,7 +5269,7 @@ type AddNodeRequest struct {
 
 func (x *AddNodeRequest) Reset() {
 	*x = AddNodeRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[70]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5169,7 +5281,7 @@ func (x *AddNodeRequest) String() string {
 func (*AddNodeRequest) ProtoMessage() {}
 
 func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[70]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5182,7 +5294,7 @@ func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddNodeRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{70}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *AddNodeRequest) GetPeerAddress() string {
@@ -5208,7 +5320,7 @@ type AddNodeResponse struct {
 
 func (x *AddNodeResponse) Reset() {
 	*x = AddNodeResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[71]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5220,7 +5332,7 @@ func (x *AddNodeResponse) String() string {
 func (*AddNodeResponse) ProtoMessage() {}
 
 func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[71]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5233,7 +5345,7 @@ func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddNodeResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{71}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *AddNodeResponse) GetNodeId() uint64 {
@@ -5252,7 +5364,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[72]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5264,7 +5376,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[72]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5277,7 +5389,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{72}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RemoveNodeRequest) GetNodeId() uint64 {
@@ -5295,7 +5407,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[73]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5307,7 +5419,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[73]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5320,7 +5432,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{73}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{75}
 }
 
 type DrainNodeRequest struct {
@@ -5333,7 +5445,7 @@ type DrainNodeRequest struct {
 
 func (x *DrainNodeRequest) Reset() {
 	*x = DrainNodeRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[74]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5345,7 +5457,7 @@ func (x *DrainNodeRequest) String() string {
 func (*DrainNodeRequest) ProtoMessage() {}
 
 func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[74]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5358,7 +5470,7 @@ func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
 func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{74}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *DrainNodeRequest) GetNodeId() uint64 {
@@ -5383,7 +5495,7 @@ type DrainNodeResponse struct {
 
 func (x *DrainNodeResponse) Reset() {
 	*x = DrainNodeResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[75]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5395,7 +5507,7 @@ func (x *DrainNodeResponse) String() string {
 func (*DrainNodeResponse) ProtoMessage() {}
 
 func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[75]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5408,7 +5520,7 @@ func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
 func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{75}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{77}
 }
 
 type TransferLeadRequest struct {
@@ -5421,7 +5533,7 @@ type TransferLeadRequest struct {
 
 func (x *TransferLeadRequest) Reset() {
 	*x = TransferLeadRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[76]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5433,7 +5545,7 @@ func (x *TransferLeadRequest) String() string {
 func (*TransferLeadRequest) ProtoMessage() {}
 
 func (x *TransferLeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[76]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5446,7 +5558,7 @@ func (x *TransferLeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{76}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *TransferLeadRequest) GetShard() uint32 {
@@ -5471,7 +5583,7 @@ type TransferLeadResponse struct {
 
 func (x *TransferLeadResponse) Reset() {
 	*x = TransferLeadResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[77]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5483,7 +5595,7 @@ func (x *TransferLeadResponse) String() string {
 func (*TransferLeadResponse) ProtoMessage() {}
 
 func (x *TransferLeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[77]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5496,7 +5608,7 @@ func (x *TransferLeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{77}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{79}
 }
 
 type AddShardsRequest struct {
@@ -5509,7 +5621,7 @@ type AddShardsRequest struct {
 
 func (x *AddShardsRequest) Reset() {
 	*x = AddShardsRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5521,7 +5633,7 @@ func (x *AddShardsRequest) String() string {
 func (*AddShardsRequest) ProtoMessage() {}
 
 func (x *AddShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5534,7 +5646,7 @@ func (x *AddShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddShardsRequest.ProtoReflect.Descriptor instead.
 func (*AddShardsRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{78}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *AddShardsRequest) GetCount() uint32 {
@@ -5560,7 +5672,7 @@ type AddShardsResponse struct {
 
 func (x *AddShardsResponse) Reset() {
 	*x = AddShardsResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5572,7 +5684,7 @@ func (x *AddShardsResponse) String() string {
 func (*AddShardsResponse) ProtoMessage() {}
 
 func (x *AddShardsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5585,7 +5697,7 @@ func (x *AddShardsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddShardsResponse.ProtoReflect.Descriptor instead.
 func (*AddShardsResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{79}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *AddShardsResponse) GetShards() uint32 {
@@ -5606,7 +5718,7 @@ type ErrorInfo struct {
 
 func (x *ErrorInfo) Reset() {
 	*x = ErrorInfo{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5618,7 +5730,7 @@ func (x *ErrorInfo) String() string {
 func (*ErrorInfo) ProtoMessage() {}
 
 func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5631,7 +5743,7 @@ func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorInfo.ProtoReflect.Descriptor instead.
 func (*ErrorInfo) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{80}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ErrorInfo) GetReason() string {
@@ -5658,7 +5770,7 @@ type RetryPolicy_Exponential struct {
 
 func (x *RetryPolicy_Exponential) Reset() {
 	*x = RetryPolicy_Exponential{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5670,7 +5782,7 @@ func (x *RetryPolicy_Exponential) String() string {
 func (*RetryPolicy_Exponential) ProtoMessage() {}
 
 func (x *RetryPolicy_Exponential) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5709,7 +5821,7 @@ type RetryPolicy_Fixed struct {
 
 func (x *RetryPolicy_Fixed) Reset() {
 	*x = RetryPolicy_Fixed{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[82]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5721,7 +5833,7 @@ func (x *RetryPolicy_Fixed) String() string {
 func (*RetryPolicy_Fixed) ProtoMessage() {}
 
 func (x *RetryPolicy_Fixed) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[82]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5753,7 +5865,7 @@ type RetryPolicy_Delays struct {
 
 func (x *RetryPolicy_Delays) Reset() {
 	*x = RetryPolicy_Delays{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[83]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5765,7 +5877,7 @@ func (x *RetryPolicy_Delays) String() string {
 func (*RetryPolicy_Delays) ProtoMessage() {}
 
 func (x *RetryPolicy_Delays) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[83]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6077,7 +6189,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\v_keep_endedB\f\n" +
 	"\n" +
 	"_depth_maxB\t\n" +
-	"\a_paused\"\xfa\x04\n" +
+	"\a_paused\"\xbc\x05\n" +
 	"\x05Queue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x124\n" +
@@ -6098,13 +6210,22 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\rexpired_total\x18\x0f \x01(\x04R\fexpiredTotal\x12#\n" +
 	"\rretried_total\x18\x10 \x01(\x04R\fretriedTotal\x12'\n" +
 	"\x0fdiscarded_total\x18\x11 \x01(\x04R\x0ediscardedTotal\x12B\n" +
-	"\x0foldest_ready_at\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\roldestReadyAt\"\x13\n" +
+	"\x0foldest_ready_at\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\roldestReadyAt\x12\x1f\n" +
+	"\vmoving_from\x18\x13 \x01(\rR\n" +
+	"movingFrom\x12\x1f\n" +
+	"\vleft_behind\x18\x14 \x01(\x04R\n" +
+	"leftBehind\"\x13\n" +
 	"\x11ListQueuesRequest\">\n" +
 	"\x12ListQueuesResponse\x12(\n" +
 	"\x06queues\x18\x01 \x03(\v2\x10.beaver.v1.QueueR\x06queues\"%\n" +
 	"\x0fGetQueueRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\":\n" +
 	"\x10GetQueueResponse\x12&\n" +
+	"\x05queue\x18\x01 \x01(\v2\x10.beaver.v1.QueueR\x05queue\"<\n" +
+	"\x10MoveQueueRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\rR\x05shard\";\n" +
+	"\x11MoveQueueResponse\x12&\n" +
 	"\x05queue\x18\x01 \x01(\v2\x10.beaver.v1.QueueR\x05queue\"a\n" +
 	"\x15ConfigureQueueRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
@@ -6303,12 +6424,13 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\bListJobs\x12\x1a.beaver.v1.ListJobsRequest\x1a\x1b.beaver.v1.ListJobsResponse\"\x03\x90\x02\x01\x12F\n" +
 	"\tCancelJob\x12\x1b.beaver.v1.CancelJobRequest\x1a\x1c.beaver.v1.CancelJobResponse\x12<\n" +
 	"\tRetryDead\x12\x16.beaver.v1.DeadRequest\x1a\x17.beaver.v1.DeadResponse\x12>\n" +
-	"\vDiscardDead\x12\x16.beaver.v1.DeadRequest\x1a\x17.beaver.v1.DeadResponse2\xff\x01\n" +
+	"\vDiscardDead\x12\x16.beaver.v1.DeadRequest\x1a\x17.beaver.v1.DeadResponse2\xc7\x02\n" +
 	"\fQueueService\x12N\n" +
 	"\n" +
 	"ListQueues\x12\x1c.beaver.v1.ListQueuesRequest\x1a\x1d.beaver.v1.ListQueuesResponse\"\x03\x90\x02\x01\x12H\n" +
 	"\bGetQueue\x12\x1a.beaver.v1.GetQueueRequest\x1a\x1b.beaver.v1.GetQueueResponse\"\x03\x90\x02\x01\x12U\n" +
-	"\x0eConfigureQueue\x12 .beaver.v1.ConfigureQueueRequest\x1a!.beaver.v1.ConfigureQueueResponse2\x8b\x03\n" +
+	"\x0eConfigureQueue\x12 .beaver.v1.ConfigureQueueRequest\x1a!.beaver.v1.ConfigureQueueResponse\x12F\n" +
+	"\tMoveQueue\x12\x1b.beaver.v1.MoveQueueRequest\x1a\x1c.beaver.v1.MoveQueueResponse2\x8b\x03\n" +
 	"\rWorkerService\x12C\n" +
 	"\bRegister\x12\x1a.beaver.v1.RegisterRequest\x1a\x1b.beaver.v1.RegisterResponse\x12F\n" +
 	"\tHeartbeat\x12\x1b.beaver.v1.HeartbeatRequest\x1a\x1c.beaver.v1.HeartbeatResponse\x12I\n" +
@@ -6342,7 +6464,7 @@ func file_beaver_v1_beaver_proto_rawDescGZIP() []byte {
 }
 
 var file_beaver_v1_beaver_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_beaver_v1_beaver_proto_msgTypes = make([]protoimpl.MessageInfo, 88)
+var file_beaver_v1_beaver_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
 var file_beaver_v1_beaver_proto_goTypes = []any{
 	(JobState)(0),                     // 0: beaver.v1.JobState
 	(WorkerState)(0),                  // 1: beaver.v1.WorkerState
@@ -6391,80 +6513,82 @@ var file_beaver_v1_beaver_proto_goTypes = []any{
 	(*ListQueuesResponse)(nil),        // 44: beaver.v1.ListQueuesResponse
 	(*GetQueueRequest)(nil),           // 45: beaver.v1.GetQueueRequest
 	(*GetQueueResponse)(nil),          // 46: beaver.v1.GetQueueResponse
-	(*ConfigureQueueRequest)(nil),     // 47: beaver.v1.ConfigureQueueRequest
-	(*ConfigureQueueResponse)(nil),    // 48: beaver.v1.ConfigureQueueResponse
-	(*WorkerInfo)(nil),                // 49: beaver.v1.WorkerInfo
-	(*Worker)(nil),                    // 50: beaver.v1.Worker
-	(*RegisterRequest)(nil),           // 51: beaver.v1.RegisterRequest
-	(*RegisterResponse)(nil),          // 52: beaver.v1.RegisterResponse
-	(*HeartbeatRequest)(nil),          // 53: beaver.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),         // 54: beaver.v1.HeartbeatResponse
-	(*DeregisterRequest)(nil),         // 55: beaver.v1.DeregisterRequest
-	(*DeregisterResponse)(nil),        // 56: beaver.v1.DeregisterResponse
-	(*ListWorkersRequest)(nil),        // 57: beaver.v1.ListWorkersRequest
-	(*ListWorkersResponse)(nil),       // 58: beaver.v1.ListWorkersResponse
-	(*SignalWorkerRequest)(nil),       // 59: beaver.v1.SignalWorkerRequest
-	(*SignalWorkerResponse)(nil),      // 60: beaver.v1.SignalWorkerResponse
-	(*GetStatusRequest)(nil),          // 61: beaver.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),         // 62: beaver.v1.GetStatusResponse
-	(*ShardStatus)(nil),               // 63: beaver.v1.ShardStatus
-	(*LogStatus)(nil),                 // 64: beaver.v1.LogStatus
-	(*RecoveryStatus)(nil),            // 65: beaver.v1.RecoveryStatus
-	(*GetClusterRequest)(nil),         // 66: beaver.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),        // 67: beaver.v1.GetClusterResponse
-	(*ClusterNode)(nil),               // 68: beaver.v1.ClusterNode
-	(*ClusterShard)(nil),              // 69: beaver.v1.ClusterShard
-	(*ClusterMember)(nil),             // 70: beaver.v1.ClusterMember
-	(*ClusterTransfer)(nil),           // 71: beaver.v1.ClusterTransfer
-	(*AddNodeRequest)(nil),            // 72: beaver.v1.AddNodeRequest
-	(*AddNodeResponse)(nil),           // 73: beaver.v1.AddNodeResponse
-	(*RemoveNodeRequest)(nil),         // 74: beaver.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),        // 75: beaver.v1.RemoveNodeResponse
-	(*DrainNodeRequest)(nil),          // 76: beaver.v1.DrainNodeRequest
-	(*DrainNodeResponse)(nil),         // 77: beaver.v1.DrainNodeResponse
-	(*TransferLeadRequest)(nil),       // 78: beaver.v1.TransferLeadRequest
-	(*TransferLeadResponse)(nil),      // 79: beaver.v1.TransferLeadResponse
-	(*AddShardsRequest)(nil),          // 80: beaver.v1.AddShardsRequest
-	(*AddShardsResponse)(nil),         // 81: beaver.v1.AddShardsResponse
-	(*ErrorInfo)(nil),                 // 82: beaver.v1.ErrorInfo
-	(*RetryPolicy_Exponential)(nil),   // 83: beaver.v1.RetryPolicy.Exponential
-	(*RetryPolicy_Fixed)(nil),         // 84: beaver.v1.RetryPolicy.Fixed
-	(*RetryPolicy_Delays)(nil),        // 85: beaver.v1.RetryPolicy.Delays
-	nil,                               // 86: beaver.v1.NewJob.MetadataEntry
-	nil,                               // 87: beaver.v1.EnqueueRequest.MetadataEntry
-	nil,                               // 88: beaver.v1.LeasedJob.MetadataEntry
-	nil,                               // 89: beaver.v1.Job.MetadataEntry
-	(*timestamppb.Timestamp)(nil),     // 90: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 91: google.protobuf.Duration
-	(*descriptorpb.FieldOptions)(nil), // 92: google.protobuf.FieldOptions
+	(*MoveQueueRequest)(nil),          // 47: beaver.v1.MoveQueueRequest
+	(*MoveQueueResponse)(nil),         // 48: beaver.v1.MoveQueueResponse
+	(*ConfigureQueueRequest)(nil),     // 49: beaver.v1.ConfigureQueueRequest
+	(*ConfigureQueueResponse)(nil),    // 50: beaver.v1.ConfigureQueueResponse
+	(*WorkerInfo)(nil),                // 51: beaver.v1.WorkerInfo
+	(*Worker)(nil),                    // 52: beaver.v1.Worker
+	(*RegisterRequest)(nil),           // 53: beaver.v1.RegisterRequest
+	(*RegisterResponse)(nil),          // 54: beaver.v1.RegisterResponse
+	(*HeartbeatRequest)(nil),          // 55: beaver.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),         // 56: beaver.v1.HeartbeatResponse
+	(*DeregisterRequest)(nil),         // 57: beaver.v1.DeregisterRequest
+	(*DeregisterResponse)(nil),        // 58: beaver.v1.DeregisterResponse
+	(*ListWorkersRequest)(nil),        // 59: beaver.v1.ListWorkersRequest
+	(*ListWorkersResponse)(nil),       // 60: beaver.v1.ListWorkersResponse
+	(*SignalWorkerRequest)(nil),       // 61: beaver.v1.SignalWorkerRequest
+	(*SignalWorkerResponse)(nil),      // 62: beaver.v1.SignalWorkerResponse
+	(*GetStatusRequest)(nil),          // 63: beaver.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),         // 64: beaver.v1.GetStatusResponse
+	(*ShardStatus)(nil),               // 65: beaver.v1.ShardStatus
+	(*LogStatus)(nil),                 // 66: beaver.v1.LogStatus
+	(*RecoveryStatus)(nil),            // 67: beaver.v1.RecoveryStatus
+	(*GetClusterRequest)(nil),         // 68: beaver.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),        // 69: beaver.v1.GetClusterResponse
+	(*ClusterNode)(nil),               // 70: beaver.v1.ClusterNode
+	(*ClusterShard)(nil),              // 71: beaver.v1.ClusterShard
+	(*ClusterMember)(nil),             // 72: beaver.v1.ClusterMember
+	(*ClusterTransfer)(nil),           // 73: beaver.v1.ClusterTransfer
+	(*AddNodeRequest)(nil),            // 74: beaver.v1.AddNodeRequest
+	(*AddNodeResponse)(nil),           // 75: beaver.v1.AddNodeResponse
+	(*RemoveNodeRequest)(nil),         // 76: beaver.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),        // 77: beaver.v1.RemoveNodeResponse
+	(*DrainNodeRequest)(nil),          // 78: beaver.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),         // 79: beaver.v1.DrainNodeResponse
+	(*TransferLeadRequest)(nil),       // 80: beaver.v1.TransferLeadRequest
+	(*TransferLeadResponse)(nil),      // 81: beaver.v1.TransferLeadResponse
+	(*AddShardsRequest)(nil),          // 82: beaver.v1.AddShardsRequest
+	(*AddShardsResponse)(nil),         // 83: beaver.v1.AddShardsResponse
+	(*ErrorInfo)(nil),                 // 84: beaver.v1.ErrorInfo
+	(*RetryPolicy_Exponential)(nil),   // 85: beaver.v1.RetryPolicy.Exponential
+	(*RetryPolicy_Fixed)(nil),         // 86: beaver.v1.RetryPolicy.Fixed
+	(*RetryPolicy_Delays)(nil),        // 87: beaver.v1.RetryPolicy.Delays
+	nil,                               // 88: beaver.v1.NewJob.MetadataEntry
+	nil,                               // 89: beaver.v1.EnqueueRequest.MetadataEntry
+	nil,                               // 90: beaver.v1.LeasedJob.MetadataEntry
+	nil,                               // 91: beaver.v1.Job.MetadataEntry
+	(*timestamppb.Timestamp)(nil),     // 92: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 93: google.protobuf.Duration
+	(*descriptorpb.FieldOptions)(nil), // 94: google.protobuf.FieldOptions
 }
 var file_beaver_v1_beaver_proto_depIdxs = []int32{
-	83,  // 0: beaver.v1.RetryPolicy.exponential:type_name -> beaver.v1.RetryPolicy.Exponential
-	84,  // 1: beaver.v1.RetryPolicy.fixed:type_name -> beaver.v1.RetryPolicy.Fixed
-	85,  // 2: beaver.v1.RetryPolicy.list:type_name -> beaver.v1.RetryPolicy.Delays
-	90,  // 3: beaver.v1.NewJob.run_at:type_name -> google.protobuf.Timestamp
-	91,  // 4: beaver.v1.NewJob.delay:type_name -> google.protobuf.Duration
-	90,  // 5: beaver.v1.NewJob.expires_at:type_name -> google.protobuf.Timestamp
+	85,  // 0: beaver.v1.RetryPolicy.exponential:type_name -> beaver.v1.RetryPolicy.Exponential
+	86,  // 1: beaver.v1.RetryPolicy.fixed:type_name -> beaver.v1.RetryPolicy.Fixed
+	87,  // 2: beaver.v1.RetryPolicy.list:type_name -> beaver.v1.RetryPolicy.Delays
+	92,  // 3: beaver.v1.NewJob.run_at:type_name -> google.protobuf.Timestamp
+	93,  // 4: beaver.v1.NewJob.delay:type_name -> google.protobuf.Duration
+	92,  // 5: beaver.v1.NewJob.expires_at:type_name -> google.protobuf.Timestamp
 	2,   // 6: beaver.v1.NewJob.retry:type_name -> beaver.v1.RetryPolicy
-	91,  // 7: beaver.v1.NewJob.timeout:type_name -> google.protobuf.Duration
-	86,  // 8: beaver.v1.NewJob.metadata:type_name -> beaver.v1.NewJob.MetadataEntry
+	93,  // 7: beaver.v1.NewJob.timeout:type_name -> google.protobuf.Duration
+	88,  // 8: beaver.v1.NewJob.metadata:type_name -> beaver.v1.NewJob.MetadataEntry
 	3,   // 9: beaver.v1.EnqueueRequest.jobs:type_name -> beaver.v1.NewJob
-	90,  // 10: beaver.v1.EnqueueRequest.run_at:type_name -> google.protobuf.Timestamp
-	91,  // 11: beaver.v1.EnqueueRequest.delay:type_name -> google.protobuf.Duration
-	90,  // 12: beaver.v1.EnqueueRequest.expires_at:type_name -> google.protobuf.Timestamp
+	92,  // 10: beaver.v1.EnqueueRequest.run_at:type_name -> google.protobuf.Timestamp
+	93,  // 11: beaver.v1.EnqueueRequest.delay:type_name -> google.protobuf.Duration
+	92,  // 12: beaver.v1.EnqueueRequest.expires_at:type_name -> google.protobuf.Timestamp
 	2,   // 13: beaver.v1.EnqueueRequest.retry:type_name -> beaver.v1.RetryPolicy
-	91,  // 14: beaver.v1.EnqueueRequest.timeout:type_name -> google.protobuf.Duration
-	87,  // 15: beaver.v1.EnqueueRequest.metadata:type_name -> beaver.v1.EnqueueRequest.MetadataEntry
+	93,  // 14: beaver.v1.EnqueueRequest.timeout:type_name -> google.protobuf.Duration
+	89,  // 15: beaver.v1.EnqueueRequest.metadata:type_name -> beaver.v1.EnqueueRequest.MetadataEntry
 	6,   // 16: beaver.v1.EnqueueResponse.errors:type_name -> beaver.v1.JobError
 	3,   // 17: beaver.v1.EnqueueStreamRequest.jobs:type_name -> beaver.v1.NewJob
 	6,   // 18: beaver.v1.EnqueueStreamResponse.errors:type_name -> beaver.v1.JobError
-	91,  // 19: beaver.v1.FetchRequest.wait:type_name -> google.protobuf.Duration
-	91,  // 20: beaver.v1.FetchRequest.lease:type_name -> google.protobuf.Duration
+	93,  // 19: beaver.v1.FetchRequest.wait:type_name -> google.protobuf.Duration
+	93,  // 20: beaver.v1.FetchRequest.lease:type_name -> google.protobuf.Duration
 	11,  // 21: beaver.v1.FetchResponse.jobs:type_name -> beaver.v1.LeasedJob
-	90,  // 22: beaver.v1.LeasedJob.deadline:type_name -> google.protobuf.Timestamp
-	90,  // 23: beaver.v1.LeasedJob.enqueued_at:type_name -> google.protobuf.Timestamp
-	88,  // 24: beaver.v1.LeasedJob.metadata:type_name -> beaver.v1.LeasedJob.MetadataEntry
-	91,  // 25: beaver.v1.Failure.retry_after:type_name -> google.protobuf.Duration
+	92,  // 22: beaver.v1.LeasedJob.deadline:type_name -> google.protobuf.Timestamp
+	92,  // 23: beaver.v1.LeasedJob.enqueued_at:type_name -> google.protobuf.Timestamp
+	90,  // 24: beaver.v1.LeasedJob.metadata:type_name -> beaver.v1.LeasedJob.MetadataEntry
+	93,  // 25: beaver.v1.Failure.retry_after:type_name -> google.protobuf.Duration
 	0,   // 26: beaver.v1.AckResponse.state:type_name -> beaver.v1.JobState
 	12,  // 27: beaver.v1.FailRequest.failure:type_name -> beaver.v1.Failure
 	0,   // 28: beaver.v1.FailResponse.state:type_name -> beaver.v1.JobState
@@ -6473,9 +6597,9 @@ var file_beaver_v1_beaver_proto_depIdxs = []int32{
 	19,  // 31: beaver.v1.FinishRequest.outcomes:type_name -> beaver.v1.Outcome
 	0,   // 32: beaver.v1.FinishResponse.states:type_name -> beaver.v1.JobState
 	6,   // 33: beaver.v1.FinishResponse.errors:type_name -> beaver.v1.JobError
-	91,  // 34: beaver.v1.ExtendRequest.lease:type_name -> google.protobuf.Duration
-	90,  // 35: beaver.v1.ExtendResponse.deadline:type_name -> google.protobuf.Timestamp
-	49,  // 36: beaver.v1.WorkRequest.hello:type_name -> beaver.v1.WorkerInfo
+	93,  // 34: beaver.v1.ExtendRequest.lease:type_name -> google.protobuf.Duration
+	92,  // 35: beaver.v1.ExtendResponse.deadline:type_name -> google.protobuf.Timestamp
+	51,  // 36: beaver.v1.WorkRequest.hello:type_name -> beaver.v1.WorkerInfo
 	19,  // 37: beaver.v1.WorkRequest.outcomes:type_name -> beaver.v1.Outcome
 	27,  // 38: beaver.v1.WorkRequest.held:type_name -> beaver.v1.LeaseRef
 	29,  // 39: beaver.v1.WorkResponse.welcome:type_name -> beaver.v1.Welcome
@@ -6484,126 +6608,129 @@ var file_beaver_v1_beaver_proto_depIdxs = []int32{
 	27,  // 42: beaver.v1.WorkResponse.cancel:type_name -> beaver.v1.LeaseRef
 	27,  // 43: beaver.v1.WorkResponse.lost:type_name -> beaver.v1.LeaseRef
 	1,   // 44: beaver.v1.WorkResponse.state:type_name -> beaver.v1.WorkerState
-	91,  // 45: beaver.v1.Welcome.ttl:type_name -> google.protobuf.Duration
+	93,  // 45: beaver.v1.Welcome.ttl:type_name -> google.protobuf.Duration
 	6,   // 46: beaver.v1.OutcomeRefused.error:type_name -> beaver.v1.JobError
 	0,   // 47: beaver.v1.Job.state:type_name -> beaver.v1.JobState
-	90,  // 48: beaver.v1.Job.enqueued_at:type_name -> google.protobuf.Timestamp
-	90,  // 49: beaver.v1.Job.run_at:type_name -> google.protobuf.Timestamp
-	90,  // 50: beaver.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
-	90,  // 51: beaver.v1.Job.started_at:type_name -> google.protobuf.Timestamp
-	90,  // 52: beaver.v1.Job.ended_at:type_name -> google.protobuf.Timestamp
-	90,  // 53: beaver.v1.Job.deadline:type_name -> google.protobuf.Timestamp
-	91,  // 54: beaver.v1.Job.timeout:type_name -> google.protobuf.Duration
+	92,  // 48: beaver.v1.Job.enqueued_at:type_name -> google.protobuf.Timestamp
+	92,  // 49: beaver.v1.Job.run_at:type_name -> google.protobuf.Timestamp
+	92,  // 50: beaver.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
+	92,  // 51: beaver.v1.Job.started_at:type_name -> google.protobuf.Timestamp
+	92,  // 52: beaver.v1.Job.ended_at:type_name -> google.protobuf.Timestamp
+	92,  // 53: beaver.v1.Job.deadline:type_name -> google.protobuf.Timestamp
+	93,  // 54: beaver.v1.Job.timeout:type_name -> google.protobuf.Duration
 	32,  // 55: beaver.v1.Job.errors:type_name -> beaver.v1.AttemptError
-	89,  // 56: beaver.v1.Job.metadata:type_name -> beaver.v1.Job.MetadataEntry
-	90,  // 57: beaver.v1.AttemptError.at:type_name -> google.protobuf.Timestamp
+	91,  // 56: beaver.v1.Job.metadata:type_name -> beaver.v1.Job.MetadataEntry
+	92,  // 57: beaver.v1.AttemptError.at:type_name -> google.protobuf.Timestamp
 	31,  // 58: beaver.v1.GetJobResponse.job:type_name -> beaver.v1.Job
 	0,   // 59: beaver.v1.ListJobsRequest.state:type_name -> beaver.v1.JobState
 	31,  // 60: beaver.v1.ListJobsResponse.jobs:type_name -> beaver.v1.Job
 	0,   // 61: beaver.v1.CancelJobResponse.state:type_name -> beaver.v1.JobState
 	6,   // 62: beaver.v1.DeadResponse.errors:type_name -> beaver.v1.JobError
 	2,   // 63: beaver.v1.QueueSettings.retry:type_name -> beaver.v1.RetryPolicy
-	91,  // 64: beaver.v1.QueueSettings.timeout:type_name -> google.protobuf.Duration
+	93,  // 64: beaver.v1.QueueSettings.timeout:type_name -> google.protobuf.Duration
 	41,  // 65: beaver.v1.Queue.settings:type_name -> beaver.v1.QueueSettings
-	90,  // 66: beaver.v1.Queue.oldest_ready_at:type_name -> google.protobuf.Timestamp
+	92,  // 66: beaver.v1.Queue.oldest_ready_at:type_name -> google.protobuf.Timestamp
 	42,  // 67: beaver.v1.ListQueuesResponse.queues:type_name -> beaver.v1.Queue
 	42,  // 68: beaver.v1.GetQueueResponse.queue:type_name -> beaver.v1.Queue
-	41,  // 69: beaver.v1.ConfigureQueueRequest.settings:type_name -> beaver.v1.QueueSettings
-	42,  // 70: beaver.v1.ConfigureQueueResponse.queue:type_name -> beaver.v1.Queue
-	49,  // 71: beaver.v1.Worker.info:type_name -> beaver.v1.WorkerInfo
-	90,  // 72: beaver.v1.Worker.registered_at:type_name -> google.protobuf.Timestamp
-	90,  // 73: beaver.v1.Worker.last_seen_at:type_name -> google.protobuf.Timestamp
-	1,   // 74: beaver.v1.Worker.state:type_name -> beaver.v1.WorkerState
-	49,  // 75: beaver.v1.RegisterRequest.info:type_name -> beaver.v1.WorkerInfo
-	91,  // 76: beaver.v1.RegisterResponse.ttl:type_name -> google.protobuf.Duration
-	27,  // 77: beaver.v1.HeartbeatRequest.held:type_name -> beaver.v1.LeaseRef
-	1,   // 78: beaver.v1.HeartbeatResponse.state:type_name -> beaver.v1.WorkerState
-	91,  // 79: beaver.v1.HeartbeatResponse.ttl:type_name -> google.protobuf.Duration
-	27,  // 80: beaver.v1.HeartbeatResponse.cancel:type_name -> beaver.v1.LeaseRef
-	27,  // 81: beaver.v1.HeartbeatResponse.lost:type_name -> beaver.v1.LeaseRef
-	50,  // 82: beaver.v1.ListWorkersResponse.workers:type_name -> beaver.v1.Worker
-	1,   // 83: beaver.v1.SignalWorkerRequest.state:type_name -> beaver.v1.WorkerState
-	90,  // 84: beaver.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
-	63,  // 85: beaver.v1.GetStatusResponse.shards:type_name -> beaver.v1.ShardStatus
-	64,  // 86: beaver.v1.GetStatusResponse.log:type_name -> beaver.v1.LogStatus
-	65,  // 87: beaver.v1.GetStatusResponse.recovery:type_name -> beaver.v1.RecoveryStatus
-	90,  // 88: beaver.v1.ShardStatus.snapshot_at:type_name -> google.protobuf.Timestamp
-	91,  // 89: beaver.v1.RecoveryStatus.duration:type_name -> google.protobuf.Duration
-	68,  // 90: beaver.v1.GetClusterResponse.nodes:type_name -> beaver.v1.ClusterNode
-	69,  // 91: beaver.v1.GetClusterResponse.shards:type_name -> beaver.v1.ClusterShard
-	71,  // 92: beaver.v1.GetClusterResponse.transfers:type_name -> beaver.v1.ClusterTransfer
-	90,  // 93: beaver.v1.ClusterNode.since:type_name -> google.protobuf.Timestamp
-	70,  // 94: beaver.v1.ClusterShard.members:type_name -> beaver.v1.ClusterMember
-	91,  // 95: beaver.v1.RetryPolicy.Exponential.base:type_name -> google.protobuf.Duration
-	91,  // 96: beaver.v1.RetryPolicy.Exponential.max:type_name -> google.protobuf.Duration
-	91,  // 97: beaver.v1.RetryPolicy.Fixed.delay:type_name -> google.protobuf.Duration
-	91,  // 98: beaver.v1.RetryPolicy.Delays.delays:type_name -> google.protobuf.Duration
-	92,  // 99: beaver.v1.content_type_field:extendee -> google.protobuf.FieldOptions
-	4,   // 100: beaver.v1.JobService.Enqueue:input_type -> beaver.v1.EnqueueRequest
-	7,   // 101: beaver.v1.JobService.EnqueueStream:input_type -> beaver.v1.EnqueueStreamRequest
-	9,   // 102: beaver.v1.JobService.Fetch:input_type -> beaver.v1.FetchRequest
-	26,  // 103: beaver.v1.JobService.Work:input_type -> beaver.v1.WorkRequest
-	13,  // 104: beaver.v1.JobService.Ack:input_type -> beaver.v1.AckRequest
-	15,  // 105: beaver.v1.JobService.Fail:input_type -> beaver.v1.FailRequest
-	17,  // 106: beaver.v1.JobService.Release:input_type -> beaver.v1.ReleaseRequest
-	20,  // 107: beaver.v1.JobService.Finish:input_type -> beaver.v1.FinishRequest
-	22,  // 108: beaver.v1.JobService.Extend:input_type -> beaver.v1.ExtendRequest
-	24,  // 109: beaver.v1.JobService.Progress:input_type -> beaver.v1.ProgressRequest
-	33,  // 110: beaver.v1.JobService.GetJob:input_type -> beaver.v1.GetJobRequest
-	35,  // 111: beaver.v1.JobService.ListJobs:input_type -> beaver.v1.ListJobsRequest
-	37,  // 112: beaver.v1.JobService.CancelJob:input_type -> beaver.v1.CancelJobRequest
-	39,  // 113: beaver.v1.JobService.RetryDead:input_type -> beaver.v1.DeadRequest
-	39,  // 114: beaver.v1.JobService.DiscardDead:input_type -> beaver.v1.DeadRequest
-	43,  // 115: beaver.v1.QueueService.ListQueues:input_type -> beaver.v1.ListQueuesRequest
-	45,  // 116: beaver.v1.QueueService.GetQueue:input_type -> beaver.v1.GetQueueRequest
-	47,  // 117: beaver.v1.QueueService.ConfigureQueue:input_type -> beaver.v1.ConfigureQueueRequest
-	51,  // 118: beaver.v1.WorkerService.Register:input_type -> beaver.v1.RegisterRequest
-	53,  // 119: beaver.v1.WorkerService.Heartbeat:input_type -> beaver.v1.HeartbeatRequest
-	55,  // 120: beaver.v1.WorkerService.Deregister:input_type -> beaver.v1.DeregisterRequest
-	57,  // 121: beaver.v1.WorkerService.ListWorkers:input_type -> beaver.v1.ListWorkersRequest
-	59,  // 122: beaver.v1.WorkerService.SignalWorker:input_type -> beaver.v1.SignalWorkerRequest
-	61,  // 123: beaver.v1.NodeService.GetStatus:input_type -> beaver.v1.GetStatusRequest
-	66,  // 124: beaver.v1.ClusterService.GetCluster:input_type -> beaver.v1.GetClusterRequest
-	72,  // 125: beaver.v1.ClusterService.AddNode:input_type -> beaver.v1.AddNodeRequest
-	74,  // 126: beaver.v1.ClusterService.RemoveNode:input_type -> beaver.v1.RemoveNodeRequest
-	76,  // 127: beaver.v1.ClusterService.DrainNode:input_type -> beaver.v1.DrainNodeRequest
-	78,  // 128: beaver.v1.ClusterService.TransferLead:input_type -> beaver.v1.TransferLeadRequest
-	80,  // 129: beaver.v1.ClusterService.AddShards:input_type -> beaver.v1.AddShardsRequest
-	5,   // 130: beaver.v1.JobService.Enqueue:output_type -> beaver.v1.EnqueueResponse
-	8,   // 131: beaver.v1.JobService.EnqueueStream:output_type -> beaver.v1.EnqueueStreamResponse
-	10,  // 132: beaver.v1.JobService.Fetch:output_type -> beaver.v1.FetchResponse
-	28,  // 133: beaver.v1.JobService.Work:output_type -> beaver.v1.WorkResponse
-	14,  // 134: beaver.v1.JobService.Ack:output_type -> beaver.v1.AckResponse
-	16,  // 135: beaver.v1.JobService.Fail:output_type -> beaver.v1.FailResponse
-	18,  // 136: beaver.v1.JobService.Release:output_type -> beaver.v1.ReleaseResponse
-	21,  // 137: beaver.v1.JobService.Finish:output_type -> beaver.v1.FinishResponse
-	23,  // 138: beaver.v1.JobService.Extend:output_type -> beaver.v1.ExtendResponse
-	25,  // 139: beaver.v1.JobService.Progress:output_type -> beaver.v1.ProgressResponse
-	34,  // 140: beaver.v1.JobService.GetJob:output_type -> beaver.v1.GetJobResponse
-	36,  // 141: beaver.v1.JobService.ListJobs:output_type -> beaver.v1.ListJobsResponse
-	38,  // 142: beaver.v1.JobService.CancelJob:output_type -> beaver.v1.CancelJobResponse
-	40,  // 143: beaver.v1.JobService.RetryDead:output_type -> beaver.v1.DeadResponse
-	40,  // 144: beaver.v1.JobService.DiscardDead:output_type -> beaver.v1.DeadResponse
-	44,  // 145: beaver.v1.QueueService.ListQueues:output_type -> beaver.v1.ListQueuesResponse
-	46,  // 146: beaver.v1.QueueService.GetQueue:output_type -> beaver.v1.GetQueueResponse
-	48,  // 147: beaver.v1.QueueService.ConfigureQueue:output_type -> beaver.v1.ConfigureQueueResponse
-	52,  // 148: beaver.v1.WorkerService.Register:output_type -> beaver.v1.RegisterResponse
-	54,  // 149: beaver.v1.WorkerService.Heartbeat:output_type -> beaver.v1.HeartbeatResponse
-	56,  // 150: beaver.v1.WorkerService.Deregister:output_type -> beaver.v1.DeregisterResponse
-	58,  // 151: beaver.v1.WorkerService.ListWorkers:output_type -> beaver.v1.ListWorkersResponse
-	60,  // 152: beaver.v1.WorkerService.SignalWorker:output_type -> beaver.v1.SignalWorkerResponse
-	62,  // 153: beaver.v1.NodeService.GetStatus:output_type -> beaver.v1.GetStatusResponse
-	67,  // 154: beaver.v1.ClusterService.GetCluster:output_type -> beaver.v1.GetClusterResponse
-	73,  // 155: beaver.v1.ClusterService.AddNode:output_type -> beaver.v1.AddNodeResponse
-	75,  // 156: beaver.v1.ClusterService.RemoveNode:output_type -> beaver.v1.RemoveNodeResponse
-	77,  // 157: beaver.v1.ClusterService.DrainNode:output_type -> beaver.v1.DrainNodeResponse
-	79,  // 158: beaver.v1.ClusterService.TransferLead:output_type -> beaver.v1.TransferLeadResponse
-	81,  // 159: beaver.v1.ClusterService.AddShards:output_type -> beaver.v1.AddShardsResponse
-	130, // [130:160] is the sub-list for method output_type
-	100, // [100:130] is the sub-list for method input_type
-	100, // [100:100] is the sub-list for extension type_name
-	99,  // [99:100] is the sub-list for extension extendee
-	0,   // [0:99] is the sub-list for field type_name
+	42,  // 69: beaver.v1.MoveQueueResponse.queue:type_name -> beaver.v1.Queue
+	41,  // 70: beaver.v1.ConfigureQueueRequest.settings:type_name -> beaver.v1.QueueSettings
+	42,  // 71: beaver.v1.ConfigureQueueResponse.queue:type_name -> beaver.v1.Queue
+	51,  // 72: beaver.v1.Worker.info:type_name -> beaver.v1.WorkerInfo
+	92,  // 73: beaver.v1.Worker.registered_at:type_name -> google.protobuf.Timestamp
+	92,  // 74: beaver.v1.Worker.last_seen_at:type_name -> google.protobuf.Timestamp
+	1,   // 75: beaver.v1.Worker.state:type_name -> beaver.v1.WorkerState
+	51,  // 76: beaver.v1.RegisterRequest.info:type_name -> beaver.v1.WorkerInfo
+	93,  // 77: beaver.v1.RegisterResponse.ttl:type_name -> google.protobuf.Duration
+	27,  // 78: beaver.v1.HeartbeatRequest.held:type_name -> beaver.v1.LeaseRef
+	1,   // 79: beaver.v1.HeartbeatResponse.state:type_name -> beaver.v1.WorkerState
+	93,  // 80: beaver.v1.HeartbeatResponse.ttl:type_name -> google.protobuf.Duration
+	27,  // 81: beaver.v1.HeartbeatResponse.cancel:type_name -> beaver.v1.LeaseRef
+	27,  // 82: beaver.v1.HeartbeatResponse.lost:type_name -> beaver.v1.LeaseRef
+	52,  // 83: beaver.v1.ListWorkersResponse.workers:type_name -> beaver.v1.Worker
+	1,   // 84: beaver.v1.SignalWorkerRequest.state:type_name -> beaver.v1.WorkerState
+	92,  // 85: beaver.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	65,  // 86: beaver.v1.GetStatusResponse.shards:type_name -> beaver.v1.ShardStatus
+	66,  // 87: beaver.v1.GetStatusResponse.log:type_name -> beaver.v1.LogStatus
+	67,  // 88: beaver.v1.GetStatusResponse.recovery:type_name -> beaver.v1.RecoveryStatus
+	92,  // 89: beaver.v1.ShardStatus.snapshot_at:type_name -> google.protobuf.Timestamp
+	93,  // 90: beaver.v1.RecoveryStatus.duration:type_name -> google.protobuf.Duration
+	70,  // 91: beaver.v1.GetClusterResponse.nodes:type_name -> beaver.v1.ClusterNode
+	71,  // 92: beaver.v1.GetClusterResponse.shards:type_name -> beaver.v1.ClusterShard
+	73,  // 93: beaver.v1.GetClusterResponse.transfers:type_name -> beaver.v1.ClusterTransfer
+	92,  // 94: beaver.v1.ClusterNode.since:type_name -> google.protobuf.Timestamp
+	72,  // 95: beaver.v1.ClusterShard.members:type_name -> beaver.v1.ClusterMember
+	93,  // 96: beaver.v1.RetryPolicy.Exponential.base:type_name -> google.protobuf.Duration
+	93,  // 97: beaver.v1.RetryPolicy.Exponential.max:type_name -> google.protobuf.Duration
+	93,  // 98: beaver.v1.RetryPolicy.Fixed.delay:type_name -> google.protobuf.Duration
+	93,  // 99: beaver.v1.RetryPolicy.Delays.delays:type_name -> google.protobuf.Duration
+	94,  // 100: beaver.v1.content_type_field:extendee -> google.protobuf.FieldOptions
+	4,   // 101: beaver.v1.JobService.Enqueue:input_type -> beaver.v1.EnqueueRequest
+	7,   // 102: beaver.v1.JobService.EnqueueStream:input_type -> beaver.v1.EnqueueStreamRequest
+	9,   // 103: beaver.v1.JobService.Fetch:input_type -> beaver.v1.FetchRequest
+	26,  // 104: beaver.v1.JobService.Work:input_type -> beaver.v1.WorkRequest
+	13,  // 105: beaver.v1.JobService.Ack:input_type -> beaver.v1.AckRequest
+	15,  // 106: beaver.v1.JobService.Fail:input_type -> beaver.v1.FailRequest
+	17,  // 107: beaver.v1.JobService.Release:input_type -> beaver.v1.ReleaseRequest
+	20,  // 108: beaver.v1.JobService.Finish:input_type -> beaver.v1.FinishRequest
+	22,  // 109: beaver.v1.JobService.Extend:input_type -> beaver.v1.ExtendRequest
+	24,  // 110: beaver.v1.JobService.Progress:input_type -> beaver.v1.ProgressRequest
+	33,  // 111: beaver.v1.JobService.GetJob:input_type -> beaver.v1.GetJobRequest
+	35,  // 112: beaver.v1.JobService.ListJobs:input_type -> beaver.v1.ListJobsRequest
+	37,  // 113: beaver.v1.JobService.CancelJob:input_type -> beaver.v1.CancelJobRequest
+	39,  // 114: beaver.v1.JobService.RetryDead:input_type -> beaver.v1.DeadRequest
+	39,  // 115: beaver.v1.JobService.DiscardDead:input_type -> beaver.v1.DeadRequest
+	43,  // 116: beaver.v1.QueueService.ListQueues:input_type -> beaver.v1.ListQueuesRequest
+	45,  // 117: beaver.v1.QueueService.GetQueue:input_type -> beaver.v1.GetQueueRequest
+	49,  // 118: beaver.v1.QueueService.ConfigureQueue:input_type -> beaver.v1.ConfigureQueueRequest
+	47,  // 119: beaver.v1.QueueService.MoveQueue:input_type -> beaver.v1.MoveQueueRequest
+	53,  // 120: beaver.v1.WorkerService.Register:input_type -> beaver.v1.RegisterRequest
+	55,  // 121: beaver.v1.WorkerService.Heartbeat:input_type -> beaver.v1.HeartbeatRequest
+	57,  // 122: beaver.v1.WorkerService.Deregister:input_type -> beaver.v1.DeregisterRequest
+	59,  // 123: beaver.v1.WorkerService.ListWorkers:input_type -> beaver.v1.ListWorkersRequest
+	61,  // 124: beaver.v1.WorkerService.SignalWorker:input_type -> beaver.v1.SignalWorkerRequest
+	63,  // 125: beaver.v1.NodeService.GetStatus:input_type -> beaver.v1.GetStatusRequest
+	68,  // 126: beaver.v1.ClusterService.GetCluster:input_type -> beaver.v1.GetClusterRequest
+	74,  // 127: beaver.v1.ClusterService.AddNode:input_type -> beaver.v1.AddNodeRequest
+	76,  // 128: beaver.v1.ClusterService.RemoveNode:input_type -> beaver.v1.RemoveNodeRequest
+	78,  // 129: beaver.v1.ClusterService.DrainNode:input_type -> beaver.v1.DrainNodeRequest
+	80,  // 130: beaver.v1.ClusterService.TransferLead:input_type -> beaver.v1.TransferLeadRequest
+	82,  // 131: beaver.v1.ClusterService.AddShards:input_type -> beaver.v1.AddShardsRequest
+	5,   // 132: beaver.v1.JobService.Enqueue:output_type -> beaver.v1.EnqueueResponse
+	8,   // 133: beaver.v1.JobService.EnqueueStream:output_type -> beaver.v1.EnqueueStreamResponse
+	10,  // 134: beaver.v1.JobService.Fetch:output_type -> beaver.v1.FetchResponse
+	28,  // 135: beaver.v1.JobService.Work:output_type -> beaver.v1.WorkResponse
+	14,  // 136: beaver.v1.JobService.Ack:output_type -> beaver.v1.AckResponse
+	16,  // 137: beaver.v1.JobService.Fail:output_type -> beaver.v1.FailResponse
+	18,  // 138: beaver.v1.JobService.Release:output_type -> beaver.v1.ReleaseResponse
+	21,  // 139: beaver.v1.JobService.Finish:output_type -> beaver.v1.FinishResponse
+	23,  // 140: beaver.v1.JobService.Extend:output_type -> beaver.v1.ExtendResponse
+	25,  // 141: beaver.v1.JobService.Progress:output_type -> beaver.v1.ProgressResponse
+	34,  // 142: beaver.v1.JobService.GetJob:output_type -> beaver.v1.GetJobResponse
+	36,  // 143: beaver.v1.JobService.ListJobs:output_type -> beaver.v1.ListJobsResponse
+	38,  // 144: beaver.v1.JobService.CancelJob:output_type -> beaver.v1.CancelJobResponse
+	40,  // 145: beaver.v1.JobService.RetryDead:output_type -> beaver.v1.DeadResponse
+	40,  // 146: beaver.v1.JobService.DiscardDead:output_type -> beaver.v1.DeadResponse
+	44,  // 147: beaver.v1.QueueService.ListQueues:output_type -> beaver.v1.ListQueuesResponse
+	46,  // 148: beaver.v1.QueueService.GetQueue:output_type -> beaver.v1.GetQueueResponse
+	50,  // 149: beaver.v1.QueueService.ConfigureQueue:output_type -> beaver.v1.ConfigureQueueResponse
+	48,  // 150: beaver.v1.QueueService.MoveQueue:output_type -> beaver.v1.MoveQueueResponse
+	54,  // 151: beaver.v1.WorkerService.Register:output_type -> beaver.v1.RegisterResponse
+	56,  // 152: beaver.v1.WorkerService.Heartbeat:output_type -> beaver.v1.HeartbeatResponse
+	58,  // 153: beaver.v1.WorkerService.Deregister:output_type -> beaver.v1.DeregisterResponse
+	60,  // 154: beaver.v1.WorkerService.ListWorkers:output_type -> beaver.v1.ListWorkersResponse
+	62,  // 155: beaver.v1.WorkerService.SignalWorker:output_type -> beaver.v1.SignalWorkerResponse
+	64,  // 156: beaver.v1.NodeService.GetStatus:output_type -> beaver.v1.GetStatusResponse
+	69,  // 157: beaver.v1.ClusterService.GetCluster:output_type -> beaver.v1.GetClusterResponse
+	75,  // 158: beaver.v1.ClusterService.AddNode:output_type -> beaver.v1.AddNodeResponse
+	77,  // 159: beaver.v1.ClusterService.RemoveNode:output_type -> beaver.v1.RemoveNodeResponse
+	79,  // 160: beaver.v1.ClusterService.DrainNode:output_type -> beaver.v1.DrainNodeResponse
+	81,  // 161: beaver.v1.ClusterService.TransferLead:output_type -> beaver.v1.TransferLeadResponse
+	83,  // 162: beaver.v1.ClusterService.AddShards:output_type -> beaver.v1.AddShardsResponse
+	132, // [132:163] is the sub-list for method output_type
+	101, // [101:132] is the sub-list for method input_type
+	101, // [101:101] is the sub-list for extension type_name
+	100, // [100:101] is the sub-list for extension extendee
+	0,   // [0:100] is the sub-list for field type_name
 }
 
 func init() { file_beaver_v1_beaver_proto_init() }
@@ -6626,7 +6753,7 @@ func file_beaver_v1_beaver_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beaver_v1_beaver_proto_rawDesc), len(file_beaver_v1_beaver_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   88,
+			NumMessages:   90,
 			NumExtensions: 1,
 			NumServices:   5,
 		},

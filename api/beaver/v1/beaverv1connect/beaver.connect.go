@@ -85,6 +85,8 @@ const (
 	// QueueServiceConfigureQueueProcedure is the fully-qualified name of the QueueService's
 	// ConfigureQueue RPC.
 	QueueServiceConfigureQueueProcedure = "/beaver.v1.QueueService/ConfigureQueue"
+	// QueueServiceMoveQueueProcedure is the fully-qualified name of the QueueService's MoveQueue RPC.
+	QueueServiceMoveQueueProcedure = "/beaver.v1.QueueService/MoveQueue"
 	// WorkerServiceRegisterProcedure is the fully-qualified name of the WorkerService's Register RPC.
 	WorkerServiceRegisterProcedure = "/beaver.v1.WorkerService/Register"
 	// WorkerServiceHeartbeatProcedure is the fully-qualified name of the WorkerService's Heartbeat RPC.
@@ -593,6 +595,9 @@ type QueueServiceClient interface {
 	GetQueue(context.Context, *connect.Request[v1.GetQueueRequest]) (*connect.Response[v1.GetQueueResponse], error)
 	// ConfigureQueue makes a queue or changes its settings. Fields left out keep their value.
 	ConfigureQueue(context.Context, *connect.Request[v1.ConfigureQueueRequest]) (*connect.Response[v1.ConfigureQueueResponse], error)
+	// MoveQueue gives a queue another home. New jobs go there as soon as the call returns; those in the old home finish there, and are
+	// handed out first. The move ends by itself; moving_from tells whether it has.
+	MoveQueue(context.Context, *connect.Request[v1.MoveQueueRequest]) (*connect.Response[v1.MoveQueueResponse], error)
 }
 
 // NewQueueServiceClient constructs a client for the beaver.v1.QueueService service. By default, it
@@ -626,6 +631,12 @@ func NewQueueServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(queueServiceMethods.ByName("ConfigureQueue")),
 			connect.WithClientOptions(opts...),
 		),
+		moveQueue: connect.NewClient[v1.MoveQueueRequest, v1.MoveQueueResponse](
+			httpClient,
+			baseURL+QueueServiceMoveQueueProcedure,
+			connect.WithSchema(queueServiceMethods.ByName("MoveQueue")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -634,6 +645,7 @@ type queueServiceClient struct {
 	listQueues     *connect.Client[v1.ListQueuesRequest, v1.ListQueuesResponse]
 	getQueue       *connect.Client[v1.GetQueueRequest, v1.GetQueueResponse]
 	configureQueue *connect.Client[v1.ConfigureQueueRequest, v1.ConfigureQueueResponse]
+	moveQueue      *connect.Client[v1.MoveQueueRequest, v1.MoveQueueResponse]
 }
 
 // ListQueues calls beaver.v1.QueueService.ListQueues.
@@ -651,12 +663,20 @@ func (c *queueServiceClient) ConfigureQueue(ctx context.Context, req *connect.Re
 	return c.configureQueue.CallUnary(ctx, req)
 }
 
+// MoveQueue calls beaver.v1.QueueService.MoveQueue.
+func (c *queueServiceClient) MoveQueue(ctx context.Context, req *connect.Request[v1.MoveQueueRequest]) (*connect.Response[v1.MoveQueueResponse], error) {
+	return c.moveQueue.CallUnary(ctx, req)
+}
+
 // QueueServiceHandler is an implementation of the beaver.v1.QueueService service.
 type QueueServiceHandler interface {
 	ListQueues(context.Context, *connect.Request[v1.ListQueuesRequest]) (*connect.Response[v1.ListQueuesResponse], error)
 	GetQueue(context.Context, *connect.Request[v1.GetQueueRequest]) (*connect.Response[v1.GetQueueResponse], error)
 	// ConfigureQueue makes a queue or changes its settings. Fields left out keep their value.
 	ConfigureQueue(context.Context, *connect.Request[v1.ConfigureQueueRequest]) (*connect.Response[v1.ConfigureQueueResponse], error)
+	// MoveQueue gives a queue another home. New jobs go there as soon as the call returns; those in the old home finish there, and are
+	// handed out first. The move ends by itself; moving_from tells whether it has.
+	MoveQueue(context.Context, *connect.Request[v1.MoveQueueRequest]) (*connect.Response[v1.MoveQueueResponse], error)
 }
 
 // NewQueueServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -686,6 +706,12 @@ func NewQueueServiceHandler(svc QueueServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(queueServiceMethods.ByName("ConfigureQueue")),
 		connect.WithHandlerOptions(opts...),
 	)
+	queueServiceMoveQueueHandler := connect.NewUnaryHandler(
+		QueueServiceMoveQueueProcedure,
+		svc.MoveQueue,
+		connect.WithSchema(queueServiceMethods.ByName("MoveQueue")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/beaver.v1.QueueService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case QueueServiceListQueuesProcedure:
@@ -694,6 +720,8 @@ func NewQueueServiceHandler(svc QueueServiceHandler, opts ...connect.HandlerOpti
 			queueServiceGetQueueHandler.ServeHTTP(w, r)
 		case QueueServiceConfigureQueueProcedure:
 			queueServiceConfigureQueueHandler.ServeHTTP(w, r)
+		case QueueServiceMoveQueueProcedure:
+			queueServiceMoveQueueHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -713,6 +741,10 @@ func (UnimplementedQueueServiceHandler) GetQueue(context.Context, *connect.Reque
 
 func (UnimplementedQueueServiceHandler) ConfigureQueue(context.Context, *connect.Request[v1.ConfigureQueueRequest]) (*connect.Response[v1.ConfigureQueueResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("beaver.v1.QueueService.ConfigureQueue is not implemented"))
+}
+
+func (UnimplementedQueueServiceHandler) MoveQueue(context.Context, *connect.Request[v1.MoveQueueRequest]) (*connect.Response[v1.MoveQueueResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("beaver.v1.QueueService.MoveQueue is not implemented"))
 }
 
 // WorkerServiceClient is a client for the beaver.v1.WorkerService service.

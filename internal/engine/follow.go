@@ -1,0 +1,127 @@
+package engine
+
+import (
+	"context"
+	"time"
+)
+
+// movedAway reports whether a job was refused since its queue lives elsewhere, or its new home is not set up yet.
+func movedAway(err *Error) bool {
+	return err != nil && (err.Reason == ReasonMoved || err.Reason == ReasonQueueNotReady)
+}
+
+// followMoves sends the jobs of a request on that a shard has refused since their queues live elsewhere, until they are stored or
+// patience is over: a new home takes jobs as soon as the old one takes none. What a session stored before it finds again in either.
+func (p *PendingEnqueue) followMoves(ctx context.Context) {
+	until := time.Now().Add(LeaderWaitMax)
+	for pause := searchPauseMin; p.wantsToFollow(); pause = min(2*pause, searchPauseMax) {
+		if err := p.openHomes(ctx); err != nil {
+			p.err = err
+			return
+		}
+		if p.err != nil {
+			p.followWhole(ctx)
+		} else {
+			p.followJobs(ctx)
+		}
+		if !p.wantsToFollow() || time.Now().After(until) {
+			return
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			if p.err == nil && p.request.Session != (SessionID{}) {
+				p.err = contextError(ctx.Err()) // its repeat does the rest
+			}
+			return
+		}
+	}
+}
+
+// wantsToFollow reports whether something was refused that another shard may take: the whole of an atomic request, or jobs.
+func (p *PendingEnqueue) wantsToFollow() bool {
+	if p.err != nil {
+		return p.request.Atomic && movedAway(asError(p.err))
+	}
+	for i := range p.out() {
+		if movedAway(p.out()[i].Err) {
+			return true
+		}
+	}
+	return false
+}
+
+// followJobs sends the jobs that were refused to their queues' homes.
+func (p *PendingEnqueue) followJobs(ctx context.Context) {
+	out := p.out()
+	homes := make([]berth, len(out))
+	for i := range out {
+		if movedAway(out[i].Err) {
+			homes[i] = p.engine.routes.byID(p.request.Jobs[i].Spec.Queue).berth()
+			out[i].Err = nil
+		}
+	}
+	p.err = enqueueSeveral(ctx, p.request, out, p.now, homes)
+}
+
+// followWhole sends an atomic request to the one shard where all its queues live now.
+func (p *PendingEnqueue) followWhole(ctx context.Context) {
+	p.first, p.homes, p.err = nil, nil, nil
+	for i := range p.request.Jobs {
+		rt := p.engine.routes.byID(p.request.Jobs[i].Spec.Queue)
+		p.assign(i, rt, rt.berth())
+	}
+	if !p.together() {
+		p.err = errAtomicApart()
+		return
+	}
+	p.storeWhole(ctx)
+}
+
+// storeWhole hands the jobs in that all go to one berth, and waits for them.
+func (p *PendingEnqueue) storeWhole(ctx context.Context) {
+	if p.begin(); p.err == nil {
+		p.err = p.waitOne(ctx)
+	}
+}
+
+// openHomes sees to it that the queues of what was refused have homes that take jobs: a new home that was asked too early would remember
+// its refusal for the session.
+func (p *PendingEnqueue) openHomes(ctx context.Context) error {
+	if err := p.engine.relearn(ctx); err != nil {
+		return err
+	}
+	last := ""
+	for i := range p.request.Jobs {
+		name := p.request.Jobs[i].Queue
+		if name == last || p.err == nil && !movedAway(p.out()[i].Err) {
+			continue
+		}
+		last = name
+		if err := p.engine.openMove(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// relearn makes this node's routes those of the catalog as it is now. A new home that is not set up yet is none.
+func (e *Engine) relearn(ctx context.Context) error {
+	var moved []*route
+	view := e.routes.table()
+	if err := e.readCatalog(ctx, func() {
+		for q := range e.catalog.catalog.Queues() {
+			if rt := view.byName[q.Name]; rt != nil && !rt.sameAs(q) && (q.From == 0 || q.Opened != 0) {
+				moved = append(moved, e.newRoute(q))
+			}
+		}
+	}); err != nil {
+		return err
+	}
+	if len(moved) > 0 {
+		e.routes.publish(moved...)
+	}
+	return nil
+}
