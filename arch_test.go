@@ -119,7 +119,7 @@ var layers = map[string]layer{
 	"cmd/beaver": {
 		own: []string{
 			"", "server", "api/beaver/v1", "api/beaver/v1/beaverv1connect", "internal/vfs", "internal/wal",
-			"internal/snapshot", "internal/shard", "internal/host", "internal/queue",
+			"internal/snapshot", "internal/shard", "internal/host", "internal/queue", "internal/founding",
 		},
 		outside: []string{cobraModule, protobufModule, connectModule, sysModule},
 	},

@@ -135,4 +135,6 @@ func TestCertificates(t *testing.T) {
 	for _, n := range nodes {
 		n.stop()
 	}
+	text, status = run(t, "inspect", stations[1].dir)
+	wants(t, text, status, exitOK, "node 2 of cluster ", "founded with 1 data shard by 1="+stations[0].peer+", 2="+stations[1].peer)
 }

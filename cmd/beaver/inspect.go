@@ -30,8 +30,11 @@ const identityKind = "identity"
 
 // inspection is what inspect found.
 type inspection struct {
-	DataDir   string            `json:"dataDir"`
-	Identity  *identitySummary  `json:"identity,omitempty"` // nil if it cannot be read
+	DataDir  string           `json:"dataDir"`
+	Identity *identitySummary `json:"identity,omitempty"` // nil if it cannot be read
+	// Membership is nil for a node that is alone.
+	Membership *membershipSummary `json:"membership,omitempty"`
+
 	Files     []fileSummary     `json:"files"`
 	Snapshots []snapshotSummary `json:"snapshots"`
 	Entries   []wal.Record      `json:"entries,omitempty"`
@@ -136,6 +139,9 @@ func inspect(dir string, entries bool) (*inspection, error) {
 		return nil, usage("%s has no directory %q: it is not a data directory of a node", dir, logDir)
 	}
 	if err := found.identity(dir); err != nil {
+		return nil, err
+	}
+	if err := found.membership(dir); err != nil {
 		return nil, err
 	}
 	if err := found.log(dir, entries); err != nil {
@@ -255,7 +261,11 @@ func (a *app) printInspection(found *inspection) error {
 		return a.printJSON(found)
 	}
 	if id := found.Identity; id != nil {
-		if err := a.print("node %d of cluster %s, format %d\n\n", id.NodeID, id.ClusterID, id.Format); err != nil {
+		line := fmt.Sprintf("node %d of cluster %s, format %d\n", id.NodeID, id.ClusterID, id.Format)
+		if m := found.Membership; m != nil {
+			line += m.String() + "\n"
+		}
+		if err := a.print("%s\n", line); err != nil {
 			return err
 		}
 	}
