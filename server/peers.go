@@ -64,6 +64,8 @@ type peers struct {
 	host   atomic.Pointer[host.Host]
 	engine atomic.Pointer[engine.Engine]
 
+	heard hearing
+
 	mu      sync.Mutex
 	founder *founding.Machine                 // REQUIRES: mu; nil unless the node founds with others
 	record  *founding.Record                  // REQUIRES: mu; the membership, once there is one
@@ -349,6 +351,7 @@ func (p *peers) configure(ctx context.Context, o *engine.Options) (err error) {
 		p.start() // not later: who leads may be a node that only the catalog knows of, and the engine may wait for replicas to come
 	}
 	o.Serving = func(e *engine.Engine) { p.engine.Store(e) }
+	o.Reached = func() bool { return p.heard.majority(p.transport.Stats().Peers, time.Now()) }
 	o.Replicas, err = p.replicas(ctx)
 	o.Shards = len(o.Replicas) - 1
 	return err
@@ -408,6 +411,7 @@ func (p *peers) poke() {
 
 // Receive implements transport.Handler.
 func (p *peers) Receive(from uint64, id uint16, messages []*raftpb.Message) {
+	p.heard.note(from, time.Now())
 	if h := p.host.Load(); h != nil {
 		h.Receive(from, id, messages)
 	}

@@ -71,6 +71,9 @@ func (e *Engine) fetchAcross(ctx context.Context, r *FetchRequest, legs []leg, w
 		if own != nil && (time.Now().After(s.until) || pause <= 0) {
 			return nil, endOver, own
 		}
+		if own != nil && s.hopeless() {
+			return nil, endOver, errNodeCutOff()
+		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-moved:

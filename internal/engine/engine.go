@@ -280,6 +280,9 @@ func (e *Engine) Ready() (bool, string) {
 			return false, err.Message
 		}
 	}
+	if e.cutOff() {
+		return false, "cut off: too few of the other nodes are heard of"
+	}
 	return true, ""
 }
 

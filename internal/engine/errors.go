@@ -42,6 +42,7 @@ const (
 	ReasonCancelled      = "CANCELLED"
 	ReasonDiverged       = "STATE_DIVERGED"
 	ReasonDamaged        = "DATA_DAMAGED"
+	ReasonCutOff         = "CUT_OFF"
 	ReasonInternal       = "INTERNAL"
 )
 
@@ -180,6 +181,10 @@ func errForwardVersion(node uint64) *Error {
 // nothingHappened tells an error of a node that does not lead the shard, or not yet: another may be asked without harm.
 func nothingHappened(err *Error) bool {
 	return err != nil && err.Code == CodeUnavailable && (err.Reason == ReasonNotLeader || err.Reason == ReasonDropped || err.Reason == ReasonStopping)
+}
+
+func errNodeCutOff() *Error {
+	return newError(CodeUnavailable, ReasonCutOff, "this node hears of too few others to know who leads; nothing was done; ask another node")
 }
 
 func errUnknownOutcome(cause error) *Error {

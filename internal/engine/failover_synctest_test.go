@@ -115,6 +115,59 @@ func TestFailoverIsLatency(t *testing.T) {
 	})
 }
 
+// TestCutOffNodeRefusesSoon: a node that reaches too few others does not keep its callers waiting for a leader that it would not hear of.
+func TestCutOffNodeRefusesSoon(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *fleet) {
+		name := c.queueOn(2)
+		e := c.nodes[2]
+		id := enqueue(t, e, jobs(name, 1)...)[0]
+		alone := func(is bool) {
+			c.net.mu.Lock()
+			c.net.alone[2] = is
+			c.net.mu.Unlock()
+			c.net.cutOff(2, is)
+		}
+		alone(true)
+		at := time.Now()
+		_, err := e.Enqueue(t.Context(), &EnqueueRequest{Jobs: jobs(name, 1)}, nil)
+		wantError(t, err, CodeUnknownOutcome, ReasonUnknownOutcome) // it was proposed while the node still led
+		for what, call := range map[string]func() error{
+			"enqueue": func() error {
+				_, err := e.Enqueue(t.Context(), &EnqueueRequest{Jobs: jobs(name, 1)}, nil)
+				return err
+			},
+			"job": func() error {
+				_, err := e.Job(t.Context(), id)
+				return err
+			},
+			"fetch": func() error {
+				_, err := e.Fetch(t.Context(), &FetchRequest{Queues: []string{name}, Max: 1, Wait: time.Minute})
+				return err
+			},
+		} {
+			began := time.Now()
+			err := call()
+			t.Log(what, time.Since(began), err)
+			wantError(t, err, CodeUnavailable, ReasonCutOff)
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("%s was refused after %v", what, took)
+			}
+		}
+		if took := time.Since(at); took > 5*time.Second {
+			t.Errorf("all that took %v", took)
+		}
+		if ready, why := e.Ready(); ready {
+			t.Errorf("it says that it is ready: %s", why)
+		}
+		alone(false)
+		c.leader(2)
+		if ready, why := e.Ready(); !ready {
+			t.Errorf("it is not ready again: %s", why)
+		}
+		enqueue(t, e, jobs(name, 1)...)
+	})
+}
+
 // TestSilentLeader: when the leader's machine is gone and its connections do not know it, requests go on as soon as another node leads.
 func TestSilentLeader(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *fleet) {

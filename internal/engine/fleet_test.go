@@ -28,6 +28,7 @@ type network struct {
 	hosts   map[uint64]*host.Host // guarded by mu
 	engines map[uint64]*Engine    // guarded by mu
 	cut     map[uint64]bool       // guarded by mu
+	alone   map[uint64]bool       // guarded by mu; is told that it reaches too few others
 	mute    map[uint64]bool       // guarded by mu; what is sent there gets lost, and no connection breaks
 	broken  chan struct{}         // guarded by mu; closed when calls under way lose their connections
 	calls   map[uint8]int         // guarded by mu; made, by kind
@@ -163,7 +164,7 @@ func found(t testing.TB) *fleet {
 	c := &fleet{
 		t: t, shards: 3, nodes: map[uint64]*Engine{}, disks: map[uint64]*vfs.Sim{},
 		net: &network{
-			hosts: map[uint64]*host.Host{}, engines: map[uint64]*Engine{}, cut: map[uint64]bool{}, mute: map[uint64]bool{}, broken: make(chan struct{}),
+			hosts: map[uint64]*host.Host{}, engines: map[uint64]*Engine{}, cut: map[uint64]bool{}, alone: map[uint64]bool{}, mute: map[uint64]bool{}, broken: make(chan struct{}),
 			calls: map[uint8]int{}, lose: map[uint8]int{},
 		},
 	}
@@ -218,6 +219,11 @@ func (c *fleet) options(id uint64, disk vfs.FS) Options {
 			c.net.mu.Lock()
 			defer c.net.mu.Unlock()
 			c.net.hosts[id] = h
+		},
+		Reached: func() bool {
+			c.net.mu.Lock()
+			defer c.net.mu.Unlock()
+			return !c.net.alone[id]
 		},
 		Serving: func(e *Engine) {
 			c.net.mu.Lock()

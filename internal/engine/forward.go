@@ -137,10 +137,28 @@ type search struct {
 	until time.Time     // patience
 	pause time.Duration // before the next look; 0: none was in vain yet
 	last  error         // why the last one that was found was of no use
+	alone time.Time     // since when this node is cut off; zero: it is not
 }
 
 func (e *Engine) search(id shard.ID) *search {
 	return &search{e: e, shard: id, until: time.Now().Add(LeaderWaitMax)}
+}
+
+// cutOff reports whether this node hears of too few others: then it knows of no leader that the others may have, and whoever asks is
+// served better by them.
+func (e *Engine) cutOff() bool { return e.opts.Reached != nil && !e.opts.Reached() }
+
+// hopeless reports whether the node has been cut off for a while. In an election it hears of others within a moment.
+func (s *search) hopeless() bool {
+	switch {
+	case !s.e.cutOff():
+		s.alone = time.Time{}
+	case s.alone.IsZero():
+		s.alone = time.Now()
+	default:
+		return time.Since(s.alone) >= cutOffGrace
+	}
+	return false
 }
 
 // next returns the node that leads the shard as far as this node knows, and whether it is this one. It waits while nobody is known
@@ -159,6 +177,10 @@ func (s *search) next(ctx context.Context) (node uint64, here bool, err error) {
 		}
 		if known {
 			wait = min(wait, s.pause)
+		} else if s.hopeless() {
+			return 0, false, errNodeCutOff()
+		} else {
+			wait = min(wait, cutOffLook)
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -187,7 +209,7 @@ func (s *search) failed(err error) {
 }
 
 // found says that the node that next returned was the right one.
-func (s *search) found() { s.pause, s.last = 0, nil }
+func (s *search) found() { s.pause, s.last, s.alone = 0, nil, time.Time{} }
 
 func (s *search) giveUp(leader uint64) error {
 	if own := asErrorOrNil(s.last); own != nil && own.Reason != ReasonNotLeader {

@@ -78,6 +78,10 @@ const (
 	ForwardWaitMax = 30 * time.Second
 	// LeaderWaitMax is how long a request waits for its shard to have a leader that can be asked.
 	LeaderWaitMax = 5 * time.Second
+	// cutOffGrace is for how long a node has to be cut off before it refuses what others could serve, and cutOffLook how often one
+	// that waits for a leader looks whether it is.
+	cutOffGrace = 250 * time.Millisecond
+	cutOffLook  = 50 * time.Millisecond
 	// OutletSendersMax is how many calls with the commands of one shard are under way to the node that leads it.
 	OutletSendersMax = 4
 	// forwardTargetBytes is up to which size commands are gathered into one call; a larger one goes alone. forwardCallsMax and

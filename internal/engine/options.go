@@ -34,6 +34,8 @@ type Options struct {
 	// WorkerTTL and as many shards.
 	Forwarder Forwarder
 	Serving   func(*Engine)
+	// Reached reports whether so many other nodes were heard of lately that they and this one are a majority. Nil: always.
+	Reached func() bool
 
 	Logger  *slog.Logger // default: discards
 	Clock   host.Clock   // stamps what enters the log; default the machine's

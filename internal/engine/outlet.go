@@ -69,6 +69,9 @@ func (o *outlet) send() {
 		case o.engine.background.Err() != nil:
 			o.refuse(errStopping())
 			continue
+		case err != nil && asError(err).Reason == ReasonCutOff:
+			o.refuse(asError(err))
+			continue
 		case err != nil:
 			o.expire(err)
 			s.found()

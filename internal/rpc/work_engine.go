@@ -57,7 +57,11 @@ func (s *workStream) fetch(ctx context.Context) {
 
 // passing tells that an error of a fetch may be gone a moment later.
 func passing(err error) bool {
-	code := asEngineError(err).Code
+	own := asEngineError(err)
+	if own.Reason == engine.ReasonCutOff {
+		return false // the worker is served better by another node
+	}
+	code := own.Code
 	return code == engine.CodeUnavailable || code == engine.CodeResourceExhausted || code == engine.CodeUnknownOutcome
 }
 
