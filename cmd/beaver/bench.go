@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/beaver-raft/beaver/server"
 )
 
 type benchOptions struct {
@@ -23,6 +25,7 @@ type benchOptions struct {
 	payloadBytes int
 	backlog      int
 	nodes        int
+	queues       int
 	json         bool
 	out, log     io.Writer
 }
@@ -32,7 +35,7 @@ type benchScenario struct {
 	name, what string
 	run        func(context.Context, *benchRun) ([]benchRow, error)
 	rest       time.Duration // between two jobs
-	alone      bool          // it is of one node only
+	alone      bool          // it is of one node and one queue only
 }
 
 func benchScenarios() []benchScenario {
@@ -64,8 +67,8 @@ disk, and a round trip of 1 KiB to another process over loopback, at the pace of
 medians, and the best rate stands beside them; the runs go through all scenarios in turn, so that a slow minute of the machine
 touches each of them once.
 
-With --nodes 3 the servers are three, a cluster on this machine: every reply comes after the fdatasync of a quorum. There is a queue for
-each shard, and callers take turns to ask all nodes, whoever leads.
+With --nodes 3 the servers are three, a cluster on this machine: every reply comes after the fdatasync of a quorum. Callers take
+turns to ask all nodes, whoever leads. With --queues the load is spread over queues that live on different shards.
 
 Scenarios:
 ` + names.String(),
@@ -96,6 +99,7 @@ Scenarios:
 	f.IntVar(&opts.payloadBytes, "payload-bytes", 1024, "size of a job's payload, 0 to 1048576")
 	f.IntVar(&opts.backlog, "backlog", 1_000_000, "jobs that wait in the scenario backlog")
 	f.IntVar(&opts.nodes, "nodes", 1, "1, or 3 for a cluster on this machine")
+	f.IntVar(&opts.queues, "queues", 1, "how many queues share the load, 1 to 256")
 	f.StringVar(&output, "output", "table", "table or json")
 	return cmd
 }
@@ -108,6 +112,8 @@ func (o *benchOptions) validate() error {
 		return fmt.Errorf("--runs is %d; use 1 to 100", o.runs)
 	case o.payloadBytes < 0 || o.payloadBytes > 1<<20:
 		return fmt.Errorf("--payload-bytes is %d; use 0 to %d", o.payloadBytes, 1<<20)
+	case o.queues < 1 || o.queues > server.ShardsMax:
+		return fmt.Errorf("--queues is %d; use 1 to %d", o.queues, server.ShardsMax)
 	case o.nodes != 1 && o.nodes != fleetNodes:
 		return fmt.Errorf("--nodes is %d; use 1 or %d", o.nodes, fleetNodes)
 	case o.backlog < 100 || o.backlog > 100_000_000:
@@ -119,8 +125,8 @@ func (o *benchOptions) validate() error {
 		switch {
 		case i < 0:
 			return fmt.Errorf("there is no scenario %q; see beaver bench --help", name)
-		case all[i].alone && o.nodes > 1:
-			return fmt.Errorf("the scenario %q is of one node only", name)
+		case all[i].alone && (o.nodes > 1 || o.queues > 1):
+			return fmt.Errorf("the scenario %q is of one node and one queue only", name)
 		}
 	}
 	return nil
@@ -146,13 +152,13 @@ func (b *benchRun) servers() []*serverProcess {
 	return all
 }
 
-// queues are what stands for a queue of one node: it, or in a cluster one for each shard.
-func (b *benchRun) queues(name string) []string {
-	if b.fleet == nil {
+// queuesOf are what stands for a queue: it, or with --queues several, which live on different shards.
+func (b *benchRun) queuesOf(name string) []string {
+	if b.queues <= 1 {
 		return []string{name}
 	}
 	var names []string
-	for i := range fleetShards {
+	for i := range b.queues {
 		names = append(names, fmt.Sprintf("%s-%d", name, i+1))
 	}
 	return names
@@ -186,7 +192,7 @@ func runBench(ctx context.Context, opts benchOptions) error {
 func runScenarios(ctx context.Context, opts benchOptions) ([]benchRow, error) {
 	var rows []benchRow
 	for _, s := range benchScenarios() {
-		if len(opts.only) > 0 && !slices.Contains(opts.only, s.name) || s.alone && opts.nodes > 1 {
+		if len(opts.only) > 0 && !slices.Contains(opts.only, s.name) || s.alone && (opts.nodes > 1 || opts.queues > 1) {
 			continue
 		}
 		_, _ = fmt.Fprintf(opts.log, "%s: %s\n", s.name, s.what) // progress is a courtesy

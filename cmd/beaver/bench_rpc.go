@@ -122,11 +122,10 @@ func (b *benchRun) cpu() time.Duration {
 	return used
 }
 
-// batches are requests that store size jobs each. On one node there is one, for the queue; in a cluster one for each shard, so that
-// all nodes lead some of the load.
+// batches are requests that store size jobs each, one for each queue.
 func (b *benchRun) batches(queue string, size int) *batches {
 	all := new(batches)
-	for _, name := range b.queues(queue) {
+	for _, name := range b.queuesOf(queue) {
 		req := &beaverv1.EnqueueRequest{Jobs: make([]*beaverv1.NewJob, size)}
 		for i := range req.Jobs {
 			req.Jobs[i] = &beaverv1.NewJob{Queue: name, Kind: "bench", Payload: b.payload}

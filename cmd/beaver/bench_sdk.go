@@ -33,7 +33,7 @@ func benchEnqueueCallers(n int) func(context.Context, *benchRun) ([]benchRow, er
 		if err != nil {
 			return nil, err
 		}
-		queues := b.queues("bench")
+		queues := b.queuesOf("bench")
 		var turn atomic.Uint64
 		row, err := b.rate(ctx, fmt.Sprintf("enqueue-%d", n), n, func(ctx context.Context) (int, error) {
 			queue := queues[turn.Add(1)%uint64(len(queues))]
@@ -50,7 +50,7 @@ func benchEnqueueLone(ctx context.Context, b *benchRun) ([]benchRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	queues := b.queues("bench")
+	queues := b.queuesOf("bench")
 	var durations []time.Duration
 	start := time.Now().Add(benchWarmUp)
 	end := start.Add(time.Duration(b.seconds) * time.Second)
