@@ -19,6 +19,9 @@ import (
 //   - When no state frame, or no entry, of the shard follows D, what it promised may be *lost*: a vote, a term, the acknowledgement of an entry
 //     behind the last that is known. (Not when no entry that could have been replaced is left: a state frame tells the last index too.)
 //
+// A disk may refuse to read, and later not: then an Open takes for damaged what the next one reads, and the file that it began does not
+// follow from that. Where a frame counts entries that are nowhere, they are taken for a damaged stretch before it.
+//
 // A gap is closed by a snapshot of the group alone, which makes its index the base of the tail. The replica is out of its group until then
 // (package replica). Let R be as it was before the damage, in the state that its hard state tells, and R' be R after it installs a
 // snapshot at S and is back. Everything in a snapshot is committed, so a follower may take one from anybody at any time.
@@ -102,6 +105,20 @@ func (r *recovery) passedOver(damage *CorruptError) {
 	if r.found.Damage == nil {
 		r.found.Damage = damage
 	}
+}
+
+func missing(first, last uint64) string {
+	return fmt.Sprintf("entries %d to %d are missing before this frame", first, last)
+}
+
+// misses is told that a frame counts entries up to last that are nowhere.
+func (r *recovery) misses(f *tailFile, s *shardLog, h *frameHeader, last uint64, at int64) {
+	if s.doubt != nil || !r.log.opts.KeepHoles {
+		return
+	}
+	damage := &CorruptError{File: f.name, Offset: at, Shard: h.shard, Reason: missing(s.last+1, last)}
+	s.doubtFrom(f, damage)
+	r.passedOver(damage)
 }
 
 // doubtFrom says that what follows the entries that are known is not.

@@ -307,6 +307,9 @@ func (r *recovery) apply(f *tailFile, h frameHeader, data []byte, at int64, olde
 		if s.lost {
 			return nil // It was written again before that was known, and nobody reads it.
 		}
+		if h.index > s.last+1 {
+			r.misses(f, s, &h, h.index-1, at)
+		}
 		if s.doubt != nil && h.index >= s.first {
 			r.settle(s, &h)
 		}
@@ -329,6 +332,9 @@ func (r *recovery) apply(f *tailFile, h frameHeader, data []byte, at int64, olde
 			r.applyLost(f, s, st, at)
 			return nil
 		}
+		if st.last > s.last && st.first <= st.last && !oldest {
+			r.misses(f, s, &h, st.last, at)
+		}
 		if s.doubt != nil {
 			r.doubtState(s, st)
 			s.become(st)
@@ -337,7 +343,7 @@ func (r *recovery) apply(f *tailFile, h frameHeader, data []byte, at int64, olde
 		}
 		// Only a snapshot makes a tail jump, and then it is empty; or this is where the recycled files ended.
 		if st.last > s.last && st.first <= st.last && !oldest {
-			return fmt.Errorf("entries %d to %d are missing before this frame", s.last+1, st.last)
+			return errors.New(missing(s.last+1, st.last))
 		}
 		s.become(st)
 		r.log.unwantAbove(s, st.last)
