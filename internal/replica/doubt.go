@@ -61,6 +61,8 @@ type doubts struct {
 	bringing []shard.ReplicaID
 	term     uint64
 	wishes   []shard.SnapshotWish
+
+	passed []Mail // the wish of a member that does not know the leader, for the leader
 }
 
 // Doubt tells what is known of the state.
@@ -231,15 +233,23 @@ func (r *Replica) stepPrint(from shard.NodeID, data []byte) (answer []byte) {
 	return reply.Append(nil, r.cfg.Shard)
 }
 
-// stepRenew takes the request of a member whose state is wrong. It comes again until the member has what it wants.
+// stepRenew takes the request of a member whose state is wrong, or whose log has a hole. It comes again until the member has what it
+// wants. Who asks may have last heard of the members before they changed, and not know the leader: whom it does know passes it on.
 func (r *Replica) stepRenew(from shard.NodeID, data []byte) {
 	w, err := transfer.DecodeRenew(r.cfg.Shard, data)
 	members := r.sh.Members()
 	to, term := shard.ReplicaID(w.Speaker), r.LeadTerm()
-	if err != nil || to.Node() != from || to == r.cfg.Replica || !members.Has(to) || term == 0 {
+	if err != nil || to == r.cfg.Replica || !members.Has(to) {
 		return
 	}
 	d := &r.doubts
+	own := to.Node() == from
+	if leader := r.sh.Leader(); own && term == 0 && leader != 0 && leader != r.cfg.Replica && leader != to {
+		d.passed = []Mail{{leader, w.Append(nil, r.cfg.Shard)}} // one at a time: it is asked again
+	}
+	if term == 0 || !own && !slices.ContainsFunc(members.All(), func(m shard.ReplicaID) bool { return m.Node() == from }) {
+		return
+	}
 	if d.term != term {
 		d.term, d.bringing, d.wishes = term, nil, nil
 	}
@@ -259,6 +269,8 @@ func (r *Replica) settleDoubts() error {
 	d := &r.doubts
 	r.eff.Snapshots = append(r.eff.Snapshots, d.wishes...)
 	d.wishes = nil
+	r.eff.Mends = append(r.eff.Mends, d.passed...)
+	d.passed = nil
 	if d.Trust != Trusted && d.Judged != r.judged() {
 		r.setTrust(d.Trust, d.Index) // The group has changed.
 	}
