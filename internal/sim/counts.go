@@ -96,9 +96,14 @@ func (c *Counts) Add(o *Counts) {
 }
 
 // undecidedPercent bounds how many histories may be too dear to judge. What nobody judged is not right.
-const undecidedPercent = 1
+const (
+	undecidedPercent = 1
+	// undecidedFew is how many may always be: a run has some sixty histories, and the few with the most calls that nobody answered, in
+	// one and the same outage, are together.
+	undecidedFew = 3
+)
 
-// Judged reports whether enough of the histories were judged. One of a run may always be too dear.
+// Judged reports whether enough of the histories were judged.
 func (c *Counts) Judged() bool {
-	return c.Undecided <= 1 || c.Undecided*100 < c.Histories*undecidedPercent
+	return c.Undecided <= undecidedFew || c.Undecided*100 < c.Histories*undecidedPercent
 }

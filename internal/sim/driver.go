@@ -89,7 +89,7 @@ func (d *driver) Gather(b *shard.BatchBuilder, now int64) uint64 {
 		f.sequence |= newerSequence
 	}
 	if d.tookOver {
-		d.m.n.w.oracles[d.m.group.id].takesOver(uint64(d.m.n.id), now)
+		d.m.n.w.oracles[d.m.group.id].takesOver(uint64(d.m.n.id), now, d.machine.Applied())
 	}
 	d.hold(b, now)
 	left := d.waiting[:0]

@@ -17,7 +17,14 @@ type jobFact struct {
 	worker  queue.WorkerID
 	until   queue.Millis // of an anonymous lease
 	since   queue.Millis // when the lease was granted, or extended last
+	granted uint64       // by which entry
 	ended   bool
+}
+
+// takeover is when a proposer began to lead, and what it had applied.
+type takeover struct {
+	at      queue.Millis
+	applied uint64
 }
 
 type sessionKey struct {
@@ -34,7 +41,7 @@ type oracle struct {
 	acked    uint64                   // the highest index of what a client was told
 	clock    int64                    // the greatest stamp
 	hold     queue.Millis             // no deadline passes before
-	taken    map[uint64]queue.Millis  // when a proposer took over last
+	taken    map[uint64]takeover      // of a proposer, the last one
 	loose    map[queue.Token]*jobFact // whose leases nobody is told of when they run out: those without a worker
 	token    queue.Token
 	jobs     map[queue.Pos]*jobFact
@@ -48,7 +55,7 @@ func newOracle(w *world, id shard.ID) *oracle {
 	return &oracle{
 		w: w, shard: id, facts: make(map[uint64]fact), jobs: make(map[queue.Pos]*jobFact),
 		sessions: make(map[sessionKey]queue.Pos), holders: make(map[queue.Token]queue.WorkerID),
-		loose: make(map[queue.Token]*jobFact), taken: make(map[uint64]queue.Millis), replay: queue.New(uint16(id)),
+		loose: make(map[queue.Token]*jobFact), taken: make(map[uint64]takeover), replay: queue.New(uint16(id)),
 	}
 }
 
@@ -134,14 +141,16 @@ func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte
 }
 
 // takesOver notes that a proposer begins to lead.
-func (o *oracle) takesOver(proposer uint64, now int64) { o.taken[proposer] = queue.Millis(now) }
+func (o *oracle) takesOver(proposer uint64, now int64, applied uint64) {
+	o.taken[proposer] = takeover{queue.Millis(now), applied}
+}
 
 // ranOut checks that a lease that runs out could have been kept: not in the first time of a leader, since nobody could extend it while
-// there was none.
+// there was none. A leader that comes back in its term may have granted leases in entries that it had not applied: nobody has those.
 func (o *oracle) ranOut(j *jobFact, proposer uint64, now queue.Millis) {
-	since, led := o.taken[proposer]
-	if led && now >= since && now < since+queue.Millis(workerTTL.Milliseconds()) && j.since < since {
-		o.w.fail("token %d ran out %d ms after a leader took over: nobody could keep it", j.token, now-since)
+	t, led := o.taken[proposer]
+	if led && now >= t.at && now < t.at+queue.Millis(workerTTL.Milliseconds()) && j.since < t.at && j.granted <= t.applied {
+		o.w.fail("token %d ran out %d ms after a leader took over: nobody could keep it", j.token, now-t.at)
 	}
 	j.token = 0
 }
@@ -187,7 +196,7 @@ func (o *oracle) follow(d *driver, index, proposer uint64, items [][]byte) {
 		case typeFetch:
 			worker, _ := binary.Uvarint(item[2:])
 			for _, l := range d.out.Leases[r.Lo:r.Hi] {
-				o.leased(l, queue.WorkerID(worker), d.machine.Now())
+				o.leased(l, queue.WorkerID(worker), d.machine.Now(), index)
 			}
 		case typeAck, typeFail, typeRelease, typeExtend, typeProgress, typeDamaged:
 			o.finished(item, r, d.machine.Now())
@@ -222,7 +231,7 @@ func (o *oracle) enqueued(item []byte, r queue.Result, pos queue.Pos) {
 }
 
 // leased checks a lease: tokens grow, and nobody else holds one.
-func (o *oracle) leased(l queue.Lease, worker queue.WorkerID, now queue.Millis) {
+func (o *oracle) leased(l queue.Lease, worker queue.WorkerID, now queue.Millis, index uint64) {
 	j := o.jobs[l.Pos]
 	switch {
 	case j == nil:
@@ -234,7 +243,7 @@ func (o *oracle) leased(l queue.Lease, worker queue.WorkerID, now queue.Millis) 
 	case l.Token <= o.token:
 		o.w.fail("token %d follows token %d", l.Token, o.token)
 	}
-	j.token, j.worker, j.since, o.token = l.Token, worker, now, l.Token
+	j.token, j.worker, j.since, j.granted, o.token = l.Token, worker, now, index, l.Token
 	o.holders[l.Token] = worker
 	if j.until = l.Deadline; worker == 0 {
 		o.loose[l.Token] = j

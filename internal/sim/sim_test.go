@@ -71,6 +71,12 @@ func TestScenarios(t *testing.T) {
 		{"states that go wrong", sim.Options{Nodes: 3, Faults: []sim.Fault{sim.FaultDiverge, sim.FaultHandOver}}},
 		// Nobody tells when a lease without a worker runs out, and a takeover puts its deadline off.
 		{"leases without workers over changes of the leader", sim.Options{Nodes: 3, Faults: []sim.Fault{sim.FaultClock, sim.FaultHandOver}}},
+		// A log went on in a new file behind damage, and the next start took the state with which that begins for certain.
+		{"starts behind damage", sim.Options{Nodes: 3, Faults: []sim.Fault{
+			sim.FaultDiskFull, sim.FaultPause, sim.FaultPartition, sim.FaultBitRot, sim.FaultWipe,
+		}}},
+		// A replica out of its group knew the members of before a change, and not the leader.
+		{"damage while members change", sim.Options{Nodes: 3, Faults: []sim.Fault{sim.FaultBitRot, sim.FaultUpgrade, sim.FaultMembers}}},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			for seed := uint64(1); seed <= seeds(t, 4); seed++ {
