@@ -9,8 +9,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/beaver-raft/beaver"
+	"github.com/beaver-raft/beaver/server"
 )
 
 // cutter is a TCP proxy that cuts each connection after so many bytes, in the middle of whatever they are.
@@ -141,7 +143,13 @@ func TestEnqueueOnceOverBrokenConnections(t *testing.T) {
 // TestWorkOverBrokenConnections does the same to a worker: every job is completed, and none was taken from a worker that
 // still lived.
 func TestWorkOverBrokenConnections(t *testing.T) {
-	s := openServer(t, t.TempDir(), "127.0.0.1:0")
+	s, err := server.Open(t.Context(), server.Options{
+		DataDir: t.TempDir(), Listen: "127.0.0.1:0", Logger: testLogger(),
+		WorkerTTL: time.Minute, // on a busy machine a worker may take longer to come back than the default
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { closeServer(t, s) })
 	direct := newClient(t, s)
 	const count = 100
