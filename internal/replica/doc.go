@@ -40,8 +40,9 @@
 // At most one of the two can be said by a majority, and of two majorities of voters one voter is in both: two replicas that differ are
 // not both acquitted by the same votes. If a majority itself went wrong in the same way, nobody can tell. Two voters cannot either:
 // they stay as they are until one is replaced. Nor can three when the leader is wrong, one follower is Suspect, and the third needs a
-// snapshot before it has a state to tell of: the leader's would bring it the wrong one, so replace the leader's node first. A lone
-// voter has nobody to ask: it stays Suspect until it is started again.
+// snapshot before it has a state to tell of. The leader's brings it the wrong one, and then the wrong state has the majority: these are two
+// faults at once, of three members, and no command undoes them. The lead cannot be given away first, as the Suspect one does not lead
+// and the third lacks entries. A lone voter has nobody to ask: it stays Suspect until it is started again.
 //
 // The window: between two fingerprints of the log nothing shows that a state is wrong. A leader whose state is may answer wrongly
 // until it has put the next one through the log, and its followers' answers have come. A follower's wrong state may become a leader's
