@@ -399,7 +399,7 @@ func (f *fleet) signalWhenStuck(node int) {
 	defer cancel()
 	poll := time.NewTicker(20 * time.Millisecond)
 	defer poll.Stop()
-	for !strings.Contains(p.tail(), "cannot be asked yet") {
+	for !strings.Contains(p.tail(), "cannot be asked for a place") {
 		select {
 		case err := <-p.exited:
 			f.t.Fatalf("it ended: %v\n%s", err, p.tail())

@@ -145,8 +145,15 @@ func (e *Engine) search(id shard.ID) *search {
 }
 
 // cutOff reports whether this node hears of too few others: then it knows of no leader that the others may have, and whoever asks is
-// served better by them.
-func (e *Engine) cutOff() bool { return e.opts.Reached != nil && !e.opts.Reached() }
+// served better by them. It is not while the catalog has a leader that this node knows: a leader steps down, and a follower forgets who leads,
+// when too few of the voters are heard of, and the nodes may be more than those. Some may have been removed, or are on their way in.
+func (e *Engine) cutOff() bool {
+	if e.opts.Reached == nil || e.opts.Reached() {
+		return false
+	}
+	lead, _ := e.host.LeadershipOf(catalogShard)
+	return lead.Leader == 0
+}
 
 // hopeless reports whether the node has been cut off for a while. In an election it hears of others within a moment.
 func (s *search) hopeless() bool {
