@@ -170,8 +170,12 @@ func applied(m *shard.Members, c shard.Change) bool {
 }
 
 // Members is who belongs to a shard's group as this node knows it, which may be late, and what a leader knows of the others.
-func (h *Host) Members(ctx context.Context, id shard.ID) (members shard.Members, peers []shard.Peer, err error) {
-	err = h.operate(ctx, id, &operation{begin: func(r *replica.Replica) error {
+func (h *Host) Members(ctx context.Context, id shard.ID) (shard.Members, []shard.Peer, error) {
+	var ( // not the results: the operation may still run when this has returned
+		members shard.Members
+		peers   []shard.Peer
+	)
+	err := h.operate(ctx, id, &operation{begin: func(r *replica.Replica) error {
 		members, peers = r.Members(), r.Peers(nil)
 		return nil
 	}})
