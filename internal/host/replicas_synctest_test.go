@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -205,6 +206,23 @@ func TestOperationsEnd(t *testing.T) {
 		c.closeAll()
 		if _, _, err := n.Members(t.Context(), groupShard); err == nil {
 			t.Error("members of a closed node")
+		}
+	})
+}
+
+// TestMembersGivenUp: who gives up a question gets nothing of the answer, which the shard's loop may be writing then.
+func TestMembersGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.closeAll()
+		c.found(1)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range OperationsMax / 2 {
+			members, peers, err := c.nodes[1].Members(ctx, groupShard)
+			if err != nil && (len(members.Voters) > 0 || peers != nil || !errors.Is(err, context.Canceled)) {
+				t.Fatalf("Members = %v, %v, %v", members, peers, err)
+			}
 		}
 	})
 }
