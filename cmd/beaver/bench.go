@@ -79,12 +79,9 @@ Scenarios:
   beaver bench --only backlog --backlog 10000000 --dir /var/tmp`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			switch output {
-			case "table":
-			case "json":
-				opts.json = true
-			default:
-				return fmt.Errorf("--output is %q; use table or json", output)
+			var err error
+			if opts.json, err = parseOutput(output); err != nil {
+				return err
 			}
 			opts.out, opts.log = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			return runBench(cmd.Context(), opts)
@@ -100,7 +97,7 @@ Scenarios:
 	f.IntVar(&opts.backlog, "backlog", 1_000_000, "jobs that wait in the scenario backlog")
 	f.IntVar(&opts.nodes, "nodes", 1, "1, or 3 for a cluster on this machine")
 	f.IntVar(&opts.queues, "queues", 1, "how many queues share the load, 1 to 256")
-	f.StringVar(&output, "output", "table", "table or json")
+	f.StringVar(&output, "output", outputTable, "table or json")
 	return cmd
 }
 

@@ -107,12 +107,9 @@ Parts:
   beaver kpi --output json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			switch output {
-			case outputTable:
-			case outputJSON:
-				opts.json = true
-			default:
-				return fmt.Errorf("--output is %q; use table or json", output)
+			var err error
+			if opts.json, err = parseOutput(output); err != nil {
+				return err
 			}
 			opts.out, opts.progress = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			return runKPI(cmd.Context(), opts)

@@ -51,6 +51,23 @@ func (r *kpiRun) cluster(ctx context.Context, relays bool, args ...string) (_ *k
 	return c, nil
 }
 
+// loaded is a cluster under load that has warmed up.
+func (r *kpiRun) loaded(ctx context.Context) (*kpiCluster, *kpiLoad, error) {
+	c, err := r.cluster(ctx, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	load, err := c.load(ctx)
+	if err == nil {
+		err = pause(ctx, benchWarmUp)
+	}
+	if err != nil {
+		c.close()
+		return nil, nil, err
+	}
+	return c, load, nil
+}
+
 func (c *kpiCluster) close() {
 	if c.client != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)

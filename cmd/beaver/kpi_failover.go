@@ -100,18 +100,11 @@ func (c *kpiCluster) cutOff(ctx context.Context, queue string) (took time.Durati
 
 // kpiLoss kills a leader under load, and compares the ten seconds from then on with the ten before.
 func kpiLoss(ctx context.Context, r *kpiRun) ([]kpiFact, error) {
-	c, err := r.cluster(ctx, false)
+	c, load, err := r.loaded(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer c.close()
-	load, err := c.load(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := pause(ctx, benchWarmUp); err != nil {
-		return nil, err
-	}
 	rates := func() (stored, handled float64, err error) {
 		stored, handled = float64(load.stored.Load()), float64(load.handled.Load())
 		err = pause(ctx, kpiLossSeconds*time.Second)

@@ -22,18 +22,11 @@ type appliedAt struct {
 // kpiLag asks all nodes under load, again and again, how far they are. What a leader had applied, and so acknowledged, at one time,
 // each of the others had at some time later: that is its lag, as far as the pace of the questions tells.
 func kpiLag(ctx context.Context, r *kpiRun) ([]kpiFact, error) {
-	c, err := r.cluster(ctx, false)
+	c, load, err := r.loaded(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer c.close()
-	load, err := c.load(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := pause(ctx, benchWarmUp); err != nil {
-		return nil, err
-	}
 	stored := load.stored.Load()
 	asking, cancel := context.WithTimeout(ctx, kpiLagSeconds*time.Second)
 	defer cancel()

@@ -15,6 +15,14 @@ const (
 	outputJSON  = "json"
 )
 
+// parseOutput reads a flag --output.
+func parseOutput(output string) (json bool, err error) {
+	if output != outputTable && output != outputJSON {
+		return false, fmt.Errorf("--output is %q; use %s or %s", output, outputTable, outputJSON)
+	}
+	return output == outputJSON, nil
+}
+
 // json reports whether the output is for scripts.
 func (a *app) json() bool { return a.output == outputJSON }
 

@@ -183,8 +183,10 @@ func (a *app) environment(cmd *cobra.Command) error {
 	if first != nil {
 		return first
 	}
-	if a.output != "" && a.output != outputTable && a.output != outputJSON {
-		return fmt.Errorf("--output is %q; use %s or %s", a.output, outputTable, outputJSON)
+	if a.output != "" {
+		if _, err := parseOutput(a.output); err != nil {
+			return err
+		}
 	}
 	return nil
 }

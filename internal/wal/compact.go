@@ -194,27 +194,13 @@ func (l *Log) copySegment(job *mergeJob, g *segment, budget int64) (copied int64
 			continue
 		}
 		p := place{segment: g, offset: x.offset(), fileID: g.fileID(), size: x.size, dataCRC: x.crc}
-		if err := l.copyMerged(job, &p, index); err != nil {
+		if err := job.w.copyFrom(&l.keeper.window, &p, index); err != nil {
+			job.hurt = index
 			return copied, err
 		}
 		copied += x.size.frame()
 	}
 	return copied, nil
-}
-
-// copyMerged copies one live entry of a segment.
-func (l *Log) copyMerged(job *mergeJob, p *place, index uint64) error {
-	if p.size.frame() >= copyDirectBytes {
-		if added, err := job.w.addFrom(p, index); added || err != nil {
-			return err
-		}
-	}
-	e, err := l.keeper.window.entry(p, job.shard, index)
-	if err != nil {
-		job.hurt = index
-		return err
-	}
-	return job.w.add(&e, p.dataCRC)
 }
 
 func (l *Log) finishMerge(job *mergeJob) error {

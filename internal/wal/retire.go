@@ -139,14 +139,9 @@ func (l *Log) copyItem(job *retireJob, item copyItem) error {
 		tail: job.file, offset: job.file.offset(item.entry.pos), fileID: job.file.id,
 		size: item.entry.size, term: item.entry.term, dataCRC: item.entry.crc,
 	}
-	if item.entry.size.frame() >= copyDirectBytes {
-		if added, err := job.w.addFrom(&p, item.index); added || err != nil {
-			return err
-		}
-	}
-	e, err := l.keeper.window.entry(&p, job.w.g.shard, item.index)
+	err := job.w.copyFrom(&l.keeper.window, &p, item.index)
 	if err == nil {
-		return job.w.add(&e, item.entry.crc)
+		return nil
 	}
 	if _, damaged := errors.AsType[*CorruptError](err); !damaged {
 		return err

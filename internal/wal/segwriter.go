@@ -64,6 +64,20 @@ func (w *segmentWriter) add(e *Entry, crc uint32) error {
 	return w.flushFull()
 }
 
+// copyFrom appends one entry from where it is, by a window on that file or past it. Damage is a *CorruptError, and nothing was appended.
+func (w *segmentWriter) copyFrom(from *window, p *place, index uint64) error {
+	if p.size.frame() >= copyDirectBytes {
+		if added, err := w.addFrom(p, index); added || err != nil {
+			return err
+		}
+	}
+	e, err := from.entry(p, w.g.shard, index)
+	if err != nil {
+		return err
+	}
+	return w.add(&e, p.dataCRC)
+}
+
 // addFrom appends one entry by reading its frame straight to where it is written from. False without a trace when there is
 // anything wrong with it: then read it by the window, which tells what.
 func (w *segmentWriter) addFrom(p *place, index uint64) (added bool, err error) {
