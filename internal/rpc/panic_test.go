@@ -34,7 +34,7 @@ func (e *fragileEngine) use(method string) {
 
 func (e *fragileEngine) RegisterWorker(context.Context, engine.WorkerInfo) (engine.WorkerID, time.Duration, error) {
 	e.use("RegisterWorker")
-	return 7, time.Nanosecond, nil // so short that every message is a heartbeat
+	return 7, time.Minute, nil // so long that nobody counts as silent
 }
 
 func (e *fragileEngine) Notices(engine.WorkerID) (<-chan engine.Notice, func()) {
@@ -49,7 +49,7 @@ func (e *fragileEngine) Fetch(ctx context.Context, _ *engine.FetchRequest) ([]en
 
 func (e *fragileEngine) Heartbeat(context.Context, engine.WorkerID, []engine.LeaseRef) (engine.HeartbeatReply, error) {
 	e.use("Heartbeat")
-	return engine.HeartbeatReply{TTL: time.Nanosecond}, nil
+	return engine.HeartbeatReply{TTL: time.Minute}, nil
 }
 
 func (e *fragileEngine) Finish(_ context.Context, _ engine.WorkerID, o []engine.Outcome, dst []engine.Ended) ([]engine.Ended, error) {
@@ -106,13 +106,14 @@ func TestStreamPanics(t *testing.T) {
 	const work, enqueue = beaverv1connect.JobServiceWorkProcedure, beaverv1connect.JobServiceEnqueueStreamProcedure
 	hello := &beaverv1.WorkRequest{Hello: &beaverv1.WorkerInfo{Queues: []string{"q"}}, Credits: 1}
 	outcome := &beaverv1.WorkRequest{OutcomesSequence: 1, Outcomes: []*beaverv1.Outcome{{Id: "0000000000000000"}}}
+	held := &beaverv1.WorkRequest{Held: []*beaverv1.LeaseRef{{Id: "0000000000000000", Token: 1}}} // this is asked of the engine at once
 	jobs := &beaverv1.EnqueueStreamRequest{Sequence: 1, Jobs: []*beaverv1.NewJob{{Queue: "q"}}}
 	for _, tt := range []struct {
 		where, procedure string
 		script           []proto.Message
 	}{
 		{"RegisterWorker", work, []proto.Message{hello}},
-		{"Heartbeat", work, []proto.Message{hello, outcome}},
+		{"Heartbeat", work, []proto.Message{hello, held}},
 		{"Fetch", work, []proto.Message{hello}},
 		{"Finish", work, []proto.Message{hello, outcome}},
 		{"Send", work, []proto.Message{hello}},
