@@ -61,7 +61,7 @@ func TestViolations(t *testing.T) {
 				if text := logs.await("cannot be understood"); !strings.Contains(text, c.want) {
 					t.Error(text)
 				}
-				if len(h.messages) > 0 || len(h.chunks) > 0 {
+				if len(h.arrived()) > 0 || len(h.chunks) > 0 {
 					t.Error("something reached the handler")
 				}
 			})
@@ -107,8 +107,8 @@ func TestReplacedConnection(t *testing.T) {
 		<-entered
 		leave <- struct{}{}
 		synctest.Wait()
-		if len(h.messages) != 2 || h.messages[1].message.GetCommit() != 2 {
-			t.Fatalf("%v", h.messages)
+		if len(h.arrived()) != 2 || h.arrived()[1].message.GetCommit() != 2 {
+			t.Fatalf("%v", h.arrived())
 		}
 	})
 }
@@ -137,7 +137,7 @@ func TestCloseWaits(t *testing.T) {
 		<-closed
 		one.Send(2, 1, []*raftpb.Message{heartbeat(2)})
 		time.Sleep(time.Minute)
-		if len(h2.messages) != 1 {
+		if len(h2.arrived()) != 1 {
 			t.Fatal("a message came after Close")
 		}
 	})

@@ -123,7 +123,7 @@ func TestWrongHandshakes(t *testing.T) {
 			if text := logs.await("refused a connection"); !strings.Contains(text, c.wantRemote) {
 				t.Errorf("the dialled says %q, want %q", text, c.wantRemote)
 			}
-			if two.Stats().Refused == 0 || len(h2.messages) > 0 || len(h2.up) > 0 || len(h1.up) > 0 {
+			if two.Stats().Refused == 0 || len(h2.arrived()) > 0 || h2.ups() > 0 || h1.ups() > 0 {
 				t.Errorf("something happened: %+v, %+v, %+v", two.Stats(), h1, h2)
 			}
 		})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -90,6 +91,26 @@ func (r *record) PeerGone(node uint64) {
 	r.gone = append(r.gone, node)
 	r.mu.Unlock()
 	signal(r.changed)
+}
+
+// arrived returns the messages so far, cuts how often a peer could not be reached and ups how often it could: asked under the lock, since the goroutines of a
+// transport that a test looks at go on, and a pause of all of them orders what they write later after nothing.
+func (r *record) arrived() []received {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.messages)
+}
+
+func (r *record) cuts() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.down)
+}
+
+func (r *record) ups() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.up)
 }
 
 // until waits for a condition on what was recorded. The test's own time limit bounds it.

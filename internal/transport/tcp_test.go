@@ -52,7 +52,7 @@ func TestLoopback(t *testing.T) {
 			}
 			h1.until(func() bool { return len(h1.messages) == 1 })
 			h2.until(func() bool { return len(h2.messages) == count && len(h2.chunks) == 1 })
-			for i, r := range h2.messages {
+			for i, r := range h2.arrived() {
 				index := uint64(i + 1)
 				want := data[:index*100%20_000]
 				if index%100 == 0 {

@@ -21,8 +21,8 @@ func TestBatching(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if len(h2.messages) != 500 {
-			t.Fatalf("%d messages arrived", len(h2.messages))
+		if len(h2.arrived()) != 500 {
+			t.Fatalf("%d messages arrived", len(h2.arrived()))
 		}
 		s := one.Stats().Peers[0].Messages
 		if s.MessagesOut != 500 || s.FramesOut > 100 || s.Dropped != 0 || s.QueuedMessages != 0 {
@@ -62,7 +62,7 @@ func orderAcrossCuts(t *testing.T, security Security) {
 	time.Sleep(5 * time.Second)
 	synctest.Wait()
 	last := uint64(0)
-	for i, r := range h2.messages {
+	for i, r := range h2.arrived() {
 		entry := r.message.Entries[0]
 		if entry.GetIndex() <= last || r.shard != uint16(entry.GetIndex()/10%2) || len(entry.Data) != int(entry.GetIndex()%10_000) {
 			t.Fatalf("message %d: index %d after %d, shard %d, %d bytes", i, entry.GetIndex(), last, r.shard, len(entry.Data))
@@ -70,11 +70,11 @@ func orderAcrossCuts(t *testing.T, security Security) {
 		last = entry.GetIndex()
 	}
 	s := one.Stats().Peers[0]
-	if len(h2.messages) < int(sent)/2 || len(h2.messages) == int(sent) || len(h1.down) < 10 {
-		t.Fatalf("%d of %d arrived, %+v, %d cuts noticed", len(h2.messages), sent, s, len(h1.down))
+	if len(h2.arrived()) < int(sent)/2 || len(h2.arrived()) == int(sent) || h1.cuts() < 10 {
+		t.Fatalf("%d of %d arrived, %+v, %d cuts noticed", len(h2.arrived()), sent, s, h1.cuts())
 	}
-	if uint64(len(h2.messages)) > s.Messages.MessagesOut || s.Messages.MessagesOut+s.Messages.Dropped != sent {
-		t.Fatalf("%d arrived, %d sent, %+v", len(h2.messages), sent, s)
+	if uint64(len(h2.arrived())) > s.Messages.MessagesOut || s.Messages.MessagesOut+s.Messages.Dropped != sent {
+		t.Fatalf("%d arrived, %d sent, %+v", len(h2.arrived()), sent, s)
 	}
 }
 
@@ -87,7 +87,7 @@ func TestDeadPeerIsNoticed(t *testing.T) {
 			one.Send(2, 1, []*raftpb.Message{heartbeat(1)})
 			time.Sleep(10 * time.Second)
 			synctest.Wait()
-			if len(h2.messages) != 1 || len(h1.down) != 0 || !one.Stats().Peers[0].Messages.Connected {
+			if len(h2.arrived()) != 1 || h1.cuts() != 0 || !one.Stats().Peers[0].Messages.Connected {
 				t.Fatalf("an idle connection: %+v", one.Stats())
 			}
 			p.silent.Store(true)
@@ -103,7 +103,7 @@ func TestDeadPeerIsNoticed(t *testing.T) {
 			}
 			time.Sleep(SilenceMaxDefault)
 			synctest.Wait()
-			if len(h1.down) == 0 {
+			if h1.cuts() == 0 {
 				t.Fatal("nobody was told")
 			}
 			two.mu.Lock()
@@ -116,7 +116,7 @@ func TestDeadPeerIsNoticed(t *testing.T) {
 			time.Sleep(DialTimeoutDefault + BackoffMaxDefault)
 			one.Send(2, 1, []*raftpb.Message{heartbeat(2)})
 			synctest.Wait()
-			if n := len(h2.messages); h2.messages[n-1].message.GetCommit() != 2 {
+			if n := len(h2.arrived()); h2.arrived()[n-1].message.GetCommit() != 2 {
 				t.Fatal("the connection did not come back")
 			}
 		})
@@ -142,8 +142,8 @@ func TestBackoff(t *testing.T) {
 		if attempts < 60 || attempts > 130 {
 			t.Fatalf("%d attempts in a minute", attempts)
 		}
-		if s := one.Stats().Peers[0].Messages; s.Dropped != 600 || s.QueuedMessages != 0 || int64(len(h1.down)) != attempts {
-			t.Fatalf("%+v, %d reports", s, len(h1.down))
+		if s := one.Stats().Peers[0].Messages; s.Dropped != 600 || s.QueuedMessages != 0 || int64(h1.cuts()) != attempts {
+			t.Fatalf("%+v, %d reports", s, h1.cuts())
 		}
 		for !one.Send(2, 1, []*raftpb.Message{heartbeat(1)}) {
 			time.Sleep(time.Millisecond)
@@ -161,8 +161,8 @@ func TestBackoff(t *testing.T) {
 			t.Fatal("the pause goes on although the peer was heard")
 		}
 		synctest.Wait()
-		if len(h2.messages) != 1 || h2.messages[0].message.GetCommit() != 9 {
-			t.Fatalf("%v", h2.messages)
+		if len(h2.arrived()) != 1 || h2.arrived()[0].message.GetCommit() != 9 {
+			t.Fatalf("%v", h2.arrived())
 		}
 	})
 }
@@ -261,7 +261,7 @@ func TestTransferRate(t *testing.T) {
 		if took < 7*time.Second || took > 8*time.Second { // the first one goes at once
 			t.Fatalf("8 MiB at 1 MiB a second took %v", took)
 		}
-		if len(h1.down) > 0 {
+		if h1.cuts() > 0 {
 			t.Fatalf("a throttled connection was cut: %v", h1.causes)
 		}
 	})
@@ -278,7 +278,7 @@ func TestRemovedPeer(t *testing.T) {
 		one.RemovePeer(2)
 		one.RemovePeer(2)
 		synctest.Wait()
-		if len(h2.down) != 1 || len(h1.down) != 0 {
+		if h2.cuts() != 1 || h1.cuts() != 0 {
 			t.Fatalf("reports: %v at the removed one, %v at the other", h2.causes, h1.causes)
 		}
 		if one.Send(2, 1, []*raftpb.Message{heartbeat(2)}) {
@@ -298,8 +298,8 @@ func TestRemovedPeer(t *testing.T) {
 		two.Send(1, 1, []*raftpb.Message{heartbeat(3)})
 		one.Send(2, 1, []*raftpb.Message{heartbeat(3)})
 		synctest.Wait()
-		if n := len(h1.messages); n != 2 || h1.messages[1].message.GetCommit() != 3 || len(h2.messages) != 2 {
-			t.Fatalf("%v, %v", h1.messages, h2.messages)
+		if n := len(h1.arrived()); n != 2 || h1.arrived()[1].message.GetCommit() != 3 || len(h2.arrived()) != 2 {
+			t.Fatalf("%v, %v", h1.arrived(), h2.arrived())
 		}
 	})
 }
@@ -315,7 +315,7 @@ func TestMovedPeer(t *testing.T) {
 		setPeer(t, moved, 1, "node-1")
 		setPeer(t, one, 2, "node-2") // no news
 		synctest.Wait()
-		if len(h1.down) > 0 {
+		if h1.cuts() > 0 {
 			t.Fatal("the same address cut a connection")
 		}
 		setPeer(t, one, 2, "elsewhere")
@@ -326,8 +326,8 @@ func TestMovedPeer(t *testing.T) {
 		time.Sleep(BackoffMaxDefault)
 		one.Send(2, 1, []*raftpb.Message{heartbeat(2)})
 		synctest.Wait()
-		if len(h2.messages) != 1 || len(h3.messages) != 1 {
-			t.Fatalf("%d messages at the old place, %d at the new one", len(h2.messages), len(h3.messages))
+		if len(h2.arrived()) != 1 || len(h3.arrived()) != 1 {
+			t.Fatalf("%d messages at the old place, %d at the new one", len(h2.arrived()), len(h3.arrived()))
 		}
 		_ = two
 	})
@@ -401,7 +401,7 @@ func TestReload(t *testing.T) {
 		}
 		one.Send(2, 1, []*raftpb.Message{heartbeat(2)})
 		synctest.Wait()
-		if len(h2.messages) != 2 {
+		if len(h2.arrived()) != 2 {
 			t.Fatal("an open connection was cut")
 		}
 		one.SendTransfer(2, 1, 1, nil)
