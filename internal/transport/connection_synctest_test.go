@@ -61,7 +61,7 @@ func TestViolations(t *testing.T) {
 				if text := logs.await("cannot be understood"); !strings.Contains(text, c.want) {
 					t.Error(text)
 				}
-				if len(h.arrived()) > 0 || len(h.chunks) > 0 {
+				if len(h.arrived()) > 0 || len(h.transfers()) > 0 {
 					t.Error("something reached the handler")
 				}
 			})

@@ -93,24 +93,19 @@ func (r *record) PeerGone(node uint64) {
 	signal(r.changed)
 }
 
-// arrived returns the messages so far, cuts how often a peer could not be reached and ups how often it could: asked under the lock, since the goroutines of a
-// transport that a test looks at go on, and a pause of all of them orders what they write later after nothing.
-func (r *record) arrived() []received {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.messages)
-}
+// arrived returns the messages so far, transfers the chunks, failures why a peer could not be reached, and cuts and ups how often it
+// could not and could. They look under the lock: a transport that a test looks at goes on, and a pause of all its goroutines does not
+// order what they write later after what the test has read.
+func (r *record) arrived() []received        { return look(r, func() []received { return slices.Clone(r.messages) }) }
+func (r *record) transfers() []receivedChunk { return look(r, func() []receivedChunk { return slices.Clone(r.chunks) }) }
+func (r *record) failures() []error          { return look(r, func() []error { return slices.Clone(r.causes) }) }
+func (r *record) cuts() int                  { return look(r, func() int { return len(r.down) }) }
+func (r *record) ups() int                   { return look(r, func() int { return len(r.up) }) }
 
-func (r *record) cuts() int {
+func look[T any](r *record, get func() T) T {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.down)
-}
-
-func (r *record) ups() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.up)
+	return get()
 }
 
 // until waits for a condition on what was recorded. The test's own time limit bounds it.

@@ -63,7 +63,7 @@ func TestLoopback(t *testing.T) {
 					t.Fatalf("message %d: from %d, shard %d, index %d, %d bytes", i, r.from, r.shard, entry.GetIndex(), len(entry.Data))
 				}
 			}
-			if c := h2.chunks[0]; c.from != 1 || c.shard != 5 || c.kind != 9 || !bytes.Equal(c.data, chunk) {
+			if c := h2.transfers()[0]; c.from != 1 || c.shard != 5 || c.kind != 9 || !bytes.Equal(c.data, chunk) {
 				t.Fatalf("chunk from %d, shard %d, kind %d, %d bytes", c.from, c.shard, c.kind, len(c.data))
 			}
 			s := one.Stats().Peers[0]

@@ -249,7 +249,7 @@ func TestTransferRate(t *testing.T) {
 				t.Fatal("a chunk was not taken")
 			}
 		}
-		for synctest.Wait(); len(h2.chunks) < 16; synctest.Wait() {
+		for synctest.Wait(); len(h2.transfers()) < 16; synctest.Wait() {
 			one.Send(2, 1, []*raftpb.Message{heartbeat(1)})
 			synctest.Wait()
 			if n := one.Stats().Peers[0].Messages.QueuedMessages; n > 0 {
@@ -262,7 +262,7 @@ func TestTransferRate(t *testing.T) {
 			t.Fatalf("8 MiB at 1 MiB a second took %v", took)
 		}
 		if h1.cuts() > 0 {
-			t.Fatalf("a throttled connection was cut: %v", h1.causes)
+			t.Fatalf("a throttled connection was cut: %v", h1.failures())
 		}
 	})
 }
@@ -279,7 +279,7 @@ func TestRemovedPeer(t *testing.T) {
 		one.RemovePeer(2)
 		synctest.Wait()
 		if h2.cuts() != 1 || h1.cuts() != 0 {
-			t.Fatalf("reports: %v at the removed one, %v at the other", h2.causes, h1.causes)
+			t.Fatalf("reports: %v at the removed one, %v at the other", h2.failures(), h1.failures())
 		}
 		if one.Send(2, 1, []*raftpb.Message{heartbeat(2)}) {
 			t.Fatal("a message to a removed peer was taken")
@@ -290,7 +290,7 @@ func TestRemovedPeer(t *testing.T) {
 		time.Sleep(time.Minute)
 		two.Send(1, 1, []*raftpb.Message{heartbeat(2)})
 		synctest.Wait()
-		if last := h2.causes[len(h2.causes)-1]; !errors.Is(last, ErrStranger) {
+		if last := h2.failures()[len(h2.failures())-1]; !errors.Is(last, ErrStranger) {
 			t.Fatalf("a removed peer is told %v", last)
 		}
 		setPeer(t, one, 2, "node-2")
@@ -320,8 +320,8 @@ func TestMovedPeer(t *testing.T) {
 		}
 		setPeer(t, one, 2, "elsewhere")
 		synctest.Wait()
-		if len(h1.causes) != 1 || !errors.Is(h1.causes[0], errMoved) {
-			t.Fatalf("%v", h1.causes)
+		if len(h1.failures()) != 1 || !errors.Is(h1.failures()[0], errMoved) {
+			t.Fatalf("%v", h1.failures())
 		}
 		time.Sleep(BackoffMaxDefault)
 		one.Send(2, 1, []*raftpb.Message{heartbeat(2)})
@@ -406,7 +406,7 @@ func TestReload(t *testing.T) {
 		}
 		one.SendTransfer(2, 1, 1, nil)
 		time.Sleep(time.Minute)
-		if len(h2.chunks) != 0 {
+		if len(h2.transfers()) != 0 {
 			t.Fatal("a new connection was made with the old secret")
 		}
 		if err := two.Reload(next); err != nil {
@@ -414,7 +414,7 @@ func TestReload(t *testing.T) {
 		}
 		one.SendTransfer(2, 1, 1, nil)
 		synctest.Wait()
-		if len(h2.chunks) != 1 {
+		if len(h2.transfers()) != 1 {
 			t.Fatal("no connection was made with the new secret")
 		}
 	})
