@@ -96,11 +96,17 @@ func (r *record) PeerGone(node uint64) {
 // arrived returns the messages so far, transfers the chunks, failures why a peer could not be reached, and cuts and ups how often it
 // could not and could. They look under the lock: a transport that a test looks at goes on, and a pause of all its goroutines does not
 // order what they write later after what the test has read.
-func (r *record) arrived() []received        { return look(r, func() []received { return slices.Clone(r.messages) }) }
-func (r *record) transfers() []receivedChunk { return look(r, func() []receivedChunk { return slices.Clone(r.chunks) }) }
-func (r *record) failures() []error          { return look(r, func() []error { return slices.Clone(r.causes) }) }
-func (r *record) cuts() int                  { return look(r, func() int { return len(r.down) }) }
-func (r *record) ups() int                   { return look(r, func() int { return len(r.up) }) }
+func (r *record) arrived() []received {
+	return look(r, func() []received { return slices.Clone(r.messages) })
+}
+
+func (r *record) transfers() []receivedChunk {
+	return look(r, func() []receivedChunk { return slices.Clone(r.chunks) })
+}
+
+func (r *record) failures() []error { return look(r, func() []error { return slices.Clone(r.causes) }) }
+func (r *record) cuts() int         { return look(r, func() int { return len(r.down) }) }
+func (r *record) ups() int          { return look(r, func() int { return len(r.up) }) }
 
 func look[T any](r *record, get func() T) T {
 	r.mu.Lock()
