@@ -183,16 +183,9 @@ func (r *finishRequest) setProto(data []byte) {
 }
 
 func (r *finishRequest) setJSON(data []byte) {
-	var msg beaverv1.FinishRequest
-	if r.err = unmarshalJSON(data, &msg); r.err != nil {
-		return
+	if data, r.err = transcode(data, new(beaverv1.FinishRequest)); r.err == nil {
+		r.setProto(data)
 	}
-	data, err := proto.Marshal(&msg)
-	if err != nil {
-		r.err = malformed(err)
-		return
-	}
-	r.setProto(data)
 }
 
 // finishResponse answers Finish.

@@ -21,6 +21,19 @@ import (
 	"github.com/beaver-raft/beaver/internal/queue"
 )
 
+// transcode makes the bytes of a message from its JSON form, for the requests that have decoders of their own. The error is nil or an
+// *engine.Error.
+func transcode(data []byte, msg proto.Message) ([]byte, error) {
+	if err := unmarshalJSON(data, msg); err != nil {
+		return nil, err
+	}
+	data, err := proto.Marshal(msg)
+	if err != nil {
+		return nil, malformed(err)
+	}
+	return data, nil
+}
+
 // unmarshalJSON reads msg from its JSON form. An empty body is an empty object. The error is nil or an *engine.Error.
 func unmarshalJSON(data []byte, msg proto.Message) error {
 	if len(bytes.TrimSpace(data)) == 0 {

@@ -114,16 +114,9 @@ func (r *enqueueRequest) setProto(data []byte) {
 }
 
 func (r *enqueueRequest) setJSON(data []byte) {
-	var msg beaverv1.EnqueueRequest
-	if r.err = unmarshalJSON(data, &msg); r.err != nil {
-		return
+	if data, r.err = transcode(data, new(beaverv1.EnqueueRequest)); r.err == nil {
+		r.setProto(data)
 	}
-	data, err := proto.Marshal(&msg)
-	if err != nil {
-		r.err = malformed(err)
-		return
-	}
-	r.setProto(data)
 }
 
 // singleShift is how much greater the numbers of a job's fields are in EnqueueRequest than in NewJob.
@@ -250,16 +243,9 @@ func (r *streamRequest) setOwn() {
 }
 
 func (r *streamRequest) setJSON(data []byte) {
-	var msg beaverv1.EnqueueStreamRequest
-	if r.err = unmarshalJSON(data, &msg); r.err != nil {
-		return
+	if data, r.err = transcode(data, new(beaverv1.EnqueueStreamRequest)); r.err == nil {
+		r.setProto(data)
 	}
-	data, err := proto.Marshal(&msg)
-	if err != nil {
-		r.err = malformed(err)
-		return
-	}
-	r.setProto(data)
 }
 
 func (r *streamRequest) decode() *engine.Error {

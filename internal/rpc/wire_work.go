@@ -52,16 +52,9 @@ func (r *workRequest) setProto(data []byte) {
 }
 
 func (r *workRequest) setJSON(data []byte) {
-	var msg beaverv1.WorkRequest
-	if r.err = unmarshalJSON(data, &msg); r.err != nil {
-		return
+	if data, r.err = transcode(data, new(beaverv1.WorkRequest)); r.err == nil {
+		r.setProto(data)
 	}
-	data, err := proto.Marshal(&msg)
-	if err != nil {
-		r.err = malformed(err)
-		return
-	}
-	r.setProto(data)
 }
 
 func (r *workRequest) decode() *engine.Error {
