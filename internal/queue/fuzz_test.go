@@ -12,7 +12,7 @@ func everyItem() [][]byte {
 	spec := Spec{
 		Queue: 1, Priority: 2, RunAt: 9, ExpiresAt: 90, MaxAttempts: 2, Retry: Retry{Kind: RetryFixed, BaseMillis: 5},
 		TimeoutMillis: -1, EnqueuedAt: 3, Kind: "k", ContentType: "c", Payload: []byte("p"),
-		Metadata: []KeyValue{{"a", "b"}},
+		Metadata: []KeyValue{{"a", "b"}}, OrderingKey: "o",
 	}
 	return [][]byte{
 		AppendHold(nil, 5),

@@ -9,6 +9,7 @@ const (
 	ResultBytesMax     = 256 << 10
 	MetadataCountMax   = 32
 	MetadataBytesMax   = 8 << 10 // all keys and values of one job
+	OrderKeyBytesMax   = 128
 	ErrorTypeBytesMax  = 200
 	ErrorTextBytesMax  = 4 << 10
 	ErrorStackBytesMax = 16 << 10

@@ -40,6 +40,7 @@ func TestSpecLimits(t *testing.T) {
 		{"payload", func(s *Spec) { s.Payload = make([]byte, PayloadBytesMax) }, func(s *Spec) { s.Payload = make([]byte, PayloadBytesMax+1) }},
 		{"metadata", func(s *Spec) { s.Metadata = metadata(MetadataCountMax, 0) }, func(s *Spec) { s.Metadata = metadata(MetadataCountMax+1, 0) }},
 		{"metadata", func(s *Spec) { s.Metadata = metadata(2, MetadataBytesMax) }, func(s *Spec) { s.Metadata = metadata(2, MetadataBytesMax+1) }},
+		{"ordering_key", func(s *Spec) { s.OrderingKey = strings.Repeat("o", OrderKeyBytesMax) }, func(s *Spec) { s.OrderingKey = strings.Repeat("o", OrderKeyBytesMax+1) }},
 		{"retry.list", func(s *Spec) { s.Retry = list(RetryListMax) }, func(s *Spec) { s.Retry = list(RetryListMax + 1) }},
 		{"retry.list", func(s *Spec) { s.Retry = list(1) }, func(s *Spec) { s.Retry = list(0) }},
 		{"retry.list", func(s *Spec) { s.Retry = list(1); s.Retry.List[0] = DelayMillisMax }, func(s *Spec) { s.Retry = list(1); s.Retry.List[0] = DelayMillisMax + 1 }},

@@ -10,6 +10,7 @@ const (
 	jobHasTimeout
 	jobHasRetry
 	jobHasMetadata
+	jobHasOrderingKey
 	jobFlagsAll = 1<<iota - 1
 )
 
@@ -23,7 +24,8 @@ const jobFixedBytes = 8
 //	├──────────┴─────────┴──────────┴───────┴───────────┴─────────────────────┤
 //	│ by flag: run at v, expires at v, max attempts v, timeout ms + 1 v, retry│
 //	├─────────────────────────────────────────────────────────────────────────┤
-//	│ kind b, content type b, by flag: metadata v × (key b, value b)          │
+//	│ kind b, content type b, by flag: metadata v × (key b, value b),         │
+//	│ ordering key b                                                          │
 //	├─────────────────────────────────────────────────────────────────────────┤
 //	│ payload: the rest                                                       │
 //	└─────────────────────────────────────────────────────────────────────────┘
@@ -42,6 +44,7 @@ func AppendJob(dst []byte, s *Spec) []byte {
 	set(jobHasTimeout, s.TimeoutMillis != 0)
 	set(jobHasRetry, s.Retry.Kind != RetryDefault)
 	set(jobHasMetadata, len(s.Metadata) > 0)
+	set(jobHasOrderingKey, s.OrderingKey != "")
 
 	dst = append(appendHeader(dst, itemJob), s.Priority, flags)
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(s.Queue))
@@ -70,6 +73,9 @@ func AppendJob(dst []byte, s *Spec) []byte {
 			dst = appendBytes(dst, s.Metadata[i].Value)
 		}
 	}
+	if flags&jobHasOrderingKey != 0 {
+		dst = appendBytes(dst, s.OrderingKey)
+	}
 	return append(dst, s.Payload...)
 }
 
@@ -88,6 +94,7 @@ type jobItem struct {
 	kind          []byte
 	contentType   []byte
 	metadata      []byte // its pairs, checked
+	orderingKey   []byte
 	payload       []byte
 }
 
@@ -114,6 +121,11 @@ func decodeJob(b []byte, j *jobItem) bool {
 	j.contentType = r.bytes(ContentTypeMax)
 	if j.flags&jobHasMetadata != 0 && !r.jobMetadata(j) {
 		return false
+	}
+	if j.flags&jobHasOrderingKey != 0 {
+		if j.orderingKey = r.bytes(OrderKeyBytesMax); len(j.orderingKey) == 0 {
+			return false
+		}
 	}
 	if r.bad || len(r.b) > PayloadBytesMax {
 		return false
@@ -160,7 +172,7 @@ func DecodeSpec(b []byte) (Spec, error) {
 	s := Spec{
 		Queue: j.queue, Priority: j.priority, RunAt: j.runAt, ExpiresAt: j.expiresAt, MaxAttempts: j.maxAttempts,
 		Retry: j.retry, TimeoutMillis: j.timeoutMillis, EnqueuedAt: j.enqueuedAt,
-		Kind: string(j.kind), ContentType: string(j.contentType), Payload: j.payload,
+		Kind: string(j.kind), ContentType: string(j.contentType), OrderingKey: string(j.orderingKey), Payload: j.payload,
 	}
 	if j.metadataCount > 0 {
 		s.Metadata = make([]KeyValue, 0, j.metadataCount)
@@ -203,6 +215,8 @@ func (s *Spec) Validate() error {
 		return invalid("kind", "has %d bytes; at most %d are allowed", len(s.Kind), KindBytesMax)
 	case len(s.ContentType) > ContentTypeMax:
 		return invalid("content_type", "has %d bytes; at most %d are allowed", len(s.ContentType), ContentTypeMax)
+	case len(s.OrderingKey) > OrderKeyBytesMax:
+		return invalid("ordering_key", "has %d bytes; at most %d are allowed", len(s.OrderingKey), OrderKeyBytesMax)
 	case len(s.Payload) > PayloadBytesMax:
 		return invalid("payload", "has %d bytes; at most %d are allowed", len(s.Payload), PayloadBytesMax)
 	case len(s.Metadata) > MetadataCountMax:

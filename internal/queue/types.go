@@ -134,6 +134,7 @@ type Spec struct {
 	ContentType   string
 	Payload       []byte
 	Metadata      []KeyValue // sorted by key
+	OrderingKey   string     // jobs of a queue with the same one go to one shard; the machine does not look at it
 }
 
 // KeyValue is one item of a job's metadata.
