@@ -51,7 +51,7 @@ func TestLeaderDiesUnderEnqueues(t *testing.T) {
 		}
 		time.Sleep(50 * time.Millisecond)
 		c.net.mu.Lock()
-		c.net.lose[callCommands] = 3
+		c.net.lose[callLeg{1, 2, callCommands}] = 3
 		c.net.mu.Unlock()
 		time.Sleep(10 * time.Millisecond)
 		c.crash(2)
@@ -209,7 +209,7 @@ func TestConnectionBreaks(t *testing.T) {
 		e := c.nodes[1]
 		request := &EnqueueRequest{Session: SessionID{9}, Sequence: 1, Jobs: jobs(name, 1)}
 		c.net.mu.Lock()
-		c.net.lose[callCommands] = 1
+		c.net.lose[callLeg{1, 2, callCommands}] = 1
 		c.net.mu.Unlock()
 		_, err := e.Enqueue(t.Context(), request, nil)
 		wantError(t, err, CodeUnknownOutcome, ReasonUnknownOutcome)
@@ -222,7 +222,7 @@ func TestConnectionBreaks(t *testing.T) {
 		}
 		// A read whose answer is lost is asked again.
 		c.net.mu.Lock()
-		c.net.lose[callQuery] = 2
+		c.net.lose[callLeg{1, 2, callQuery}] = 2
 		c.net.mu.Unlock()
 		if s := state(t, e, out[0].ID); s != queue.StateReady {
 			t.Errorf("the job is %v", s)
@@ -245,7 +245,7 @@ func TestLostFetchAnswer(t *testing.T) {
 		e := c.nodes[1]
 		lose := func() {
 			c.net.mu.Lock()
-			c.net.lose[callFetch] = 1
+			c.net.lose[callLeg{1, 2, callFetch}] = 1
 			c.net.mu.Unlock()
 		}
 		w := register(t, e)

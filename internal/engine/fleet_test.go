@@ -22,6 +22,12 @@ var (
 	errHungUp = errors.New("the connection broke")
 )
 
+// callLeg is what goes one way between two nodes: nodes also call each other by themselves, and a test means its own calls.
+type callLeg struct {
+	from, to uint64
+	kind     uint8
+}
+
 // network carries messages and calls between the engines of one process, unless a node is cut off.
 type network struct {
 	mu      sync.Mutex
@@ -32,7 +38,7 @@ type network struct {
 	mute    map[uint64]bool       // guarded by mu; what is sent there gets lost, and no connection breaks
 	broken  chan struct{}         // guarded by mu; closed when calls under way lose their connections
 	calls   map[uint8]int         // guarded by mu; made, by kind
-	lose    map[uint8]int         // guarded by mu; of how many calls of a kind the answers get lost
+	lose    map[callLeg]int       // guarded by mu; of how many calls on a leg the answers get lost
 }
 
 // wire is the network as one node sees it: host.Transport and Forwarder.
@@ -108,9 +114,9 @@ func (w wire) Call(ctx context.Context, node uint64, kind uint8, body []byte) ([
 	}
 	w.net.mu.Lock()
 	w.net.calls[kind]++
-	lost := w.net.lose[kind] > 0
+	lost := w.net.lose[callLeg{w.from, node, kind}] > 0
 	if lost {
-		w.net.lose[kind]--
+		w.net.lose[callLeg{w.from, node, kind}]--
 	}
 	w.net.mu.Unlock()
 	type result struct {
@@ -165,7 +171,7 @@ func found(t testing.TB) *fleet {
 		t: t, shards: 3, nodes: map[uint64]*Engine{}, disks: map[uint64]*vfs.Sim{},
 		net: &network{
 			hosts: map[uint64]*host.Host{}, engines: map[uint64]*Engine{}, cut: map[uint64]bool{}, alone: map[uint64]bool{}, mute: map[uint64]bool{}, broken: make(chan struct{}),
-			calls: map[uint8]int{}, lose: map[uint8]int{},
+			calls: map[uint8]int{}, lose: map[callLeg]int{},
 		},
 	}
 	ids := []uint64{1, 2, 3}
