@@ -140,7 +140,8 @@ var layers = map[string]layer{
 	},
 	"cmd/sim": {own: []string{"internal/sim"}},
 
-	"internal/chaos": {own: []string{"", "internal/queue"}},
+	"internal/chaos":    {own: []string{"", "internal/queue"}},
+	"internal/freeport": {},
 }
 
 // testOutside may be imported by any test: scripts, properties, histories. There is no assertion library.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/beaver-raft/beaver"
+	"github.com/beaver-raft/beaver/internal/freeport"
 	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
@@ -28,7 +29,7 @@ func (c crowded) Usage(dir string) (vfs.Usage, error) {
 func TestFullNodeLeadsNothing(t *testing.T) {
 	var list []string
 	for node := range 3 {
-		list = append(list, fmt.Sprintf("%d=%s", node+1, freeAddress(t)))
+		list = append(list, fmt.Sprintf("%d=%s", node+1, freeport.Address(t)))
 	}
 	var full atomic.Bool
 	options := make([]Options, 3)

@@ -11,7 +11,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"github.com/beaver-raft/beaver"
+	"github.com/beaver-raft/beaver/internal/freeport"
 )
 
 // The golden files are data directories as earlier versions wrote them: of a node alone, and of three that are a cluster, each with
@@ -139,12 +139,7 @@ func goldenCluster(t *testing.T, dir string) []*Server {
 	t.Helper()
 	var list []string
 	for node := 1; node <= 3; node++ {
-		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		list = append(list, fmt.Sprintf("%d=%s", node, l.Addr()))
-		_ = l.Close() // it is only asked for its port
+		list = append(list, fmt.Sprintf("%d=%s", node, freeport.Address(t)))
 	}
 	nodes := make([]*Server, 3)
 	var group sync.WaitGroup

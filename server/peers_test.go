@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/beaver-raft/beaver"
 	"github.com/beaver-raft/beaver/internal/founding"
+	"github.com/beaver-raft/beaver/internal/freeport"
 )
 
 // TestPeerOptions: each wrong combination is refused by the field that is at fault, with what to do.
@@ -80,16 +80,6 @@ func manyFounders(n int) string {
 		list = append(list, fmt.Sprintf("%d=10.0.0.%d:7401", i+1, i+1))
 	}
 	return strings.Join(list, ",")
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }() // it is only asked for its port
-	return l.Addr().String()
 }
 
 // openTogether opens nodes that wait for each other.
@@ -164,7 +154,7 @@ func TestCluster(t *testing.T) {
 	}
 	var list []string
 	for node := range 3 {
-		list = append(list, fmt.Sprintf("%d=%s", node+1, freeAddress(t)))
+		list = append(list, fmt.Sprintf("%d=%s", node+1, freeport.Address(t)))
 	}
 	options := make([]Options, 3)
 	for i := range options {
@@ -199,7 +189,7 @@ func TestCluster(t *testing.T) {
 	}
 
 	closeAll(t, nodes[1])
-	moved := freeAddress(t)
+	moved := freeport.Address(t)
 	options[1].Peers.Listen, options[1].Peers.Advertise = moved, moved
 	nodes[1] = openTogether(t, options[1])[0]
 	await(t, first, "node 2 has moved, and votes", func(i *beaver.ClusterInfo) bool {
@@ -242,7 +232,7 @@ func TestLastFounder(t *testing.T) {
 	addresses := make([]string, 3)
 	list := make([]string, 3)
 	for i := range list {
-		addresses[i] = freeAddress(t)
+		addresses[i] = freeport.Address(t)
 		list[i] = fmt.Sprintf("%d=%s", i+1, addresses[i])
 	}
 	options := make([]Options, 3)
@@ -257,7 +247,7 @@ func TestLastFounder(t *testing.T) {
 	await(t, last, "the founders are known", func(i *beaver.ClusterInfo) bool { return len(i.Nodes) == 3 })
 	for i, successor := range []uint64{4, 5} {
 		closeAll(t, nodes[i])
-		address := freeAddress(t)
+		address := freeport.Address(t)
 		if _, err := last.AddNode(t.Context(), address, uint64(i+1)); err != nil {
 			t.Fatal(err)
 		}
@@ -321,7 +311,7 @@ func spread(i *beaver.ClusterInfo, shards, nodes int) bool {
 func TestShardsAreAdded(t *testing.T) {
 	var list []string
 	for node := range 3 {
-		list = append(list, fmt.Sprintf("%d=%s", node+1, freeAddress(t)))
+		list = append(list, fmt.Sprintf("%d=%s", node+1, freeport.Address(t)))
 	}
 	options := make([]Options, 4)
 	for i := range 3 {
@@ -370,7 +360,7 @@ func TestShardsAreAdded(t *testing.T) {
 
 	// A node that joins has a place in what there is, and learns of what comes afterwards.
 	options[3] = Options{DataDir: t.TempDir(), Listen: "127.0.0.1:0", Fatal: options[0].Fatal, Peers: PeerOptions{
-		Join: strings.SplitN(list[0], "=", 2)[1], Listen: freeAddress(t),
+		Join: strings.SplitN(list[0], "=", 2)[1], Listen: freeport.Address(t),
 	}}
 	nodes = append(nodes, openTogether(t, options[3])[0])
 	if _, err := first.AddShards(t.Context(), 1, 0); err != nil {

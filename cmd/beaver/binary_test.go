@@ -2,9 +2,7 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/beaver-raft/beaver/internal/freeport"
 )
 
 // beTheBinary makes the test's own binary run as beaver, in a process of its own, without another build.
@@ -122,17 +122,6 @@ func run(t *testing.T, args ...string) (text string, status int) {
 	return b.text(), status
 }
 
-// freeAddress is an address of this machine that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }() // it is only asked for its port
-	return l.Addr().String()
-}
-
 // station is what one node is started with.
 type station struct {
 	dir, public, peer string
@@ -140,7 +129,7 @@ type station struct {
 }
 
 func newStation(t *testing.T, secret string) *station {
-	return &station{dir: filepath.Join(t.TempDir(), "data"), public: freeAddress(t), peer: freeAddress(t), secret: secret}
+	return &station{dir: filepath.Join(t.TempDir(), "data"), public: freeport.Address(t), peer: freeport.Address(t), secret: secret}
 }
 
 func (s *station) args(more ...string) []string {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/beaver-raft/beaver/internal/freeport"
 )
 
 // wants checks what a wrong start says, and how it ends.
@@ -97,7 +99,7 @@ func TestWrongPlace(t *testing.T) {
 
 	text, status = run(t, "server", "--data-dir", data, "--listen", "127.0.0.1:0", "--shards", "1")
 	wants(t, text, status, exitFailure, "2 data shards", "--shards is 1")
-	text, status = run(t, "server", "--data-dir", data, "--listen", "127.0.0.1:0", "--join", freeAddress(t), "--peer-listen", freeAddress(t))
+	text, status = run(t, "server", "--data-dir", data, "--listen", "127.0.0.1:0", "--join", freeport.Address(t), "--peer-listen", freeport.Address(t))
 	wants(t, text, status, exitFailure, "started alone", "would lose its jobs", "empty data directory")
 
 	// As a newer version would have written it.
@@ -131,10 +133,10 @@ func TestWrongCluster(t *testing.T) {
 	open.says("is security configured alike on both sides?")
 	text, status = join(newStation(t, secret), "--node", "1")
 	wants(t, text, status, exitFailure, "the id 1 is taken", "give another --node, or none")
-	text, status = join(newStation(t, secret), "--advertise-peer", founder.peer, "--peer-listen", freeAddress(t))
+	text, status = join(newStation(t, secret), "--advertise-peer", founder.peer, "--peer-listen", freeport.Address(t))
 	wants(t, text, status, exitUsage, "--join", "this node itself")
 
-	nowhere := launch(t, newStation(t, secret).args("--join", freeAddress(t))...)
+	nowhere := launch(t, newStation(t, secret).args("--join", freeport.Address(t))...)
 	nowhere.says("cannot be asked for a place in its cluster")
 	nowhere.says("connection refused")
 

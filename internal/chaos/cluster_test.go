@@ -3,7 +3,6 @@ package chaos
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/beaver-raft/beaver"
+	"github.com/beaver-raft/beaver/internal/freeport"
 )
 
 // clusterWait bounds what a cluster may take for one step of a test, on a slow machine too.
@@ -29,17 +29,6 @@ type fleet struct {
 
 func newFleet(t *testing.T) *fleet {
 	return &fleet{t: t, bin: buildBeaver(t), ctx: t.Context(), nodes: map[int]*process{}, peers: map[int]string{}}
-}
-
-// freeAddress is an address that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }() // it is only asked for its port
-	return l.Addr().String()
 }
 
 func (f *fleet) start(node int, args ...string) {
@@ -179,7 +168,7 @@ func (f *fleet) signal(node int, sig syscall.Signal) {
 func (f *fleet) bootstrap() (flags func(node int) []string) {
 	var list []string
 	for node := 1; node <= 3; node++ {
-		f.peers[node] = freeAddress(f.t)
+		f.peers[node] = freeport.Address(f.t)
 		list = append(list, fmt.Sprintf("%d=%s", node, f.peers[node]))
 	}
 	flags = func(node int) []string {
@@ -341,7 +330,7 @@ func TestGrowAndShrink(t *testing.T) {
 	f.signal(1, syscall.SIGTERM)
 
 	for node := 1; node <= 3; node++ {
-		f.peers[node] = freeAddress(t)
+		f.peers[node] = freeport.Address(t)
 	}
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte(strings.Repeat("0123456789abcdef", 4)+"\n"), 0o600); err != nil {
@@ -365,7 +354,7 @@ func TestGrowAndShrink(t *testing.T) {
 
 	// A stranger that lacks the secret gets nowhere.
 	f.nodes[9] = newProcess(t, f.bin)
-	f.start(9, "--join", f.peers[1], "--peer-listen", freeAddress(t))
+	f.start(9, "--join", f.peers[1], "--peer-listen", freeport.Address(t))
 	f.signalWhenStuck(9)
 
 	for _, gone := range []int{3, 1} {

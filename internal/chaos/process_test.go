@@ -4,15 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/beaver-raft/beaver/internal/freeport"
 )
 
 // buildBeaver builds the binary with its dear checks on, so that a server that recovers to a wrong state says so and ends. It
@@ -39,18 +39,10 @@ type process struct {
 
 func newProcess(t *testing.T, bin string, args ...string) *process {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().(*net.TCPAddr)
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
 	p := &process{
 		bin: bin, dataDir: filepath.Join(dir, "data"), logPath: filepath.Join(dir, "server.log"),
-		addr: "127.0.0.1:" + strconv.Itoa(addr.Port), args: args,
+		addr: freeport.Address(t), args: args,
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
