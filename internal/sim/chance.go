@@ -28,6 +28,8 @@ const (
 	forRot
 	forDivergence
 	forRumours
+	forMembers
+	forStops
 )
 
 func newChance(seed, purpose uint64) chance {

@@ -12,6 +12,8 @@ type Counts struct {
 	Starts        uint64 // of nodes
 	Snapshots     uint64 // stored
 	Elections     uint64
+	Joint         uint64 // changes of two voters at once that were proposed
+	Stops         uint64 // processes that were told to stop, and did
 	Rumours       uint64 // times that a node heard that another's process has ended
 	Mends         uint64 // messages about damaged entries
 	Lost          uint64 // replicas that may have lost what they promised
@@ -47,6 +49,8 @@ func (c *Counts) Rows() []Count {
 		{"reads", c.Reads},
 		{"starts of nodes", c.Starts},
 		{"elections won", c.Elections},
+		{"changes by joint consensus", c.Joint},
+		{"processes that stopped when told", c.Stops},
 		{"news of processes' ends", c.Rumours},
 		{"snapshots stored", c.Snapshots},
 		{"messages to mend damage", c.Mends},
@@ -78,6 +82,8 @@ func (c *Counts) Add(o *Counts) {
 	c.Starts += o.Starts
 	c.Snapshots += o.Snapshots
 	c.Elections += o.Elections
+	c.Joint += o.Joint
+	c.Stops += o.Stops
 	c.Rumours += o.Rumours
 	c.Mends += o.Mends
 	c.Outages += o.Outages

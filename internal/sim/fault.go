@@ -81,6 +81,9 @@ func (w *world) strike(f Fault, n *node, lasts time.Duration) (struck bool) {
 			n.disk.SetCapacity(used + c.Int64N(64<<10))
 			w.after(lasts, func() { n.disk.SetCapacity(0) })
 		}
+	case FaultStop:
+		struck = struck && !n.stopping
+		n.stop(lasts)
 	case FaultPause:
 		n.pausedUntil = w.now + lasts
 	case FaultClock:
@@ -100,6 +103,47 @@ func (w *world) strike(f Fault, n *node, lasts time.Duration) (struck bool) {
 	case FaultBitRot, FaultRotSnapshot, FaultRotIndex, FaultDiverge: // they have clocks of their own: see rot.go and diverge.go
 	}
 	return struck
+}
+
+// stop tells a node's process to end, and ends it when it has not done so in time.
+func (n *node) stop(patience time.Duration) {
+	if !n.up || n.stopping {
+		return
+	}
+	life := n.life
+	n.stopping = true
+	n.w.after(patience, func() {
+		if n.up && n.life == life {
+			n.crash("is killed, since it does not stop", vfs.Killed())
+		}
+	})
+	for _, m := range n.members {
+		if m != nil && n.up {
+			m.poke()
+		}
+	}
+	n.stopped() // It may have no member that could tell.
+}
+
+// finish stops the member when it is told to and has nothing left to do.
+func (m *member) finish() {
+	n := m.n
+	if !n.up || !n.stopping || n.members[m.group.id] != m || !m.rep.Finished(n.instant()) {
+		return
+	}
+	n.w.trace.printf(m.name, "has stopped")
+	m.rep.Stop(errGone)
+	m.lost()
+	n.members[m.group.id] = nil
+	n.stopped()
+}
+
+// stopped ends the process when all its members have stopped.
+func (n *node) stopped() {
+	if n.up && !slices.ContainsFunc(n.members, func(m *member) bool { return m != nil }) {
+		n.w.counts.Stops++
+		n.crash("has stopped", vfs.Killed())
+	}
 }
 
 // handOver tells the leaders on a node to hand over to any other, and reports whether one of them begins to.

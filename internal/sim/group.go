@@ -12,18 +12,20 @@ import (
 type group struct {
 	w        *world
 	id       shard.ID
+	chance   chance
 	founders []shard.ReplicaID
 	identity []shard.ReplicaID // by node; 0: none
 	anew     []bool            // by node: what a replica before that one left is still there
 	replace  int               // node whose member is to be replaced, or to rest; -1: none
 	resting  bool              // it only rests: it is a learner
 	until    time.Duration     // when it votes again
+	lasts    time.Duration     // how long each rests
 	asked    bool              // that it rest, and not seen to
 	withheld time.Duration     // when a wrong leader was last kept from bringing a snapshot
 }
 
 func newGroup(w *world, id shard.ID) *group {
-	g := &group{w: w, id: id, replace: -1}
+	g := &group{w: w, id: id, replace: -1, chance: newChance(mix64(w.opts.Seed, uint64(id)), forMembers)}
 	for i := range w.plan.nodes {
 		g.founders = append(g.founders, shard.NewReplicaID(shard.NodeID(i+1), 0))
 	}
@@ -71,22 +73,23 @@ func (w *world) rest(n *node, lasts time.Duration) bool {
 		return false // Who lacks something neither votes nor leads: without another voter that may be a majority.
 	}
 	for _, g := range w.groups {
-		g.replace, g.resting, g.asked, g.until = n.index, true, false, w.now+lasts
+		g.replace, g.resting, g.asked, g.until, g.lasts = n.index, true, false, w.now+lasts, lasts
 		w.after(100*time.Millisecond, g.operate)
 	}
 	return true
 }
 
-// stepRest takes the next step of letting a member rest.
+// stepRest takes the next step of letting a member rest. When it has rested it votes again, and half of the time in the place of
+// another one, which rests then: two voters are changed at once, by joint consensus.
 func (g *group) stepRest(leader *member, n *node) {
 	members, id := leader.rep.Members(), g.identity[n.index]
 	voter, over := slices.Contains(members.Voters, id), g.w.now >= g.until || g.w.healing
-	change := shard.Change{Kind: shard.Demote, Replica: id}
+	changes := []shard.Change{{Kind: shard.Demote, Replica: id}}
 	switch {
 	case voter && over && !g.asked:
 		if g.knows(n, id) {
 			g.w.trace.printf("operator", "shard %d: %v votes again", g.id, id)
-			g.replace = -1
+			g.next(leader)
 		}
 		return
 	case voter && leader.n == n: // who is to rest cannot lead
@@ -96,14 +99,28 @@ func (g *group) stepRest(leader *member, n *node) {
 	case voter:
 		g.asked = true // It may be on its way for long, or be lost with a leader: it is over when it was seen.
 	case over:
-		g.asked, change.Kind = false, shard.Promote
+		g.asked, changes[0].Kind = false, shard.Promote
+		if other := pick(g.chance, g.identity); other != leader.id && slices.Contains(members.Voters, other) && !g.w.healing && g.chance.percent(75) {
+			changes = append(changes, shard.Change{Kind: shard.Demote, Replica: other})
+		}
 	default:
 		g.asked = false
 		return // It listens.
 	}
-	_, err := leader.rep.ChangeMembers(change)
-	g.w.trace.printf("operator", "shard %d: change %v of %v: %v", g.id, change.Kind, change.Replica, err)
+	_, err := leader.rep.ChangeMembers(changes...)
+	g.w.trace.printf("operator", "shard %d: change %v: %v", g.id, changes, err)
+	if err == nil && len(changes) > 1 {
+		g.w.counts.Joint++
+	}
 	leader.poke()
+}
+
+// next goes on with a member that rests still, if there is one: it gave its place to the one that votes now, or was forgotten when a node
+// had to be replaced.
+func (g *group) next(leader *member) {
+	members := leader.rep.Members()
+	g.replace = slices.IndexFunc(g.identity, func(r shard.ReplicaID) bool { return slices.Contains(members.Learners, r) })
+	g.resting, g.asked, g.until = g.replace >= 0, false, g.w.now+g.lasts
 }
 
 // operate takes the next step of replacing a member, until it is done.
@@ -156,7 +173,7 @@ func (g *group) step(leader *member, lost *node) {
 		case r == id && voter:
 			if g.knows(lost, id) {
 				g.w.trace.printf("operator", "shard %d: %v is a voter", g.id, r)
-				g.replace = -1
+				g.next(leader)
 			}
 			return
 		case r == id:

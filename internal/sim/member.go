@@ -128,6 +128,9 @@ func (m *member) wake(at time.Duration) {
 // turn turns the replica until it has nothing left to do, and carries out what it asks for.
 func (m *member) turn() {
 	n := m.n
+	if n.stopping {
+		m.rep.BeginClose()
+	}
 	for more := true; more; {
 		eff, err := m.rep.Turn(n.instant())
 		if err != nil || n.dying {
@@ -183,6 +186,7 @@ func (m *member) turn() {
 	if pause, ok := m.rep.Pause(n.instant()); ok {
 		m.wake(n.later(max(pause, 10*time.Microsecond)))
 	}
+	m.finish()
 }
 
 // send gives a Raft message to the network.

@@ -29,10 +29,11 @@ type node struct {
 	name   string
 	chance chance
 
-	up    bool
-	dying bool   // the power went in the middle of a call to the disk
-	life  uint32 // grows with each start
-	begun time.Duration
+	up       bool
+	dying    bool   // the power went in the middle of a call to the disk
+	life     uint32 // grows with each start
+	stopping bool   // it was told to end
+	begun    time.Duration
 
 	disk        *vfs.Sim
 	cutAfter    int // calls to the disk until the power goes; 0 is never
@@ -120,7 +121,7 @@ func (n *node) start() {
 	}
 	w := n.w
 	n.life++
-	n.up, n.dying, n.begun = true, false, w.now
+	n.up, n.dying, n.stopping, n.begun = true, false, false, w.now
 	n.flushing, n.again, n.keeping, n.appended, n.pausedUntil = false, false, false, 0, 0
 	n.disk.SetHook(n.hook)
 	n.disk.SetReadHook(n.refuse)

@@ -32,6 +32,7 @@ const (
 	FaultRotSnapshot              // the same in a stored snapshot
 	FaultRotIndex                 // the same in what tells a segment's entries apart
 	FaultDiverge                  // a replica makes something else of an entry than the others
+	FaultStop                     // a process is told to end: it hands over, stores its snapshots, and goes
 	faultCount
 )
 
@@ -42,7 +43,7 @@ func (f Fault) String() string {
 	return [...]string{
 		"kill", "power-cut", "mid-write", "blackout", "disk-error", "disk-slow", "disk-full", "partition", "deaf",
 		"isolate", "pause", "clock", "hand-over", "wipe", "members", "upgrade", "bit-rot", "rot-snapshot", "rot-index",
-		"diverge",
+		"diverge", "stop",
 	}[f]
 }
 
@@ -165,6 +166,9 @@ func newPlan(o *Options) plan {
 	u := newChance(mix64(o.Seed, 2), forRumours)
 	if p.rumours = u.percent(50) && p.nodes > 1; p.rumours && u.percent(40) {
 		p.rumourMean = u.between(500*time.Millisecond, 10*time.Second)
+	}
+	if drawn := newChance(o.Seed, forStops).percent(30); drawn && o.Faults == nil || slices.Contains(o.Faults, FaultStop) {
+		p.faults = append(p.faults, FaultStop)
 	}
 	return p
 }

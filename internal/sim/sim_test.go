@@ -93,3 +93,20 @@ func TestScenarios(t *testing.T) {
 		})
 	}
 }
+
+// TestRareEvents holds that what only some plans bring about does happen.
+func TestRareEvents(t *testing.T) {
+	var sum sim.Counts
+	stops := uint64(0)
+	for seed := uint64(1); seed <= seeds(t, 3); seed++ {
+		r := sim.Run(sim.Options{Seed: seed, Nodes: 3, Faults: []sim.Fault{sim.FaultMembers, sim.FaultStop, sim.FaultHandOver}})
+		if r.Err != nil {
+			t.Errorf("seed %d: %v\nreplay: go run ./cmd/sim -seed %d -nodes 3 -faults members,stop,hand-over", seed, r.Err, seed)
+		}
+		sum.Add(&r.Counts)
+		stops += r.Faults[sim.FaultStop]
+	}
+	if sum.Joint == 0 || sum.Stops == 0 || sum.Stops > stops {
+		t.Errorf("%d changes by joint consensus, %d of %d processes that were told to stop did", sum.Joint, sum.Stops, stops)
+	}
+}
