@@ -56,6 +56,54 @@ func removeAll(t *testing.T, fsys vfs.FS, name string) {
 	}
 }
 
+// The index of a segment may be damaged: its records give it back, with all jobs. A node that has no others refuses only when a record
+// lost its name with it.
+func TestDamagedSegmentIndex(t *testing.T) {
+	t.Parallel()
+	disk := vfs.NewSim(1, vfs.SimOptions{})
+	n := mustOpen(t, disk, nil, func(o *Options) { o.SnapshotBytes = 16 << 10; o.WAL.FileBytes = 16 << 10 })
+	for i := 0; n.Stats().Log.Segments == 0 && i < 20_000; i++ {
+		key := strings.Repeat("k", 40) + string(rune('a'+i%23))
+		if i < 20 {
+			key = strings.Repeat("once", i+1) // live for ever
+		}
+		if _, err := n.add(0, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.mustClose(t)
+	names, err := disk.List("data/log/live/00000")
+	if err != nil || len(names) == 0 {
+		t.Fatalf("no segments: %v", err)
+	}
+	name := "data/log/live/00000/" + names[0]
+	info, err := disk.Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := disk.FlipBit(name, info.Size-1, 2); err != nil {
+		t.Fatal(err)
+	}
+	after := disk.CrashClone(vfs.AllLost())
+	m := mustOpen(t, after, nil, nil)
+	if found := m.Stats().Recovery.Rebuilt; len(found) != 1 || found[0].File != name || !found[0].Whole {
+		t.Errorf("rebuilt were %+v", found)
+	}
+	for key, index := range m.drivers[0].newest {
+		if _, item, err := m.Payload(0, index, 0); err != nil || string(item) != key {
+			t.Errorf("payload %d: %q, %v", index, item, err)
+		}
+	}
+	m.mustClose(t)
+	if err := disk.FlipBit(name, 64+16, 0); err != nil { // the header of the first frame
+		t.Fatal(err)
+	}
+	_, err = openNode(t.Context(), disk, nil, nil)
+	if damage, ok := errors.AsType[*wal.CorruptError](err); !ok || damage.File != name {
+		t.Errorf("with a record that has no name: %v", err)
+	}
+}
+
 // At any time the newest snapshot may turn out damaged after a power cut: the one before it and the log behind it still
 // give every answered addition, and every live payload, while files retire and snapshots are pruned all along.
 func TestDamagedSnapshotFallsBackAtAnyTime(t *testing.T) {

@@ -208,6 +208,10 @@ func (h *Host) openFiles(openLog logOpener) error {
 		}
 		return fmt.Errorf("open log: %w", err)
 	}
+	for _, b := range h.recovery.Rebuilt {
+		o.Logger.Warn("the index of a log segment is damaged, and was made anew out of its records", "file", b.File, "shard", b.Shard, "damage", b.Reason,
+			"entries", b.Entries, "damaged_entries", b.Damaged, "lost_bytes", b.Lost, "whole", b.Whole)
+	}
 	if h.recovery.Damage != nil {
 		o.Logger.Error("the log is damaged: look at the disk", "damage", h.recovery.Damage, "holes", h.recovery.Holes, "lost_shards", h.recovery.LostShards)
 	}

@@ -189,6 +189,8 @@ func (l *memLog) Lost(wal.ShardID) error                         { return nil }
 
 func (l *memLog) Gap(wal.ShardID, uint64) uint64 { return 0 }
 
+func (l *memLog) Incomplete(wal.ShardID) error { return nil }
+
 func (l *memLog) Holes(wal.ShardID, uint64) (first, last uint64) { return 0, 0 }
 
 func (l *memLog) Stats() wal.Stats { return wal.Stats{} }

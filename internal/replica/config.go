@@ -47,6 +47,8 @@ type Log interface {
 	// of them of which not even the name is known.
 	Gap(shard wal.ShardID, from uint64) (last uint64)
 	Holes(shard wal.ShardID, from uint64) (first, last uint64)
+	// Incomplete says why entries of the shard may be gone of which the log knows no name; nil when there are none.
+	Incomplete(shard wal.ShardID) error
 	SetMendable(shard wal.ShardID, mendable bool)
 	Distrust(shard wal.ShardID)
 }

@@ -52,6 +52,9 @@ func (r *Replica) passHoles(snapshot uint64) (damage error) {
 // damaged, which is the error.
 func (r *Replica) openHoles(passed error) error {
 	if !r.mendable {
+		if passed == nil {
+			passed = r.cfg.Log.Incomplete(r.cfg.Shard)
+		}
 		hole, _ := r.cfg.Log.Holes(r.cfg.Shard, 0)
 		if passed != nil || hole == 0 {
 			return passed

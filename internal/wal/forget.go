@@ -51,8 +51,8 @@ func (l *Log) forget(shard ShardID) ([]*segment, Position) {
 		s.damage = nil
 		l.appendShardState(shard, s)
 	}
-	segments := slices.Concat(s.segments, s.received)
-	s.segments, s.received = nil, nil
+	segments := slices.Concat(s.segments, s.received, s.barren)
+	s.segments, s.received, s.incomplete, s.barren = nil, nil, nil, nil
 	s.live, s.snapshot, s.fallback, s.complete = roaring64.New(), 0, false, true
 	s.accounted, s.accountedAt = nil, 0
 	l.unwantAbove(s, 0)

@@ -249,9 +249,16 @@ func (in *inspector) segment(dir, base string, shard ShardID) error {
 	if !ok || strings.HasSuffix(base, tempSuffix) {
 		return in.other(name)
 	}
-	g, err := openSegment(in.fs, name, shard, id)
+	g, rebuilt, err := openOrRebuild(in.fs, name, shard, id, true)
 	if err != nil {
 		return in.fn(Record{Kind: RecordDamage, File: name, Shard: shard, Reason: err.Error()})
+	}
+	if rebuilt != nil {
+		damage := rebuilt.damage()
+		err = in.fn(Record{Kind: RecordDamage, File: name, Offset: damage.Offset, Shard: shard, Reason: damage.Reason})
+		if err != nil || len(g.entries) == 0 {
+			return err
+		}
 	}
 	err = in.fn(Record{
 		Kind: RecordSegment, File: name, Shard: shard, Bytes: g.bytes,

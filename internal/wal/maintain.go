@@ -116,6 +116,9 @@ func (l *Log) step() (more bool, err error) {
 	if more, err = l.mendTail(); more || err != nil {
 		return more, err
 	}
+	if more, err = l.setAside(); more || err != nil {
+		return more, err
+	}
 	if k.merge = l.nextMend(); k.merge != nil {
 		return true, nil
 	}

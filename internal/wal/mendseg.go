@@ -25,6 +25,9 @@ func (l *Log) nextMend() *mergeJob {
 		l.mu.RUnlock()
 		_, below := l.mendedIn(s)
 		if len(below) == 0 {
+			if job := l.nextRewrite(id, s); job != nil {
+				return job
+			}
 			continue
 		}
 		job := &mergeJob{shard: id, live: s.accounted}
@@ -59,6 +62,26 @@ func (l *Log) nextMend() *mergeJob {
 		}
 		l.keeper.window.reset(nil)
 		return job
+	}
+	return nil
+}
+
+// nextRewrite returns the job that writes a segment anew whose index was rebuilt. It has nothing from peers to write, so it waits for
+// room, and leaves alone what the disk refuses to read: that may pass.
+func (l *Log) nextRewrite(shard ShardID, s *shardLog) *mergeJob {
+	if s.accounted == nil || l.Full() {
+		return nil
+	}
+	for _, list := range s.segmentLists() {
+		for _, g := range list {
+			if !g.rebuilt || !g.counted {
+				continue
+			}
+			if items := g.liveRows(s); len(items) > 0 {
+				l.keeper.window.reset(nil)
+				return &mergeJob{shard: shard, group: []*segment{g}, live: s.accounted, items: items}
+			}
+		}
 	}
 	return nil
 }
@@ -117,6 +140,9 @@ func (l *Log) mendItem(job *mergeJob, it mendItem) error {
 	g := job.group[0]
 	x := g.entries[it.row]
 	if err := l.handles.hold(l.fs, g); errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO) {
+		if g.rebuilt {
+			return g.leave(it.index, err)
+		}
 		job.w.g.damaged = true
 		return job.w.add(&Entry{Index: it.index, Type: x.size.entryType()}, nameOnlyCRC)
 	} else if err != nil {
@@ -134,6 +160,34 @@ func (l *Log) mendItem(job *mergeJob, it mendItem) error {
 	if _, damaged := errors.AsType[*CorruptError](err); !damaged {
 		return err
 	}
+	if g.rebuilt && errors.Is(err, errUnreadable) {
+		return g.leave(it.index, err)
+	}
 	p.term = g.term(it.row)
 	return job.w.addDamaged(&p, it.index, l.keeper.window.salvage(&p))
+}
+
+// leave gives up writing a segment anew whose index was rebuilt: the next Open does that again.
+func (g *segment) leave(index uint64, err error) error {
+	g.rebuilt = false
+	return &CorruptError{File: g.name, Shard: g.shard, Index: index, Reason: "the disk cannot read it: " + err.Error()}
+}
+
+// setAside gives a segment of which nothing can be read another name, so that no start has to look at it again: it is for people. What it
+// held and is live is known to be missing by then.
+func (l *Log) setAside() (bool, error) {
+	for _, id := range l.Shards() {
+		l.mu.RLock()
+		s := l.shards[id]
+		l.mu.RUnlock()
+		if len(s.barren) == 0 || s.accounted == nil {
+			continue
+		}
+		if err := l.rename(s.barren[0].name, s.barren[0].name+damagedSuffix); err != nil {
+			return false, err
+		}
+		s.barren = s.barren[1:]
+		return true, l.syncDir(l.liveDir(id))
+	}
+	return false, nil
 }

@@ -238,9 +238,12 @@ func (l *Log) take(in Installation) ([]*segment, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("take received segment: %w", err)
 		}
-		g, err := openSegment(l.fs, name, in.Shard, id)
+		g, rebuilt, err := openOrRebuild(l.fs, name, in.Shard, id, l.opts.KeepHoles)
 		if errors.Is(err, fs.ErrNotExist) {
 			err = &CorruptError{File: name, Shard: in.Shard, Reason: "a segment that was received is missing"}
+		}
+		if err == nil && rebuilt != nil && (len(g.entries) == 0 || !rebuilt.Whole && !l.opts.KeepHoles) {
+			err = rebuilt.damage()
 		}
 		if err != nil {
 			return nil, err

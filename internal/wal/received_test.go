@@ -254,7 +254,9 @@ func TestReceivedAgain(t *testing.T) {
 func TestInstallRefuses(t *testing.T) {
 	for what, harm := range map[string]func(sim *vfs.Sim, name string) error{
 		"missing": func(sim *vfs.Sim, name string) error { return sim.Remove(name) },
-		"damaged": func(sim *vfs.Sim, name string) error { return sim.FlipBit(name, 20, 1) },
+		"damaged": func(sim *vfs.Sim, name string) error {
+			return errors.Join(sim.FlipBit(name, 20, 1), sim.FlipBit(name, fileHeaderBytes+4, 1)) // and the name of its first entry
+		},
 	} {
 		l, sim := openSim(t, Options{})
 		names := receive(t, intakeOptions(sim), every(1, 300, 1)...)

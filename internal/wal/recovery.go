@@ -466,7 +466,7 @@ func (r *recovery) openShardSegments(shard ShardID) error {
 			r.found.RemovedTemporaryFiles++
 			continue
 		}
-		g, err := openSegment(l.fs, path.Join(dir, name), shard, id)
+		g, err := r.openSegment(path.Join(dir, name), shard, id)
 		switch {
 		case err != nil:
 			return err
@@ -490,6 +490,25 @@ func (r *recovery) openShardSegments(shard ShardID) error {
 	return nil
 }
 
+// openSegment opens a segment, and rebuilds its index if that is damaged.
+func (r *recovery) openSegment(name string, shard ShardID, id segmentID) (*segment, error) {
+	l := r.log
+	g, rebuilt, err := openOrRebuild(l.fs, name, shard, id, l.opts.KeepHoles)
+	if err != nil || rebuilt == nil {
+		return g, err
+	}
+	damage := rebuilt.damage()
+	if !rebuilt.Whole {
+		if !l.opts.KeepHoles {
+			return nil, damage
+		}
+		l.shardFor(shard).incomplete = damage
+	}
+	r.passedOver(damage)
+	r.found.Rebuilt = append(r.found.Rebuilt, *rebuilt)
+	return g, nil
+}
+
 // adopt orders a shard's segments of one origin and removes those that a wider one covers.
 func (r *recovery) adopt(segments []*segment) ([]*segment, error) {
 	l := r.log
@@ -498,21 +517,34 @@ func (r *recovery) adopt(segments []*segment) ([]*segment, error) {
 		return a.firstSeq < b.firstSeq || a.firstSeq == b.firstSeq && a.lastSeq > b.lastSeq
 	})
 	var kept []*segment
+	var wide *segment // the last one that no other covers
 	for _, g := range segments {
-		if len(kept) > 0 {
-			last := kept[len(kept)-1]
-			if g.lastSeq <= last.lastSeq {
-				if err := l.fs.Remove(g.name); err != nil {
-					return nil, fmt.Errorf("remove merged segment: %w", err)
-				}
-				r.found.RemovedTemporaryFiles++
-				continue
+		if wide != nil && g.lastSeq <= wide.lastSeq {
+			if wide.incomplete {
+				continue // This may hold what the wider one lost: it stays until that is written anew.
 			}
-			if g.firstSeq <= last.lastSeq || g.first <= last.last() {
-				return nil, &CorruptError{File: g.name, Shard: g.shard, Index: g.first, Reason: "the segment overlaps " + last.name}
+			if err := l.fs.Remove(g.name); err != nil {
+				return nil, fmt.Errorf("remove merged segment: %w", err)
 			}
+			r.found.RemovedTemporaryFiles++
+			continue
+		}
+		if wide != nil && g.firstSeq <= wide.lastSeq {
+			return nil, overlap(g, wide)
+		}
+		if wide = g; len(g.entries) == 0 {
+			s := l.shardFor(g.shard)
+			s.barren = append(s.barren, g)
+			continue
+		}
+		if n := len(kept); n > 0 && g.first <= kept[n-1].last() {
+			return nil, overlap(g, kept[n-1])
 		}
 		kept = append(kept, g)
 	}
 	return kept, nil
+}
+
+func overlap(g, before *segment) error {
+	return &CorruptError{File: g.name, Shard: g.shard, Index: g.first, Reason: "the segment overlaps " + before.name}
 }

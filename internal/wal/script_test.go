@@ -152,6 +152,9 @@ func (s *script) reopen() string {
 	if found.RemovedTemporaryFiles > 0 {
 		out += fmt.Sprintf(", %d leftovers removed", found.RemovedTemporaryFiles)
 	}
+	for _, b := range found.Rebuilt {
+		out += fmt.Sprintf("\nrebuilt %s: %s; %d entries, %d damaged, %d bytes lost, whole %v", b.File, b.Reason, b.Entries, b.Damaged, b.Lost, b.Whole)
+	}
 	return out + "\n"
 }
 

@@ -77,11 +77,14 @@ type segment struct {
 	entries []segEntry
 	bytes   int64 // of frames
 
+	incomplete bool // the file had entries whose names are lost
+
 	// What follows is Maintain's, changed under Log.mu. Before it is counted, a segment counts as live as a whole.
 	counted   bool // live and liveBytes reflect the accounted live set
 	live      int  // entries in the live set
 	liveBytes int64
 	damaged   bool  // an entry did not read back; not compacted any more
+	rebuilt   bool  // the file's index is damaged, and to be written anew: see rebuild.go
 	lost      int64 // bytes that died by the accounting under way
 	rest      int   // calls of Maintain that find nothing to do until it counts as settled: see settle
 
@@ -210,6 +213,15 @@ func (g *segment) find(index uint64) (int, bool) {
 	delta := uint32(index - g.first)
 	i := sort.Search(len(g.entries), func(i int) bool { return g.entries[i].delta >= delta })
 	return i, i < len(g.entries) && g.entries[i].delta == delta
+}
+
+// list gives an entry behind the last one its row, by the frame at an offset.
+func (g *segment) list(index uint64, size sizeAndType, crc uint32, offset int64) {
+	if len(g.entries) == 0 {
+		g.first = index
+	}
+	g.entries = append(g.entries, segEntry{delta: uint32(index - g.first), offset8: uint32(offset / 8), size: size, crc: crc})
+	g.bytes = offset + size.frame() - fileHeaderBytes
 }
 
 func (g *segment) index(i int) uint64 { return g.first + uint64(g.entries[i].delta) }

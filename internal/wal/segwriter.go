@@ -119,16 +119,11 @@ func (w *segmentWriter) addDamaged(p *place, index uint64, frame []byte) error {
 // list puts an entry into the index, and returns the offset of the frame that the caller is to append.
 func (w *segmentWriter) list(index, term uint64, size sizeAndType, crc uint32) (offset int64) {
 	offset = w.at + int64(len(w.buf))
-	if n := len(w.g.entries); n == 0 {
-		w.g.first = index
-	} else if index <= w.g.index(n-1) || index-w.g.first >= 1<<32 {
+	if n := len(w.g.entries); n > 0 && (index <= w.g.index(n-1) || index-w.g.first >= 1<<32) {
 		invariant.Check(false, "segment entries from %d: %d is out of order or too far", w.g.first, index)
 	}
-	w.g.entries = append(w.g.entries, segEntry{
-		delta: uint32(index - w.g.first), offset8: uint32(offset / 8), size: size, crc: crc,
-	})
+	w.g.list(index, size, crc, offset)
 	w.terms = append(w.terms, term)
-	w.g.bytes += size.frame()
 	return offset
 }
 

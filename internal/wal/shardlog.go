@@ -65,6 +65,9 @@ type shardLog struct {
 	gaps   []gap            // of the tail, ascending: see lost.go
 	damage *CorruptError    // why the shard is lost
 
+	incomplete *CorruptError // what may have taken entries and their names
+	barren     []*segment      // M: segments of which nothing can be read
+
 	// While Open reads on.
 	doubt    *doubt
 	hardLost *CorruptError // the hard state may have been lost

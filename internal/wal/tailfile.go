@@ -42,6 +42,8 @@ const (
 	tailSuffix  = ".wal"
 	sparePrefix = "spare-"
 	tempSuffix  = ".tmp"
+
+	damagedSuffix = ".damaged" // of a segment of which nothing can be read
 )
 
 // VersionError says that a newer program wrote the file.

@@ -100,6 +100,7 @@ type Recovery struct {
 	Holes                 int           // entries of the tail that are damaged: see Options.KeepHoles
 	Damage                *CorruptError // the first that was passed over, also when nothing is missing
 	LostShards            int           // that may have lost what they promised
+	Rebuilt               []Rebuilt     // segments whose index was damaged
 }
 
 // ShardState is one shard's part of the log.
