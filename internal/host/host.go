@@ -193,6 +193,7 @@ func (h *Host) openFiles(openLog logOpener) error {
 	}
 	o.WAL.FS, o.WAL.Dir = o.FS, LogDir(o.Dir)
 	o.WAL.KeepHoles = true // a replica with holes keeps out of its group, one that lost more is not run; alone, both refuse
+	o.WAL.Peers = o.Transport != nil
 	// The log is durable before the first snapshot is written: with a snapshot and no log, the log was lost.
 	if h.records, err = ReadRecords(o.FS, o.Dir); err != nil {
 		return err

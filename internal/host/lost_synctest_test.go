@@ -73,54 +73,79 @@ func TestDamagedHeaderHeals(t *testing.T) {
 // again under another id. One that is its whole group refuses to start.
 func TestLostPromises(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t)
-		defer c.closeAll()
-		c.found(3)
-		for range 5 {
-			c.add("k")
+	for name, harm := range map[string]func(t *testing.T, disk *vfs.Sim) (places int){
+		"every header": func(t *testing.T, disk *vfs.Sim) int {
+			return flipHeaders(t, disk, func(wal.Record) bool { return true })
+		},
+		"every file": loseTail,
+	} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { testLostPromises(t, harm) }) })
+	}
+}
+
+// loseTail removes all files of a log's tail.
+func loseTail(t *testing.T, disk *vfs.Sim) (files int) {
+	t.Helper()
+	names, err := disk.List("data/log/tail")
+	for _, name := range names {
+		if strings.HasSuffix(name, ".wal") {
+			err = errors.Join(err, disk.Remove("data/log/tail/"+name))
+			files++
 		}
-		victim := c.others(c.leader())[0]
-		old := shard.NewReplicaID(shard.NodeID(victim), 0)
-		c.agree(1, 2, 3)
-		if err := c.nodes[victim].Close(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		c.crash(victim, vfs.AllLost())
-		if flipHeaders(t, c.disks[victim], func(wal.Record) bool { return true }) == 0 {
-			t.Fatal("nothing was damaged")
-		}
-		for range 3 { // also when it was found out before
-			c.mustOpen(victim, Replica{})
-			if lost := c.nodes[victim].Lost(groupShard); lost == nil || lost.Replica != old {
-				t.Fatalf("it may have lost its vote, and says %v", lost)
-			}
-			c.crash(victim, vfs.AllLost())
-		}
-		c.mustOpen(victim, Replica{})
-		n := c.nodes[victim]
-		if err := n.AddReplica(t.Context(), Replica{Shard: groupShard, ID: old, Join: true}); err == nil {
-			t.Error("the old replica is let in again")
-		}
-		c.net.cutOff(victim, true)
+	}
+	if err := errors.Join(err, disk.SyncDir("data/log/tail")); err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func testLostPromises(t *testing.T, harm func(t *testing.T, disk *vfs.Sim) (places int)) {
+	c := newCluster(t)
+	defer c.closeAll()
+	c.found(3)
+	for range 5 {
 		c.add("k")
-		c.change(shard.Change{Kind: shard.Demote, Replica: old})
-		c.change(shard.Change{Kind: shard.Remove, Replica: old})
-		made := c.change(shard.Change{Kind: shard.AddLearner, Replica: old})
-		if err := n.AddReplica(t.Context(), Replica{Shard: groupShard, ID: made[0].Replica, Join: true}); err != nil {
-			t.Fatal(err)
-		}
-		c.net.cutOff(victim, false)
-		c.agree(1, 2, 3)
-		c.change(shard.Change{Kind: shard.Promote, Replica: made[0].Replica})
-		c.crash(victim, vfs.AllLost())
+	}
+	victim := c.others(c.leader())[0]
+	old := shard.NewReplicaID(shard.NodeID(victim), 0)
+	c.agree(1, 2, 3)
+	if err := c.nodes[victim].Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.crash(victim, vfs.AllLost())
+	if harm(t, c.disks[victim]) == 0 {
+		t.Fatal("nothing was damaged")
+	}
+	for range 3 { // also when it was found out before
 		c.mustOpen(victim, Replica{})
-		if lost := c.nodes[victim].Lost(groupShard); lost != nil {
-			t.Error(lost)
+		if lost := c.nodes[victim].Lost(groupShard); lost == nil || lost.Replica != old {
+			t.Fatalf("it may have lost its vote, and says %v", lost)
 		}
-		c.crash(c.others(victim)[0], vfs.AllLost())
-		c.add("k") // by its vote
-	})
+		c.crash(victim, vfs.AllLost())
+	}
+	c.mustOpen(victim, Replica{})
+	n := c.nodes[victim]
+	if err := n.AddReplica(t.Context(), Replica{Shard: groupShard, ID: old, Join: true}); err == nil {
+		t.Error("the old replica is let in again")
+	}
+	c.net.cutOff(victim, true)
+	c.add("k")
+	c.change(shard.Change{Kind: shard.Demote, Replica: old})
+	c.change(shard.Change{Kind: shard.Remove, Replica: old})
+	made := c.change(shard.Change{Kind: shard.AddLearner, Replica: old})
+	if err := n.AddReplica(t.Context(), Replica{Shard: groupShard, ID: made[0].Replica, Join: true}); err != nil {
+		t.Fatal(err)
+	}
+	c.net.cutOff(victim, false)
+	c.agree(1, 2, 3)
+	c.change(shard.Change{Kind: shard.Promote, Replica: made[0].Replica})
+	c.crash(victim, vfs.AllLost())
+	c.mustOpen(victim, Replica{})
+	if lost := c.nodes[victim].Lost(groupShard); lost != nil {
+		t.Error(lost)
+	}
+	c.crash(c.others(victim)[0], vfs.AllLost())
+	c.add("k") // by its vote
 }
 
 // A replica that has no others refuses damage anywhere in its log, and names file and offset.
@@ -153,4 +178,25 @@ func TestLoneReplicaRefusesDamage(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A replica that has no others does not begin afresh when its log's tail is gone, each time that it is started.
+func TestLoneReplicaWithoutTail(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.closeAll()
+		c.found(1)
+		c.add("k")
+		c.crash(1, vfs.AllLost())
+		if loseTail(t, c.disks[1]) == 0 {
+			t.Fatal("nothing was removed")
+		}
+		for range 3 {
+			err := c.open(1, Replica{})
+			if _, ok := errors.AsType[*wal.CorruptError](err); !ok {
+				t.Errorf("opens with %v", err)
+			}
+		}
+	})
 }

@@ -141,7 +141,7 @@ func (n *node) open() error {
 	w := n.w
 	log, recovery, err := wal.Open(wal.Options{
 		FS: n.fs, Dir: path.Join(root, "log"), FileBytes: w.plan.fileBytes, ReserveBytes: w.plan.fileBytes,
-		KeepHoles: true,
+		KeepHoles: true, Peers: w.plan.nodes > 1,
 	})
 	if err != nil {
 		return err

@@ -9,20 +9,19 @@ import (
 
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/snapshot"
-	"github.com/beaver-raft/beaver/internal/wal"
 )
 
-// spoil is what a disk damaged of what only a start reads: a stored snapshot, or what tells a segment's entries apart. It shows late,
-// or never, if the file is replaced first. Until then the node counts as one that lacks something.
+// spoil is a stored snapshot that a disk damaged, which only a start reads. It shows late, or never, if the file is replaced first. Until
+// then the node counts as one that lacks something.
 //
-//   - A snapshot that is damaged is passed over: the one before is restored, and the log behind it applied. It must be healed so, unless
-//     another node brought it: then the log begins behind it, and Open refuses.
-//   - A segment whose header, index block or footer is damaged is refused by Open, which names the file.
+// It is passed over: the one before is restored, and the log behind it applied. It must be healed so, unless another node brought
+// it: then the log begins behind it, and Open refuses. A node that refuses is replaced, as docs/operating.md says: it comes back with an
+// empty disk, as a new member.
 //
-// A node that refuses is replaced, as docs/operating.md says: it comes back with an empty disk, as a new member.
+// What tells a segment's entries apart is read by a start alone too, but its records give it back: the node lacks nothing.
 type spoil struct {
 	file     string
-	snapshot uint64 // its index; 0: it is a segment
+	snapshot uint64 // its index
 }
 
 // snapshotsKept is how many good snapshots above a damaged one make it one that nobody reads any more.
@@ -37,7 +36,11 @@ func (n *node) spoilSnapshot() bool {
 		return false // What the only one says is nowhere else.
 	}
 	f := pick(c, files[:snapshotsKept])
-	return n.flip(spoil{f.Path, f.Index}, c.Int64N(f.Bytes))
+	if !n.flip(f.Path, c.Int64N(f.Bytes)) {
+		return false
+	}
+	n.spoiled = append(n.spoiled, spoil{f.Path, f.Index})
+	return true
 }
 
 // spoilIndex flips a bit of a live segment outside its frames.
@@ -56,17 +59,17 @@ func (n *node) spoilIndex() bool {
 	if offset >= segmentHead {
 		offset += end - segmentHead
 	}
-	return n.flip(spoil{file: name}, offset)
+	return n.flip(name, offset)
 }
 
-func (n *node) flip(s spoil, offset int64) bool {
+// flip flips a bit of a byte.
+func (n *node) flip(file string, offset int64) bool {
 	bit := uint(n.w.rot.chance.IntN(8))
-	if err := n.disk.FlipBit(s.file, offset, bit); err != nil {
+	if err := n.disk.FlipBit(file, offset, bit); err != nil {
 		return false
 	}
-	n.spoiled = append(n.spoiled, s)
 	n.w.trace.mix(uint64(n.index), uint64(offset), uint64(bit))
-	n.w.trace.printf(n.name, "rots: bit %d of byte %d of %s", bit, offset, s.file)
+	n.w.trace.printf(n.name, "rots: bit %d of byte %d of %s", bit, offset, file)
 	return true
 }
 
@@ -75,9 +78,6 @@ func (n *node) unspoiled() bool {
 	n.spoiled = slices.DeleteFunc(n.spoiled, func(s spoil) bool {
 		if _, err := n.disk.Stat(s.file); errors.Is(err, fs.ErrNotExist) {
 			return true
-		}
-		if s.snapshot == 0 {
-			return false
 		}
 		files, err := snapshot.List(n.disk, path.Dir(s.file))
 		good := 0
@@ -111,12 +111,9 @@ func (n *node) refuses(err error) bool {
 
 // mayRefuse reports whether an error names what is damaged and cannot be healed.
 func (n *node) mayRefuse(err error) bool {
-	damage, segment := errors.AsType[*wal.CorruptError](err)
 	state, behind := errors.AsType[*shard.StateError](err)
 	return slices.ContainsFunc(n.spoiled, func(s spoil) bool {
 		switch {
-		case s.snapshot == 0:
-			return segment && s.file == damage.File
 		case !behind || path.Dir(s.file) != snapshotDir(state.Shard):
 			return false
 		case n.installed[state.Shard] == s.snapshot:

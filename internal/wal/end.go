@@ -87,7 +87,7 @@ func findEnd(f io.ReaderAt, name string, id uint64, begun, size int64, holes boo
 	}
 	e.sealed = marked && h.kind == kindSeal
 	e.clean = marked && h.kind == kindMark && last == e.end
-	if any && !e.clean {
+	if any && !e.clean && !e.sealed {
 		e.torn = max(last-e.end, 0) + frameHeaderBytes
 	}
 	if bad != nil && !any && !errors.Is(bad, errFrameKind) && !errors.Is(bad, errFrameFile) {

@@ -13,7 +13,8 @@ import (
 // with. It lags the index of the log by what is buffered.
 type writer struct {
 	states map[ShardID]shardState
-	synced int64 // bytes of the current file known durable
+	synced int64  // bytes of the current file known durable
+	first  uint64 // id of the first file, if there is none; 0: 1
 }
 
 // observe follows the stream by one frame.
@@ -156,13 +157,12 @@ func (l *Log) stamp(f *tailFile, stream []byte, offset, synced int64) int {
 // old file with a seal and without a successor is a missing file, not an end.
 func (l *Log) beginFile(stream []byte) (int, error) {
 	prev := l.current()
-	f := &tailFile{id: 1, highest: make(map[ShardID]uint64)}
+	f := &tailFile{id: max(1, l.writer.first), highest: make(map[ShardID]uint64)}
 	head := tailHeader{}
 	if prev != nil {
-		f.id = prev.id + 1
-		head.prevID, head.prevUsed = prev.id, prev.used
+		f.id, head.prevUsed = prev.id+1, prev.used
 	}
-	head.id = f.id
+	head.id, head.prevID = f.id, f.id-1
 	l.mu.RLock()
 	head.lost = l.unknown != nil
 	l.mu.RUnlock()

@@ -13,7 +13,7 @@ import (
 // openHoles opens a log that may have holes.
 func openHoles(fsys vfs.FS) (*wal.Log, wal.Recovery, error) {
 	o := crashOptions(fsys)
-	o.KeepHoles = true
+	o.KeepHoles, o.Peers = true, true
 	return wal.Open(o)
 }
 

@@ -108,7 +108,7 @@ func (in *inspector) tail() error {
 			}
 		}
 		next := ""
-		if i+1 < len(ids) {
+		if i+1 < len(ids) && ids[i+1] == id+1 {
 			next = path.Join(dir, fmt.Sprintf("%010d%s", ids[i+1], tailSuffix))
 		}
 		if err = in.tailFile(name, id, next); err != nil {

@@ -3,6 +3,7 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Where the header of a frame is damaged, or the disk cannot read it, not even the name of what was lost is known: it may have been
@@ -21,6 +22,13 @@ import (
 //
 // A disk may refuse to read, and later not: then an Open takes for damaged what the next one reads, and the file that it began does not
 // follow from that. Where a frame counts entries that are nowhere, they are taken for a damaged stretch before it.
+//
+// A file that is missing is a damaged stretch like any other, as long as the log is known to have peers (Options.Peers). Between two files all of it is
+// damage: the next file begins with what it was to end with. When the last file is missing, which the seal of the one before tells, since
+// that is durable before anything of the next file is relied on, nothing of any shard follows. When the first one is missing, the bounds with which
+// the next one begins say which entries it had. When all are missing, every shard is lost. Only two faults at once hide that a file is missing:
+// the last file, and the seal of the one before. And of a first file that held nothing but live entries of before the tails' bounds nothing
+// is known but that those are missing, as soon as it is known what is live.
 //
 // A gap is closed by a snapshot of the group alone, which makes its index the base of the tail. The replica is out of its group until then
 // (package replica). Let R be as it was before the damage, in the state that its hard state tells, and R' be R after it installs a
@@ -91,13 +99,18 @@ func (r *recovery) damaged(f *tailFile, scan *tailScan, h *frameHeader, bad erro
 		r.log.shardFor(h.shard).doubtFrom(f, damage)
 		r.log.shards[h.shard].hardLost = damage
 	default:
-		r.unknown, r.unknownFile = damage, f
-		for _, s := range r.log.shards {
-			s.doubtFrom(f, damage)
-			s.hardLost = damage
-		}
+		r.loses(f, damage)
 	}
 	return nil
+}
+
+// loses is told of damage that may have taken anything of any shard.
+func (r *recovery) loses(f *tailFile, damage *CorruptError) {
+	r.unknown, r.unknownFile = damage, f
+	for _, s := range r.log.shards {
+		s.doubtFrom(f, damage)
+		s.hardLost = damage
+	}
 }
 
 // passedOver keeps the first damage for who wants to be told.
@@ -234,20 +247,33 @@ func (r *recovery) closeLost(end *tailEnd) {
 			damage = s.damage
 		}
 		s.doubt, s.hardLost = nil, nil
-		if damage == nil {
-			continue
+		if damage != nil {
+			r.close(id, s, damage)
 		}
-		s.lost, s.damage = true, damage
-		st, ok := l.writer.states[id]
-		if !ok {
-			st = blankState
-		}
-		st.lost = true
-		l.writer.states[id] = st
 	}
 	if r.unknown != nil && r.unknownFile == l.files[last] {
 		l.unknown = r.unknown
 	}
+}
+
+// close closes a shard that may have lost what it promised, also in the file that comes next.
+func (r *recovery) close(id ShardID, s *shardLog, damage *CorruptError) {
+	s.lost, s.damage = true, damage
+	st, ok := r.log.writer.states[id]
+	if !ok {
+		st = blankState
+	}
+	st.lost = true
+	r.log.writer.states[id] = st
+}
+
+// addGap adds a gap where there was none.
+func (s *shardLog) addGap(g gap) {
+	i := 0
+	for i < len(s.gaps) && s.gaps[i].first < g.first {
+		i++
+	}
+	s.gaps = slices.Insert(s.gaps, i, g)
 }
 
 // cutGaps keeps the gaps between the shard's bounds. REQUIRES: Log.mu.

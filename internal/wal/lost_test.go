@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,12 +19,16 @@ type harm struct {
 	name   string
 	offset int64
 	bit    uint
-	sector bool // it cannot be read
+	sector bool     // it cannot be read
+	gone   []string // instead: these files are missing
 }
 
 const sectorBytes = 512
 
 func (d harm) String() string {
+	if len(d.gone) > 0 {
+		return fmt.Sprintf("without %v", d.gone)
+	}
 	if d.sector {
 		return fmt.Sprintf("sector %d of %s", d.offset/sectorBytes, d.name)
 	}
@@ -33,6 +38,13 @@ func (d harm) String() string {
 // on is the disk with the damage.
 func (d harm) on(base *vfs.Sim) (*vfs.Sim, error) {
 	sim := base.CrashClone(vfs.AllLost())
+	if len(d.gone) > 0 {
+		var err error
+		for _, name := range d.gone {
+			err = errors.Join(err, sim.Remove(name))
+		}
+		return sim, errors.Join(err, sim.SyncDir(crashDir+"/tail"))
+	}
 	if !d.sector {
 		return sim, sim.FlipBit(d.name, d.offset, d.bit)
 	}
@@ -108,6 +120,155 @@ func TestDamagedFrames(t *testing.T) {
 					total[what] += n
 				}
 			})
+		}
+	}
+}
+
+// TestMissingFiles removes the files of the tail: each one, and each run of several. With replicas elsewhere, each shard then has the hard
+// state and bounds that it had, with gaps at most; or it is lost. A log without peers is refused, and not changed, unless what is missing
+// cannot be told from what was retired.
+func TestMissingFiles(t *testing.T) {
+	t.Parallel()
+	total := make(map[string]int)
+	for seed := range seeds(6) {
+		for _, closed := range []bool{true, false} {
+			sim := vfs.NewSim(seed, vfs.SimOptions{})
+			s := start(t, sim, seed)
+			if err := errors.Join(s.run(160+20*int(seed%3)), s.flush()); err != nil {
+				t.Fatal(err)
+			}
+			if closed {
+				if err := s.log.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			base := sim.CrashClone(vfs.AllLost())
+			names := tailFiles(t, base)
+			for first := range names {
+				for last := first; last < len(names) && last-first < len(names)-1; last++ {
+					d := harm{gone: names[first : last+1]}
+					counts := make(map[string]int)
+					if err := openDamaged(base, d, s.h, closed, counts); err != nil {
+						t.Fatalf("seed %d, closed %v, %v of %v: %v", seed, closed, d, names, err)
+					}
+					for what, n := range counts {
+						total[what] += n
+					}
+					if last == len(names)-1 && counts["lost"] == 0 {
+						t.Errorf("seed %d, %v of %v: what the last file held is not lost: %v", seed, d, names, counts)
+					}
+					refusedAlone(t, base, d, first == 0)
+				}
+			}
+		}
+	}
+	t.Log(total)
+	for _, what := range []string{"whole", "gap", "lost"} {
+		if total[what] == 0 {
+			t.Errorf("missing files did not bring about all that they may: %v", total)
+		}
+	}
+}
+
+// tailFiles lists the files of a log's tail, the oldest first.
+func tailFiles(t *testing.T, sim *vfs.Sim) (names []string) {
+	t.Helper()
+	for name := range filesBelow(t, sim, crashDir+"/tail") {
+		if strings.HasSuffix(name, ".wal") {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// refusedAlone opens a log of which files are missing as one that has no peers.
+func refusedAlone(t *testing.T, base *vfs.Sim, d harm, oldest bool) {
+	t.Helper()
+	sim, err := d.on(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := filesBelow(t, sim, crashDir)
+	o := crashOptions(sim)
+	o.KeepHoles = true
+	log, _, err := wal.Open(o)
+	if err == nil && oldest {
+		err = log.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if damage, ok := errors.AsType[*wal.CorruptError](err); !ok || damage.File == "" || !strings.Contains(damage.Reason, "missing") {
+		t.Errorf("%v, without peers: %v", d, err)
+	}
+	if after := filesBelow(t, sim, crashDir); !maps.Equal(before, after) {
+		t.Errorf("%v, without peers: there were %v, and are %v", d, before, after)
+	}
+}
+
+// TestNoTailFileIsLeft removes them all: every shard is lost, also one of which there are segments only, and stays so until it is forgotten.
+func TestNoTailFileIsLeft(t *testing.T) {
+	t.Parallel()
+	for seed := range seeds(3) {
+		sim := vfs.NewSim(seed, vfs.SimOptions{})
+		s := start(t, sim, seed)
+		if err := errors.Join(s.run(160), s.log.Close()); err != nil {
+			t.Fatal(err)
+		}
+		d := harm{gone: tailFiles(t, sim)}
+		sim, err := d.on(sim.CrashClone(vfs.AllLost()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		open := func() *wal.Log {
+			t.Helper()
+			o := crashOptions(sim)
+			o.KeepHoles, o.Peers, o.Existing = true, true, true
+			log, found, err := wal.Open(o)
+			if err != nil || found.LostShards == 0 {
+				t.Fatalf("seed %d: %+v, %v", seed, found, err)
+			}
+			return log
+		}
+		segments := len(filesBelow(t, sim, crashDir+"/live"))
+		for range 3 {
+			log := open()
+			for _, shard := range crashShards {
+				if err := wantDamage("lost", log.Lost(shard)); err != nil {
+					t.Fatalf("seed %d: shard %d: %v", seed, shard, err)
+				}
+				if _, err := log.Append(shard, &wal.HardState{Term: 1}, nil); err == nil {
+					t.Fatalf("lost shard %d takes a hard state", shard)
+				}
+			}
+			sim = sim.CrashClone(vfs.Mixed(seed))
+		}
+		if n := len(filesBelow(t, sim, crashDir+"/live")); n != segments || n == 0 {
+			t.Errorf("seed %d: %d of %d segments are left", seed, n, segments)
+		}
+		log := open()
+		for _, shard := range crashShards {
+			_, err := log.Forget(shard)
+			if err == nil {
+				_, err = log.Append(shard, &wal.HardState{Term: 1}, []wal.Entry{{Index: 1, Term: 1}})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := log.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		again, _, err := openHoles(sim.CrashClone(vfs.AllLost()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, shard := range crashShards {
+			if e, err := again.Read(shard, 1); err != nil || again.Lost(shard) != nil {
+				t.Errorf("seed %d: shard %d was forgotten and begun anew: %+v, %v, %v", seed, shard, e, err, again.Lost(shard))
+			}
 		}
 	}
 }

@@ -6,8 +6,6 @@ import (
 	"io/fs"
 	"path"
 	"slices"
-	"sort"
-	"strconv"
 	"strings"
 	"syscall"
 )
@@ -48,6 +46,8 @@ type recovery struct {
 	repeated    int64         // end of the part of a file that says what the file before said
 	unknown     *CorruptError // damage that may have taken shards whole
 	unknownFile *tailFile
+	gone        map[uint64]*CorruptError // by the id of a file: that those before it are missing
+	none        *CorruptError            // that all are
 	spares      []string
 }
 
@@ -75,7 +75,7 @@ func (r *recovery) run() error {
 	if err != nil {
 		return err
 	}
-	if len(l.files) > 0 {
+	if l.unknown = r.none; len(l.files) > 0 {
 		r.closeLost(&end)
 	}
 	if err = r.checkShards(); err != nil {
@@ -163,19 +163,40 @@ func (r *recovery) openFiles() error {
 	slices.Sort(ids)
 	for i, id := range ids {
 		if i > 0 && id != ids[i-1]+1 {
-			return &CorruptError{File: l.tailName(ids[i-1] + 1), Reason: "the file is missing, though later ones exist"}
+			damage := &CorruptError{File: l.tailName(ids[i-1] + 1), Reason: "the file is missing, though later ones exist"}
+			if !r.missingFile(damage) {
+				return damage
+			}
+			if r.gone == nil {
+				r.gone = make(map[uint64]*CorruptError)
+			}
+			r.gone[id] = damage
 		}
 		if err := r.openFile(id); err != nil {
 			return err
 		}
 	}
-	if len(ids) == 0 && len(r.spares) > 0 {
-		return &CorruptError{File: l.tailDir(), Reason: "all log files are missing, though spare ones exist"}
+	if len(ids) > 0 || len(r.spares) == 0 && !l.opts.Existing {
+		return nil
 	}
-	if len(ids) == 0 && l.opts.Existing {
-		return &CorruptError{File: l.tailDir(), Reason: "all log files are missing, though there was a log"}
+	damage := &CorruptError{File: l.tailDir(), Reason: "all log files are missing, though spare ones exist"}
+	if l.opts.Existing {
+		damage.Reason = "all log files are missing, though there was a log"
 	}
-	return nil
+	if !r.missingFile(damage) {
+		return damage
+	}
+	r.none = damage
+	return r.afterSegments()
+}
+
+// missingFile is told that files of the tail are missing, and reports whether that is passed over.
+func (r *recovery) missingFile(damage *CorruptError) bool {
+	if !r.log.opts.KeepHoles || !r.log.opts.Peers {
+		return false
+	}
+	r.passedOver(damage)
+	return true
 }
 
 func (r *recovery) openFile(id uint64) error {
@@ -222,6 +243,12 @@ func (r *recovery) replay() (tailEnd, error) {
 	for i, f := range l.files {
 		f.firstPos = pos
 		r.repeated = 0
+		if gone := r.gone[f.id]; gone != nil {
+			r.loses(l.files[i-1], gone)
+			for _, s := range l.shards {
+				s.incomplete = gone
+			}
+		}
 		if i > 0 && r.unknown == nil {
 			r.repeated = fileHeaderBytes + int64(len(l.shards))*frameBytes(shardStateBytes)
 		}
@@ -234,14 +261,22 @@ func (r *recovery) replay() (tailEnd, error) {
 			if err != nil {
 				return end, err
 			}
-			if end.sealed {
-				return end, &CorruptError{File: l.tailName(f.id + 1), Reason: "the file is missing, though the one before was sealed"}
-			}
 			f.used = end.proven
 			l.durable = f.endPos()
-			return end, r.replayFile(f, end.end, end.proven, i == 0)
+			if !end.sealed {
+				return end, r.replayFile(f, end.end, end.proven, i == 0)
+			}
+			damage := &CorruptError{File: l.tailName(f.id + 1), Reason: "the file is missing, though the one before was sealed"}
+			if !r.missingFile(damage) {
+				return end, damage
+			}
+			err = r.replayFile(f, end.end, end.proven, i == 0)
+			r.loses(f, damage)
+			return end, err
 		}
-		f.used = r.headers[i+1].prevUsed
+		if f.used = r.headers[i+1].prevUsed; r.gone[l.files[i+1].id] != nil {
+			f.used = usedUnknown // It tells of a file that is missing.
+		}
 		if f.used == usedUnknown {
 			var err error
 			if f.used, err = findSealed(f.file, f.name, f.id, r.headers[i].begun, f.size); err != nil {
@@ -357,11 +392,19 @@ func (r *recovery) apply(f *tailFile, h frameHeader, data []byte, at int64, olde
 func (r *recovery) checkShards() error {
 	for _, id := range r.log.Shards() {
 		s := r.log.shards[id]
-		if first, last := s.firstMissing(); first > 0 && !s.lost {
-			return &CorruptError{
+		for !s.lost {
+			first, last := s.firstMissing()
+			if first == 0 {
+				break
+			}
+			damage := &CorruptError{
 				File: r.log.tailDir(), Shard: id, Index: first,
 				Reason: fmt.Sprintf("entries %d to %d are missing: an older log file was removed", first, last),
 			}
+			if !r.missingFile(damage) {
+				return damage
+			}
+			s.addGap(gap{first, last, damage})
 		}
 	}
 	return nil
@@ -408,143 +451,4 @@ func (r *recovery) removeSpares() error {
 		}
 	}
 	return nil
-}
-
-// openSegments reads the index blocks of all shards' segments.
-func (r *recovery) openSegments() error {
-	l := r.log
-	dirs, err := l.fs.List(l.liveRoot())
-	if err != nil {
-		return fmt.Errorf("list %s: %w", l.liveRoot(), err)
-	}
-	for _, dir := range dirs {
-		id, err := strconv.ParseUint(dir, 10, 16)
-		if err != nil || l.liveDir(ShardID(id)) != path.Join(l.liveRoot(), dir) {
-			continue // not ours
-		}
-		if err = r.openShardSegments(ShardID(id)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (r *recovery) openShardSegments(shard ShardID) error {
-	l := r.log
-	dir := l.liveDir(shard)
-	// A merged segment must be durable by name before those that it covers go.
-	if err := l.fs.SyncDir(dir); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	if err := r.removeTemporary(dir); err != nil {
-		return err
-	}
-	names, err := l.fs.List(dir)
-	if err != nil {
-		return fmt.Errorf("list %s: %w", dir, err)
-	}
-	var segments, received []*segment
-	for _, name := range names {
-		id, ok := parseSegmentName(name)
-		if !ok {
-			continue
-		}
-		if len(l.files) == 0 {
-			return &CorruptError{File: l.tailDir(), Shard: shard, Reason: "all log files are missing, though segments exist"}
-		}
-		if oldest := l.files[0].id; !id.received && id.firstSeq < oldest && id.lastSeq >= oldest {
-			return &CorruptError{
-				File: path.Join(dir, name), Shard: shard,
-				Reason: fmt.Sprintf("it reaches into log file %d, which was not retired", oldest),
-			}
-		}
-		if !id.received && id.firstSeq >= l.files[0].id {
-			// Its tail file was not retired, and has been replayed whole.
-			if err = l.fs.Remove(path.Join(dir, name)); err != nil {
-				return fmt.Errorf("remove unfinished segment: %w", err)
-			}
-			r.found.RemovedTemporaryFiles++
-			continue
-		}
-		g, err := r.openSegment(path.Join(dir, name), shard, id)
-		switch {
-		case err != nil:
-			return err
-		case id.received:
-			received = append(received, g)
-		default:
-			segments = append(segments, g)
-		}
-	}
-	if segments, err = r.adopt(segments); err != nil {
-		return err
-	}
-	if received, err = r.adopt(received); err != nil {
-		return err
-	}
-	if len(segments)+len(received) > 0 {
-		s := l.shardFor(shard)
-		s.segments, s.received = segments, received
-		r.found.Segments += len(segments) + len(received)
-	}
-	return nil
-}
-
-// openSegment opens a segment, and rebuilds its index if that is damaged.
-func (r *recovery) openSegment(name string, shard ShardID, id segmentID) (*segment, error) {
-	l := r.log
-	g, rebuilt, err := openOrRebuild(l.fs, name, shard, id, l.opts.KeepHoles)
-	if err != nil || rebuilt == nil {
-		return g, err
-	}
-	damage := rebuilt.damage()
-	if !rebuilt.Whole {
-		if !l.opts.KeepHoles {
-			return nil, damage
-		}
-		l.shardFor(shard).incomplete = damage
-	}
-	r.passedOver(damage)
-	r.found.Rebuilt = append(r.found.Rebuilt, *rebuilt)
-	return g, nil
-}
-
-// adopt orders a shard's segments of one origin and removes those that a wider one covers.
-func (r *recovery) adopt(segments []*segment) ([]*segment, error) {
-	l := r.log
-	sort.Slice(segments, func(i, j int) bool {
-		a, b := segments[i], segments[j]
-		return a.firstSeq < b.firstSeq || a.firstSeq == b.firstSeq && a.lastSeq > b.lastSeq
-	})
-	var kept []*segment
-	var wide *segment // the last one that no other covers
-	for _, g := range segments {
-		if wide != nil && g.lastSeq <= wide.lastSeq {
-			if wide.incomplete {
-				continue // This may hold what the wider one lost: it stays until that is written anew.
-			}
-			if err := l.fs.Remove(g.name); err != nil {
-				return nil, fmt.Errorf("remove merged segment: %w", err)
-			}
-			r.found.RemovedTemporaryFiles++
-			continue
-		}
-		if wide != nil && g.firstSeq <= wide.lastSeq {
-			return nil, overlap(g, wide)
-		}
-		if wide = g; len(g.entries) == 0 {
-			s := l.shardFor(g.shard)
-			s.barren = append(s.barren, g)
-			continue
-		}
-		if n := len(kept); n > 0 && g.first <= kept[n-1].last() {
-			return nil, overlap(g, kept[n-1])
-		}
-		kept = append(kept, g)
-	}
-	return kept, nil
-}
-
-func overlap(g, before *segment) error {
-	return &CorruptError{File: g.name, Shard: g.shard, Index: g.first, Reason: "the segment overlaps " + before.name}
 }

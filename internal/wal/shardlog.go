@@ -66,7 +66,7 @@ type shardLog struct {
 	damage *CorruptError    // why the shard is lost
 
 	incomplete *CorruptError // what may have taken entries and their names
-	barren     []*segment      // M: segments of which nothing can be read
+	barren     []*segment    // M: segments of which nothing can be read
 
 	// While Open reads on.
 	doubt    *doubt

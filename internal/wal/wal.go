@@ -80,6 +80,10 @@ type Options struct {
 	// it relies on a shard.
 	KeepHoles bool
 
+	// Peers says that the shards have replicas on other nodes: with KeepHoles, a log then opens although files of its tail are missing
+	// (lost.go). Without it nothing is changed, so that the files can be put back.
+	Peers bool
+
 	FileBytes     int64 // size of one preallocated tail file; default 64 MiB
 	BufferBytes   int64 // most bytes appended and not yet flushed; default 64 MiB
 	ReserveBytes  int64 // free disk below which Full reports true; default 256 MiB, less on a small disk

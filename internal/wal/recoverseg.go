@@ -1,0 +1,179 @@
+package wal
+
+import (
+	"fmt"
+	"path"
+	"sort"
+	"strconv"
+)
+
+// openSegments reads the index blocks of all shards' segments.
+func (r *recovery) openSegments() error {
+	return r.eachLiveDir(func(id ShardID, _ string) error {
+		_, known := r.log.shards[id]
+		err := r.openShardSegments(id)
+		if s := r.log.shards[id]; s != nil && !known && r.log.unknown != nil {
+			r.close(id, s, r.log.unknown)
+		}
+		return err
+	})
+}
+
+// eachLiveDir calls fn for each shard's directory of segments.
+func (r *recovery) eachLiveDir(fn func(id ShardID, dir string) error) error {
+	l := r.log
+	dirs, err := l.fs.List(l.liveRoot())
+	if err != nil {
+		return fmt.Errorf("list %s: %w", l.liveRoot(), err)
+	}
+	for _, dir := range dirs {
+		id, err := strconv.ParseUint(dir, 10, 16)
+		if err != nil || l.liveDir(ShardID(id)) != path.Join(l.liveRoot(), dir) {
+			continue // not ours
+		}
+		if err = fn(ShardID(id), path.Join(l.liveRoot(), dir)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *recovery) openShardSegments(shard ShardID) error {
+	l := r.log
+	dir := l.liveDir(shard)
+	// A merged segment must be durable by name before those that it covers go.
+	if err := l.fs.SyncDir(dir); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	if err := r.removeTemporary(dir); err != nil {
+		return err
+	}
+	names, err := l.fs.List(dir)
+	if err != nil {
+		return fmt.Errorf("list %s: %w", dir, err)
+	}
+	var segments, received []*segment
+	for _, name := range names {
+		id, ok := parseSegmentName(name)
+		if !ok {
+			continue
+		}
+		if len(l.files) == 0 && r.none == nil {
+			return &CorruptError{File: l.tailDir(), Shard: shard, Reason: "all log files are missing, though segments exist"}
+		}
+		oldest := l.writer.first
+		if len(l.files) > 0 {
+			oldest = l.files[0].id
+		}
+		if !id.received && id.firstSeq < oldest && id.lastSeq >= oldest {
+			return &CorruptError{
+				File: path.Join(dir, name), Shard: shard,
+				Reason: fmt.Sprintf("it reaches into log file %d, which was not retired", oldest),
+			}
+		}
+		if !id.received && id.firstSeq >= oldest {
+			// Its tail file was not retired, and has been replayed whole.
+			if err = l.fs.Remove(path.Join(dir, name)); err != nil {
+				return fmt.Errorf("remove unfinished segment: %w", err)
+			}
+			r.found.RemovedTemporaryFiles++
+			continue
+		}
+		g, err := r.openSegment(path.Join(dir, name), shard, id)
+		switch {
+		case err != nil:
+			return err
+		case id.received:
+			received = append(received, g)
+		default:
+			segments = append(segments, g)
+		}
+	}
+	if segments, err = r.adopt(segments); err != nil {
+		return err
+	}
+	if received, err = r.adopt(received); err != nil {
+		return err
+	}
+	if len(segments)+len(received) > 0 {
+		s := l.shardFor(shard)
+		s.segments, s.received = segments, received
+		r.found.Segments += len(segments) + len(received)
+	}
+	return nil
+}
+
+// openSegment opens a segment, and rebuilds its index if that is damaged.
+func (r *recovery) openSegment(name string, shard ShardID, id segmentID) (*segment, error) {
+	l := r.log
+	g, rebuilt, err := openOrRebuild(l.fs, name, shard, id, l.opts.KeepHoles)
+	if err != nil || rebuilt == nil {
+		return g, err
+	}
+	damage := rebuilt.damage()
+	if !rebuilt.Whole {
+		if !l.opts.KeepHoles {
+			return nil, damage
+		}
+		l.shardFor(shard).incomplete = damage
+	}
+	r.passedOver(damage)
+	r.found.Rebuilt = append(r.found.Rebuilt, *rebuilt)
+	return g, nil
+}
+
+// adopt orders a shard's segments of one origin and removes those that a wider one covers.
+func (r *recovery) adopt(segments []*segment) ([]*segment, error) {
+	l := r.log
+	sort.Slice(segments, func(i, j int) bool {
+		a, b := segments[i], segments[j]
+		return a.firstSeq < b.firstSeq || a.firstSeq == b.firstSeq && a.lastSeq > b.lastSeq
+	})
+	var kept []*segment
+	var wide *segment // the last one that no other covers
+	for _, g := range segments {
+		if wide != nil && g.lastSeq <= wide.lastSeq {
+			if wide.incomplete {
+				continue // This may hold what the wider one lost: it stays until that is written anew.
+			}
+			if err := l.fs.Remove(g.name); err != nil {
+				return nil, fmt.Errorf("remove merged segment: %w", err)
+			}
+			r.found.RemovedTemporaryFiles++
+			continue
+		}
+		if wide != nil && g.firstSeq <= wide.lastSeq {
+			return nil, overlap(g, wide)
+		}
+		if wide = g; len(g.entries) == 0 {
+			s := l.shardFor(g.shard)
+			s.barren = append(s.barren, g)
+			continue
+		}
+		if n := len(kept); n > 0 && g.first <= kept[n-1].last() {
+			return nil, overlap(g, kept[n-1])
+		}
+		kept = append(kept, g)
+	}
+	return kept, nil
+}
+
+func overlap(g, before *segment) error {
+	return &CorruptError{File: g.name, Shard: g.shard, Index: g.first, Reason: "the segment overlaps " + before.name}
+}
+
+// afterSegments finds the id with which a tail begins anew of which no file is left: above those that segments come from.
+func (r *recovery) afterSegments() error {
+	return r.eachLiveDir(func(_ ShardID, dir string) error {
+		names, err := r.log.fs.List(dir)
+		if err != nil {
+			return fmt.Errorf("list %s: %w", dir, err)
+		}
+		for _, name := range names {
+			if id, ok := parseSegmentName(name); ok && !id.received {
+				r.log.writer.first = max(r.log.writer.first, id.lastSeq+1)
+			}
+		}
+		return nil
+	})
+}
