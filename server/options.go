@@ -52,7 +52,8 @@ type Options struct {
 	// new data directory.
 	Shards int
 
-	// WorkerTTL is how long a worker may be silent before its jobs go to others. Default 5 s.
+	// WorkerTTL is within which time a silent worker's jobs go to others. Each worker is told its own, 80 to 90 % of it. One whose connection
+	// breaks has two fifths of it to come back. Default 5 s.
 	WorkerTTL time.Duration
 
 	// ConnectionsMax is how many connections are open at once; further ones wait. Default 10,000.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -58,30 +59,42 @@ func newKPIHolderCommand() *cobra.Command {
 	return cmd
 }
 
-// kpiRebalance kills a worker that holds jobs of all shards, again and again, and waits until another one has begun all of them.
+// kpiRebalance has a worker fail that holds jobs of all shards, again and again, and waits until another one has begun all of them. A worker
+// that is killed leaves a connection that breaks; one that is stopped leaves silence, as a machine that is lost does.
 func kpiRebalance(ctx context.Context, r *kpiRun) ([]kpiFact, error) {
 	c, err := r.cluster(ctx, false)
 	if err != nil {
 		return nil, err
 	}
 	defer c.close()
+	facts, err := c.workersFail(ctx, "killed", "kill -9", (*os.Process).Kill)
+	if err != nil || canFreeze() != nil {
+		return facts, err
+	}
+	silent, err := c.workersFail(ctx, "stopped", "SIGSTOP", freeze)
+	return append(facts, silent...), err
+}
+
+// workersFail measures some workers' failures of one kind.
+func (c *kpiCluster) workersFail(ctx context.Context, what, how string, fail func(*os.Process) error) ([]kpiFact, error) {
 	var took []time.Duration
 	for range kpiWorkerDies {
-		d, err := c.workerDies(ctx)
+		d, err := c.workerFails(ctx, fail)
 		if err != nil {
 			return nil, err
 		}
 		took = append(took, d)
 	}
-	note := fmt.Sprintf("%d times kill -9 of a worker with %d jobs, default TTL of 5 s", kpiWorkerDies, kpiHeldJobs)
+	note := fmt.Sprintf("%d times %s of a worker with %d jobs, default TTL of 5 s", kpiWorkerDies, how, kpiHeldJobs)
+	name := fmt.Sprintf("worker %s → all its jobs run elsewhere", what)
 	return []kpiFact{
-		{Name: "worker killed → all its jobs run elsewhere, p50", Value: quantile(took, 0.5).Seconds(), Unit: "s", Note: note},
-		kpiFact{Name: "worker killed → all its jobs run elsewhere, max", Value: slices.Max(took).Seconds(), Unit: "s", Note: note}.below(5),
+		{Name: name + ", p50", Value: quantile(took, 0.5).Seconds(), Unit: "s", Note: note},
+		kpiFact{Name: name + ", max", Value: slices.Max(took).Seconds(), Unit: "s", Note: note}.below(5),
 	}, nil
 }
 
-// workerDies measures one death.
-func (c *kpiCluster) workerDies(ctx context.Context) (time.Duration, error) {
+// workerFails measures one failure.
+func (c *kpiCluster) workerFails(ctx context.Context, fail func(*os.Process) error) (time.Duration, error) {
 	exe := c.fleet.nodes[1].exe
 	holder := exec.Command(exe, "kpi", "holder", "--server", c.fleet.urls(), "--queues", strings.Join(c.queues, ","),
 		"--concurrency", strconv.Itoa(kpiHeldJobs))
@@ -119,8 +132,12 @@ func (c *kpiCluster) workerDies(ctx context.Context) (time.Duration, error) {
 		kill()
 		return 0, err
 	}
-	died := time.Now()
-	kill()
+	failed := time.Now()
+	err = fail(holder.Process)
+	defer kill()
+	if err != nil {
+		return 0, errors.Join(fmt.Errorf("have a worker fail: %w", err), worker.Stop(ctx))
+	}
 	for range kpiHeldJobs {
 		select {
 		case <-begun:
@@ -128,7 +145,7 @@ func (c *kpiCluster) workerDies(ctx context.Context) (time.Duration, error) {
 			return 0, context.Cause(ctx)
 		}
 	}
-	took := time.Since(died)
+	took := time.Since(failed)
 	return took, worker.Stop(ctx)
 }
 

@@ -58,7 +58,7 @@ Every flag can be given by an environment variable too: BEAVER_DATA_DIR is --dat
 	flags.StringVar(&o.Listen, "listen", server.DefaultListen, "address for clients, workers, curl and Prometheus")
 	f.peerFlags(flags)
 	flags.IntVar(&o.Shards, "shards", 0, "data shards; they may grow from one start to the next, also in a cluster, which gets as many as the node with the most (default: as many as there are, or 4 when there are none)")
-	flags.DurationVar(&o.WorkerTTL, "worker-ttl", 5*time.Second, "how long a worker may be silent before its jobs go to others")
+	flags.DurationVar(&o.WorkerTTL, "worker-ttl", 5*time.Second, "within which time the jobs of a silent worker go to others")
 	flags.IntVar(&o.ConnectionsMax, "connections-max", server.DefaultConnectionsMax, "connections open at once")
 	flags.IntVar(&o.RequestBytesMax, "request-bytes-max", server.DefaultRequestBytesMax, "size of the largest message from a client")
 	flags.BoolVar(&o.Pprof, "pprof", false, "serve Go's profiles under /debug/pprof/")

@@ -19,6 +19,7 @@ import (
 func (e *Engine) pulse() {
 	ticker := time.NewTicker(e.pulseInterval())
 	defer ticker.Stop()
+	term := uint64(0)
 	for {
 		if e.stoodStill() {
 			for _, w := range e.workers.all() {
@@ -28,16 +29,33 @@ func (e *Engine) pulse() {
 		e.pulsed.Store(int64(e.workers.now()))
 		lead, _ := e.host.LeadershipOf(catalogShard)
 		if e.clustered() && !lead.Leading && lead.Leader != 0 {
-			if err := e.reportBeats(e.background, uint64(lead.Leader)); err != nil && e.background.Err() == nil {
+			if term != lead.Term {
+				e.workers.sayAgain()
+			}
+			term = lead.Term
+			err := e.reportBeats(e.background, uint64(lead.Leader))
+			if err == nil {
+				err = e.reportSevered(e.background, uint64(lead.Leader))
+			}
+			if err != nil && e.background.Err() == nil {
 				e.opts.Logger.Warn("the catalog's leader could not be told which workers live", slog.Uint64("node", uint64(lead.Leader)), slog.Any("error", err))
 			}
 			e.pulsed.Store(int64(e.workers.now())) // it waited for another node, and not for itself
 		}
 		select {
 		case <-ticker.C:
+		case <-e.hurry:
 		case <-e.background.Done():
 			return
 		}
+	}
+}
+
+// hurryPulse has the pulse come now: a worker came here, or its connection broke.
+func (e *Engine) hurryPulse() {
+	select {
+	case e.hurry <- struct{}{}:
+	default:
 	}
 }
 
@@ -53,9 +71,11 @@ func (e *Engine) judging() bool {
 	if e.stoodStill() {
 		return false // as long as the pulse has not made up for it
 	}
-	if !e.clustered() {
-		return true
-	}
+	return !e.clustered() || e.tookOver()
+}
+
+// tookOver reports whether this node leads the catalog, and has given everybody a full TTL since.
+func (e *Engine) tookOver() bool {
 	lead, _ := e.host.LeadershipOf(catalogShard)
 	return lead.Leading && e.judges.Load() == lead.Term
 }
@@ -105,12 +125,12 @@ func (e *Engine) reportBeats(ctx context.Context, leader uint64) error {
 }
 
 // serveBeats takes what another node heard, and answers what those workers shall do of which it does not know that yet.
-func (e *Engine) serveBeats(r *reader) ([]byte, *Error) {
+func (e *Engine) serveBeats(from uint64, r *reader) ([]byte, *Error) {
 	beats := r.beats()
 	if !r.end() {
 		return nil, newError(CodeInvalidArgument, ReasonMalformed, "the forwarded signs of life do not decode")
 	}
-	if !e.leads(catalogShard) {
+	if !e.tookOver() {
 		return nil, errNotLeader()
 	}
 	var wishes []beat
@@ -119,7 +139,7 @@ func (e *Engine) serveBeats(r *reader) ([]byte, *Error) {
 		if w == nil {
 			continue // it registered a moment ago, and this replica has not applied it, or it is gone
 		}
-		w.touchAt(e.workers.now() - b.silent)
+		w.signAt(e.workers.now()-b.silent, from)
 		if !w.wished.Swap(true) {
 			w.want.Store(uint32(b.wish)) // this node leads since a moment, and others know better
 		}
@@ -157,10 +177,21 @@ func (r *reader) beats() []beat {
 // silentMillisMax bounds the silence that a beat may tell of: a year.
 const silentMillisMax = 366 * 24 * 3600 * 1000
 
+// sayAgain has what was said to one judge of late be said to the next one.
+func (r *registry) sayAgain() {
+	for _, w := range r.all() {
+		if at := w.heard.Load(); at != 0 && r.now()-time.Duration(at) <= w.ttl {
+			w.reported.Store(0)
+			w.told.Store(0)
+		}
+	}
+}
+
 // takeOver has this node, which leads the catalog anew, give every worker a full TTL and believe the others what they shall do.
 func (r *registry) takeOver() {
 	for _, w := range r.all() {
 		w.touch()
+		w.unsever() // the nodes say again what they know
 		w.wished.Store(false)
 	}
 }

@@ -39,14 +39,14 @@
 //     connection comes to light when the worker says what it holds: see ResumeWorker.
 //   - A catalog command is answered when the node that was asked has applied it: who was told of a change sees it there.
 //   - A worker is connected to one node. Its heartbeats are soft state: its node tells the one that leads the catalog, and
-//     only that one judges who was silent; see beats.go. What a shard wants to tell a worker goes to the node that spoke for
+//     only that one judges who was silent; see beats.go, and severed.go for workers whose connections broke. What a shard wants to tell a worker goes to the node that spoke for
 //     it last, and is said again with the worker's next heartbeat.
 //
 // # Goroutines
 //
 // Close waits for all of them.
 //
-//	pulse       one: tells who was heard, and notices when the node stood still
+//	pulse       one: tells who was heard and whose connection broke, and notices when the node stood still
 //	monitor     one: finds and dismisses the silent; gives back what workers do not know of
 //	learner     one with other nodes: routes follow the catalog; settings that did not reach their shard are brought there
 //	usher       one with other nodes: ends calls to nodes that lead no more

@@ -40,6 +40,7 @@ type Engine struct {
 	usher    usher
 	judges   atomic.Uint64 // the newest term of the catalog in which this node judges workers
 	pulsed   atomic.Int64  // when the pulse came last, as beats count time
+	hurry    chan struct{} // the pulse is wanted now
 	visitors visitors      // fetches of other nodes
 	fetches  atomic.Uint64 // the newest name of a fetch at another node
 
@@ -76,6 +77,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 		started:   time.Now(),
 		creations: make(map[string]*creation),
 		learn:     make(chan struct{}, 1),
+		hurry:     make(chan struct{}, 1),
 	}
 	e.usher.parked = make(map[uint64]int)
 	e.usher.guests = make(map[uint64]guest)

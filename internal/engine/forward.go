@@ -25,13 +25,15 @@ const (
 	callStopFetch uint8 = 4 // its caller wants no more
 	callBeats     uint8 = 5 // workers that were heard, for the node that leads the catalog
 	callNotices   uint8 = 6 // what workers should hear, for the node that they are connected to
+	callSevered   uint8 = 7 // workers whose connections broke, for the node that leads the catalog
 
-	callKinds = 7 // one more than the last
+	callKinds = 8 // one more than the last
 )
 
 // callNames are the kinds as metrics name them.
 var callNames = [callKinds]string{
 	callCommands: "commands", callQuery: "query", callFetch: "fetch", callStopFetch: "stop-fetch", callBeats: "beats", callNotices: "notices",
+	callSevered: "severed",
 }
 
 // forwardVersion begins each body. A node refuses one that it does not know, and does nothing.
@@ -70,9 +72,11 @@ func (e *Engine) serve(ctx context.Context, from uint64, kind uint8, r *reader) 
 	case callStopFetch:
 		return e.serveStopFetch(from, r)
 	case callBeats:
-		return e.serveBeats(r)
+		return e.serveBeats(from, r)
 	case callNotices:
 		return e.serveNotices(r)
+	case callSevered:
+		return e.serveSevered(from, r)
 	}
 	return nil, errForwardVersion(from)
 }

@@ -84,7 +84,7 @@ func TestForeignCallsAreChecked(t *testing.T) {
 			wantError(t, served(t, e, callCommands, body), CodeUnavailable, ReasonUnreachable)
 		}
 		wantError(t, served(t, e, 99, []byte{forwardVersion}), CodeUnavailable, ReasonUnreachable)
-		for kind := callCommands; kind <= callNotices; kind++ {
+		for kind := callCommands; kind < callKinds; kind++ {
 			err := served(t, e, kind, []byte{forwardVersion, 0xff})
 			if err == nil || err.Reason != ReasonMalformed && err.Reason != ReasonNotLeader {
 				t.Errorf("kind %d: %v", kind, err)

@@ -46,7 +46,7 @@ const (
 	// QueueLabelsMax is how many queues have figures of their own in Stats.
 	QueueLabelsMax = 1000
 
-	// WorkerTTLDefault, WorkerTTLMin and WorkerTTLMax: how long a worker may be silent before it is lost.
+	// WorkerTTLDefault, WorkerTTLMin and WorkerTTLMax: how long a worker may be silent until its jobs are with others.
 	WorkerTTLDefault = 5 * time.Second
 	WorkerTTLMin     = 100 * time.Millisecond
 	WorkerTTLMax     = 10 * time.Minute
@@ -54,8 +54,13 @@ const (
 	// beatShare is the part of a worker's TTL that its heartbeat may spend on asking shards.
 	beatShare = 4
 
-	// pulseShare is how many times in a TTL a node tells which workers it heard, and looks for silent ones.
+	// pulseShare is how many times in a TTL a node tells which workers it heard, and lookShare how often the one that judges looks for
+	// silent ones.
 	pulseShare = 5
+	lookShare  = 4 * pulseShare
+	// graceShare of a TTL is what a worker has to come back once its connection broke without a goodbye. It is longer than a worker that
+	// lives needs to find another node and that node's next pulse.
+	graceShare = 2. / 5
 
 	// AnonymousLeaseDefault is how long a fetch without a worker holds its jobs when it does not say.
 	AnonymousLeaseDefault = time.Minute

@@ -26,7 +26,7 @@ func (e *Engine) RegisterWorker(ctx context.Context, info WorkerInfo) (WorkerID,
 	if w == nil {
 		return 0, 0, errWorkerLost()
 	}
-	w.hear()
+	e.met(w)
 	return w.id, w.ttl, nil
 }
 
@@ -58,7 +58,7 @@ func (e *Engine) Heartbeat(ctx context.Context, id WorkerID, held []LeaseRef) (H
 	if err != nil {
 		return HeartbeatReply{}, err
 	}
-	w.hear() // whatever it says, it lives
+	e.met(w) // whatever it says, it lives
 	if len(held) > HeldMax {
 		return HeartbeatReply{}, invalid("held", "has %d leases; at most %d fit one heartbeat", len(held), HeldMax)
 	}
@@ -319,7 +319,7 @@ func (e *Engine) SignalWorker(ctx context.Context, id WorkerID, s WorkerState) e
 
 // monitor finds silent workers, and workers that only leases know of. What it does takes its time when a shard does not answer.
 func (e *Engine) monitor() {
-	ticker := time.NewTicker(e.pulseInterval())
+	ticker := time.NewTicker(e.opts.WorkerTTL / lookShare)
 	defer ticker.Stop()
 	for round := 1; ; round++ {
 		select {
@@ -327,12 +327,14 @@ func (e *Engine) monitor() {
 		case <-e.background.Done():
 			return
 		}
-		if e.judging() && round%10 == 0 {
+		if e.judging() && round%(2*lookShare) == 0 {
 			if err := e.adoptHolders(e.background); err != nil && e.background.Err() == nil {
 				e.opts.Logger.Warn("could not look for leases of unknown workers", slog.Any("error", err))
 			}
 		}
-		e.settleDebts()
+		if round%(lookShare/pulseShare) == 0 {
+			e.settleDebts()
+		}
 		e.judgeWorkers(e.judging())
 	}
 }
@@ -341,11 +343,12 @@ func (e *Engine) monitor() {
 // that it cannot dismiss now it tries again. Who was silent it knows only when it is the one that judges.
 func (e *Engine) judgeWorkers(judging bool) {
 	var silent, left []WorkerID
+	grace := e.severedGrace()
 	for _, w := range e.workers.all() {
 		switch {
 		case w.farewell.Load():
 			left = append(left, w.id)
-		case judging && (w.silent() || w.doomed.Load()):
+		case judging && (w.silent(grace) || w.doomed.Load()):
 			silent = append(silent, w.id)
 		}
 	}

@@ -150,6 +150,11 @@ func TestBeatsAndNoticesRoundTrip(t *testing.T) {
 	if got := r.notices(); !r.end() || !reflect.DeepEqual(got, notices) {
 		t.Errorf("%+v", got)
 	}
+	severed := []severance{{1, time.Second, time.Millisecond}, {1 << 60, 0, 0}}
+	r = reader{b: appendSevered(nil, severed)}
+	if got := r.severed(); !r.end() || !reflect.DeepEqual(got, severed) {
+		t.Errorf("%+v", got)
+	}
 }
 
 // FuzzForwarded feeds every decoder of what other nodes send.
@@ -164,6 +169,7 @@ func FuzzForwarded(f *testing.F) {
 	f.Add(appendFarJobs(nil, []FetchedJob{{Spec: Spec{Kind: "k", Payload: []byte("p")}}}))
 	f.Add(appendBeats(nil, []beat{{worker: 1}}))
 	f.Add(appendNotices(nil, []addressed{{worker: 1}}))
+	f.Add(appendSevered(nil, []severance{{worker: 1}}))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		if id, calls, ok := decodeCommands(d, body); ok {
 			again := appendCommands(nil, id, calls)
@@ -199,6 +205,13 @@ func FuzzForwarded(f *testing.F) {
 		r = reader{b: body}
 		if notices := r.notices(); r.end() && len(notices) > courierMax {
 			t.Errorf("%d notices", len(notices))
+		}
+		r = reader{b: body}
+		if severed := r.severed(); r.end() {
+			again := reader{b: appendSevered(nil, severed)}
+			if again.severed(); !again.end() {
+				t.Error("broken connections do not decode again")
+			}
 		}
 	})
 }

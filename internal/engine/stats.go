@@ -48,7 +48,7 @@ type ShardStats struct {
 
 // CallStats counts what was asked of other nodes for one purpose.
 type CallStats struct {
-	Kind  string // commands, query, fetch, stop-fetch, beats or notices
+	Kind  string // commands, query, fetch, stop-fetch, beats, notices or severed
 	Count uint64 // since start, answered or not
 }
 

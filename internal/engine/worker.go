@@ -17,10 +17,14 @@ type worker struct {
 	info       WorkerInfo
 	registered time.Time
 	ttl        time.Duration
-	orphan     bool         // holds leases, but the catalog does not know it: it can only be lost
-	farewell   atomic.Bool  // said goodbye, and not every shard has heard it
-	doomed     atomic.Bool  // was silent for its TTL, and not every shard has heard it
-	beat       atomic.Int64 // the last sign of life: time since the registry's epoch
+	orphan     bool          // holds leases, but the catalog does not know it: it can only be lost
+	farewell   atomic.Bool   // said goodbye, and not every shard has heard it
+	doomed     atomic.Bool   // was silent for its TTL, and not every shard has heard it
+	beat       atomic.Int64  // the last sign of life: time since the registry's epoch
+	origin     atomic.Uint64 // the node that it came to; 0: this one
+	given      atomic.Int64  // when it was given a full TTL, as beat
+	severed    atomic.Int64  // when its connection broke there without a goodbye, as beat; 0: it did not, or the worker came back
+	told       atomic.Int64  // of severed, to the node that judges
 	want       atomic.Uint32
 	wished     atomic.Bool  // whoever leads the catalog: want is what was asked for last
 	heard      atomic.Int64 // the last sign of life that came to this node, as beat; 0: never
@@ -82,21 +86,45 @@ func (w *worker) settled(id shard.ID) {
 }
 
 // touch gives a worker a full TTL from now.
-func (w *worker) touch() { w.beat.Store(int64(time.Since(w.epoch))) }
+func (w *worker) touch() { w.given.Store(int64(time.Since(w.epoch))) }
 
-// hear is touch for a sign of life that came to this node. The worker is connected here.
+// hear takes a sign of life that came to this node. The worker is connected here.
 func (w *worker) hear() {
 	now := int64(time.Since(w.epoch))
-	w.beat.Store(now)
 	w.heard.Store(now)
+	if w.origin.Load() == 0 && w.severed.Load() == 0 { // as nearly always: it costs no lock then
+		w.beat.Store(now)
+		return
+	}
+	w.signAt(time.Duration(now), 0)
 }
 
-// touchAt takes a sign of life that came to another node.
-func (w *worker) touchAt(at time.Duration) {
-	for old := w.beat.Load(); old < int64(at); old = w.beat.Load() {
-		if w.beat.CompareAndSwap(old, int64(at)) {
-			return
-		}
+// signAt takes a sign of life that came to a node, unless there was a later one.
+func (w *worker) signAt(at time.Duration, origin uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.beat.Load() <= int64(at) {
+		w.beat.Store(int64(at))
+		w.origin.Store(origin)
+		w.severed.Store(0)
+	}
+}
+
+// sever takes note that the worker's connection to a node broke, unless another one heard of it since.
+func (w *worker) sever(at time.Duration, origin uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.origin.Load() == origin {
+		w.severed.Store(max(1, int64(at))) // 0 means that it did not break
+	}
+}
+
+// unsever forgets a break, unless it was here and of late.
+func (w *worker) unsever() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.origin.Load() != 0 || time.Since(w.epoch)-time.Duration(w.severed.Load()) > w.ttl {
+		w.severed.Store(0)
 	}
 }
 
@@ -106,9 +134,16 @@ func (w *worker) heardLately() bool {
 	return at != 0 && time.Since(w.epoch)-time.Duration(at) <= w.ttl/2
 }
 
-func (w *worker) lastBeat() time.Time { return w.epoch.Add(time.Duration(w.beat.Load())) }
+// alive is when the worker was last known to be alive, or taken for that.
+func (w *worker) alive() time.Duration { return time.Duration(max(w.beat.Load(), w.given.Load())) }
 
-func (w *worker) silent() bool { return time.Since(w.epoch)-time.Duration(w.beat.Load()) > w.ttl }
+func (w *worker) lastBeat() time.Time { return w.epoch.Add(w.alive()) }
+
+// silent reports whether the worker was silent for its TTL, or, once its connection broke, for the grace that it then has.
+func (w *worker) silent(grace time.Duration) bool {
+	now, severed := time.Since(w.epoch), w.severed.Load()
+	return now-w.alive() > w.ttl || severed != 0 && now-time.Duration(max(severed, w.given.Load())) > grace
+}
 
 // leave marks the worker as gone. Its fetches end.
 func (w *worker) leave() { w.once.Do(func() { close(w.gone) }) }
@@ -175,10 +210,11 @@ func newRegistry(ttl time.Duration) *registry {
 	return &registry{ttl: ttl, epoch: time.Now(), workers: make(map[WorkerID]*worker)}
 }
 
-// ttlOf spreads the TTLs of workers over ±10 %, so that those who came together do not beat together.
+// ttlOf is a worker's own TTL: 80 to 90 % of the one that was asked for, so that those who came together do not beat together, and the
+// jobs of a silent one are with others when that has passed: to look, to agree and to hand out takes a moment, too.
 func (r *registry) ttlOf(id WorkerID) time.Duration {
-	spread := time.Duration(uint64(id)*0x9e3779b97f4a7c15>>32) % 201
-	return (r.ttl - r.ttl/10 + r.ttl/1000*spread).Round(time.Millisecond)
+	spread := time.Duration(uint64(id)*0x9e3779b97f4a7c15>>32) % 101
+	return (r.ttl - r.ttl/5 + r.ttl/1000*spread).Round(time.Millisecond)
 }
 
 // add admits a worker of the catalog, with a full TTL.

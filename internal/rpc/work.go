@@ -221,10 +221,14 @@ func cutOff(ctx context.Context) bool {
 	}
 }
 
-// outcome is what the stream ends with; a worker that ended it cleanly is deregistered.
+// outcome is what the stream ends with; a worker that ended it cleanly is deregistered, and the engine is told of one whose connection
+// broke, before another stream of it can begin.
 func (s *workStream) outcome(ctx context.Context, clean bool, err error) error {
 	if clean {
 		return s.engine.DeregisterWorker(ctx, s.worker)
+	}
+	if s.severed(ctx) {
+		s.engine.WorkerSevered(s.worker)
 	}
 	if ctx.Err() == nil && s.end.Err() != nil {
 		return context.Cause(s.end)
@@ -233,6 +237,14 @@ func (s *workStream) outcome(ctx context.Context, clean bool, err error) error {
 		return errStopping()
 	}
 	return err
+}
+
+// severed tells a connection that broke from a stream that this side ended. REQUIRES: the writer has ended.
+func (s *workStream) severed(ctx context.Context) bool {
+	if _, ours := errors.AsType[*engine.Error](context.Cause(s.end)); ours || s.handler.stop.Err() != nil {
+		return false
+	}
+	return ctx.Err() != nil || s.broken
 }
 
 func (s *workStream) locked(fn func()) {

@@ -55,7 +55,10 @@ type transitConn struct {
 
 func (c *transitConn) Receive(v any) error {
 	select {
-	case m := <-c.in:
+	case m, open := <-c.in:
+		if !open {
+			return io.EOF
+		}
 		data, err := proto.Marshal(m)
 		if err != nil {
 			return err
