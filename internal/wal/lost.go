@@ -26,7 +26,7 @@ import (
 // A file that is missing is a damaged stretch like any other, as long as the log is known to have peers (Options.Peers). Between two files all of it is
 // damage: the next file begins with what it was to end with. When the last file is missing, which the seal of the one before tells, since
 // that is durable before anything of the next file is relied on, nothing of any shard follows. When the first one is missing, the bounds with which
-// the next one begins say which entries it had. When all are missing, every shard is lost. Only two faults at once hide that a file is missing:
+// the next one begins say which entries it had: a gap, or when the last entry is among them, the shard is lost, since a vote goes by its term. When all are missing, every shard is lost. Only two faults at once hide that a file is missing:
 // the last file, and the seal of the one before. And of a first file that held nothing but live entries of before the tails' bounds nothing
 // is known but that those are missing, as soon as it is known what is live.
 //

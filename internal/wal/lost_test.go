@@ -477,6 +477,9 @@ func sameOrHoles(log *wal.Log, models map[wal.ShardID]*shardModel) (what string,
 			case what == "whole":
 				what = "hole"
 			}
+			if _, err := log.Term(shard, m.last); index == m.last && err != nil {
+				return what, fmt.Errorf("shard %d: the last entry has no term: %w", shard, err)
+			}
 			if term, err := log.Term(shard, index); index >= m.first && err == nil && term != m.entries[index].Term {
 				return what, fmt.Errorf("shard %d: entry %d has term %d", shard, index, term)
 			}

@@ -404,6 +404,10 @@ func (r *recovery) checkShards() error {
 			if !r.missingFile(damage) {
 				return damage
 			}
+			if last == s.last { // With the term of the last entry, what the replica votes by is lost.
+				r.close(id, s, damage)
+				break
+			}
 			s.addGap(gap{first, last, damage})
 		}
 	}
