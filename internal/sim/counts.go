@@ -18,7 +18,8 @@ type Counts struct {
 	Mends         uint64 // messages about damaged entries
 	Lost          uint64 // replicas that may have lost what they promised
 	Outages       uint64 // times that a replica left its group since entries of its log were damaged
-	Refusals      uint64 // starts that were refused since a segment was damaged
+	Refusals      uint64 // starts that were refused since a snapshot was damaged
+	Rebuilt       uint64 // segments whose index a start made out of their records
 	Transfers     uint64 // snapshots that were brought to other members
 	Needless      uint64 // of these, to members that could have been brought up from the log
 	TransferBytes uint64
@@ -57,6 +58,7 @@ func (c *Counts) Rows() []Count {
 		{"replicas out of their groups", c.Outages},
 		{"replicas that never speak again", c.Lost},
 		{"starts refused for damage", c.Refusals},
+		{"indexes of segments made anew", c.Rebuilt},
 		{"snapshots sent", c.Transfers},
 		{"snapshots sent needlessly", c.Needless},
 		{"bytes of these, with repeats", c.TransferBytes},
@@ -89,6 +91,7 @@ func (c *Counts) Add(o *Counts) {
 	c.Outages += o.Outages
 	c.Lost += o.Lost
 	c.Refusals += o.Refusals
+	c.Rebuilt += o.Rebuilt
 	c.Transfers += o.Transfers
 	c.Needless += o.Needless
 	c.TransferBytes += o.TransferBytes

@@ -100,7 +100,7 @@ func (w *world) strike(f Fault, n *node, lasts time.Duration) (struck bool) {
 	case FaultPartition, FaultDeaf, FaultIsolate:
 		w.cut(f, n, lasts)
 		return true
-	case FaultBitRot, FaultRotSnapshot, FaultRotIndex, FaultDiverge: // they have clocks of their own: see rot.go and diverge.go
+	case FaultBitRot, FaultRotSnapshot, FaultRotIndex, FaultLoseFile, FaultDiverge: // they have clocks of their own: see rot.go and diverge.go
 	}
 	return struck
 }

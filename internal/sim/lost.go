@@ -41,7 +41,7 @@ func (n *node) remap(op vfs.Op) {
 			return
 		}
 	case vfs.OpRename, vfs.OpRemove:
-		if op.Name != n.bad.file {
+		if op.Name != n.bad.file && op.NewName != n.bad.file {
 			return
 		}
 	default:

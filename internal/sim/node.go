@@ -141,13 +141,17 @@ func (n *node) open() error {
 	w := n.w
 	log, recovery, err := wal.Open(wal.Options{
 		FS: n.fs, Dir: path.Join(root, "log"), FileBytes: w.plan.fileBytes, ReserveBytes: w.plan.fileBytes,
-		KeepHoles: true, Peers: w.plan.nodes > 1,
+		KeepHoles: true, Peers: w.plan.nodes > 1, Existing: n.hasData(),
 	})
 	if err != nil {
 		return err
 	}
 	n.log = log
 	n.unharmed(recovery.Damage)
+	for _, b := range recovery.Rebuilt {
+		w.counts.Rebuilt++
+		w.trace.printf(n.name, "makes an index out of records: %+v", b)
+	}
 	if recovery.TornBytes > 0 {
 		w.trace.printf(n.name, "cut a torn tail of %d bytes", recovery.TornBytes)
 	}

@@ -31,6 +31,7 @@ const (
 	FaultBitRot                   // bits flip on a node's disk
 	FaultRotSnapshot              // the same in a stored snapshot
 	FaultRotIndex                 // the same in what tells a segment's entries apart
+	FaultLoseFile                 // a file of a node's log is gone at its next start
 	FaultDiverge                  // a replica makes something else of an entry than the others
 	FaultStop                     // a process is told to end: it hands over, stores its snapshots, and goes
 	faultCount
@@ -43,7 +44,7 @@ func (f Fault) String() string {
 	return [...]string{
 		"kill", "power-cut", "mid-write", "blackout", "disk-error", "disk-slow", "disk-full", "partition", "deaf",
 		"isolate", "pause", "clock", "hand-over", "wipe", "members", "upgrade", "bit-rot", "rot-snapshot", "rot-index",
-		"diverge", "stop",
+		"lose-file", "diverge", "stop",
 	}[f]
 }
 

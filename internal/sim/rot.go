@@ -57,10 +57,15 @@ func (w *world) decay() {
 			return
 		}
 	}
-	kinds := []Fault{FaultBitRot, FaultBitRot, FaultRotSnapshot, FaultRotIndex}
+	kinds := []Fault{FaultBitRot, FaultBitRot, FaultRotSnapshot, FaultRotIndex, FaultLoseFile}
 	tail, kind := w.rot.chance.percent(50), pick(w.rot.chance, kinds)
 	if w.plan.nodes == 2 { // two cannot go on without one that lost what the other never had
 		tail, kind = false, FaultBitRot
+	}
+	if kind == FaultLoseFile && n.loseFile() {
+		w.rot.node, n.rotted = n, true
+		w.faults[kind]++
+		return
 	}
 	for range 1 + w.rot.chance.IntN(3) {
 		var struck bool

@@ -9,6 +9,7 @@ import (
 
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
 // spoil is a stored snapshot that a disk damaged, which only a start reads. It shows late, or never, if the file is replaced first. Until
@@ -43,7 +44,7 @@ func (n *node) spoilSnapshot() bool {
 	return true
 }
 
-// spoilIndex flips a bit of a live segment outside its frames.
+// spoilIndex flips a bit of a live segment outside its frames, or makes the sector unreadable that has it.
 func (n *node) spoilIndex() bool {
 	c := n.w.rot.chance
 	name, ok := n.anySegment()
@@ -58,6 +59,11 @@ func (n *node) spoilIndex() bool {
 	offset := c.Int64N(segmentHead + info.Size - end)
 	if offset >= segmentHead {
 		offset += end - segmentHead
+	}
+	if c.percent(25) {
+		n.bad = badSector{name, offset / sectorBytes * sectorBytes}
+		n.w.trace.printf(n.name, "rots: sector %d of %s", offset/sectorBytes, name)
+		return true
 	}
 	return n.flip(name, offset)
 }
@@ -121,6 +127,49 @@ func (n *node) mayRefuse(err error) bool {
 		default:
 			return n.torn && n.log.State(state.Shard).First <= s.snapshot+1 // It may begin behind a hole that the snapshot covered.
 		}
+	})
+}
+
+// loseFile takes the power from a node, and a file from its log: of the tail, or a live segment.
+func (n *node) loseFile() bool {
+	if !n.up || n.dying || !n.hasData() {
+		return false
+	}
+	c := n.w.rot.chance
+	name, ok := n.anySegment()
+	if tail := n.tailFiles(); len(tail) > 0 && (!ok || c.percent(75)) {
+		name, ok, n.torn = pick(c, tail), true, true
+	}
+	if !ok {
+		return false
+	}
+	n.crash("loses power, and a file", vfs.Mixed(n.chance.Uint64()))
+	err := n.disk.Remove(name)
+	if err == nil {
+		err = n.disk.SyncDir(path.Dir(name))
+	}
+	n.harmed = true
+	n.w.trace.printf(n.name, "has lost %s: %v", name, err)
+	return true
+}
+
+// tailFiles lists the files of the log's tail.
+func (n *node) tailFiles() (files []string) {
+	dir := path.Join(root, "log", "tail")
+	names, _ := n.disk.List(dir) // none: nothing is there to lose
+	for _, name := range names {
+		if strings.HasSuffix(name, ".wal") {
+			files = append(files, path.Join(dir, name))
+		}
+	}
+	return files
+}
+
+// hasData reports whether a start knows that there was a log, even if all of it is gone.
+func (n *node) hasData() bool {
+	return slices.ContainsFunc(n.w.groups, func(g *group) bool {
+		found, err := snapshot.Exists(n.disk, snapshotDir(g.id))
+		return found && err == nil
 	})
 }
 
