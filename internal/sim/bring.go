@@ -131,6 +131,7 @@ func (m *member) install(from int) {
 		n.failed(err)
 		return
 	}
+	m.checkBrought()
 	m.poke()
 }
 

@@ -50,6 +50,8 @@ const (
 	BugSendTooLittle          // a partial snapshot leaves a live job out
 	BugMendWrongly            // the payload of another entry is taken for the one that was asked for
 	BugNoHold                 // who takes over lets the deadlines pass that nobody could keep
+	BugVoteUnsynced           // votes are told before they are durable
+	BugClaimTooMuch           // a follower takes what it acknowledged for what it holds when a snapshot is brought
 	bugCount
 )
 
@@ -60,6 +62,7 @@ func (b Bug) String() string {
 		"reorder-items", "skip-item", "wrong-hands", "stale-image", "no-timers", "workers-live-forever", "reuse-identity",
 		"corrupt-message", "ignore-sync-error", "reuse-token", "serve-damaged", "drop-mends", "vote-with-hole",
 		"ignore-fingerprint", "promise-unsynced", "send-too-little", "mend-wrongly", "no-hold",
+		"vote-unsynced", "claim-too-much",
 	}[b]
 }
 
@@ -97,6 +100,10 @@ func (b *bugs) needs(p *plan) {
 		p.syncMin, p.syncSpread = 300*time.Millisecond, 0 // longer than it takes a leader to ask again
 	case BugSendTooLittle: // snapshots that are sent
 		p.nodes, p.faults = max(p.nodes, 3), append(p.faults, FaultWipe)
+	case BugVoteUnsynced: // elections, and power that goes in the midst of them: see blink
+		p.nodes, p.faults = max(p.nodes, 3), append(p.faults, FaultIsolate, FaultPower)
+	case BugClaimTooMuch: // leaders that go on alone for a while
+		p.nodes, p.faults = max(p.nodes, 3), append(p.faults, FaultIsolate, FaultPartition)
 	case BugNoHold: // leaders that come and go
 		p.nodes, p.faults = max(p.nodes, 3), append(p.faults, FaultIsolate, FaultKill)
 	default:
@@ -326,6 +333,20 @@ type sendLog struct {
 func (l sendLog) Retained(id wal.ShardID) (uint64, *roaring64.Bitmap) {
 	snapshot, live := l.Log.Retained(id)
 	return snapshot, l.bugs.tooLittle(live)
+}
+
+// receiveLog is the log as what takes snapshots in sees it.
+type receiveLog struct {
+	*wal.Log
+	bugs *bugs
+}
+
+// Held implements transfer.FollowerLog.
+func (l receiveLog) Held(id wal.ShardID) uint64 {
+	if l.bugs.is(BugClaimTooMuch) {
+		return l.Log.State(id).Last
+	}
+	return l.Log.Held(id)
 }
 
 // tooLittle leaves a job out of what is live.

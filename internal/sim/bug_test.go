@@ -15,8 +15,8 @@ const seedsPerBug = 1500
 // rare are bugs that few seeds show, with one that does. An ordinary run of the test begins there, to be short; with
 // BEAVER_SEEDS set it begins at 1. A change to what a plan draws moves them: search again with go run ./cmd/sim -bug NAME.
 var rare = map[sim.Bug]uint64{
-	sim.BugForgetVote: 713, sim.BugForgetTerm: 215, sim.BugStaleRead: 335, sim.BugIgnoreSyncError: 139,
-	sim.BugPromiseUnsynced: 173, sim.BugServeDamaged: 256,
+	sim.BugStaleRead: 335, sim.BugIgnoreSyncError: 139, sim.BugPromiseUnsynced: 173, sim.BugServeDamaged: 256,
+	sim.BugClaimTooMuch: 44,
 }
 
 // What violations say.
@@ -35,6 +35,9 @@ const (
 	wrongChange  = "is taken, known is"
 	handedTwice  = "which worker"
 	staleRead    = "was acknowledged before it was asked for"
+	otherVote    = "and has voted for"
+	forgotten    = "and has promised"
+	otherLive    = "is live, and another one than was applied"
 	history      = "history: no order"
 	lostPayload  = "the payload of job"
 	unreadable   = "is live and cannot be read"
@@ -49,15 +52,15 @@ const (
 
 // found is what each deliberate bug must be found by. What finds it otherwise is a mistake of the simulator, or another bug.
 var found = map[sim.Bug][]string{
-	sim.BugAckBeforeDurable:   {otherEntry, lostData, lostDir, fencing, notHealed, "the replay from the start is at"},
+	sim.BugAckBeforeDurable:   {forgotten, otherEntry, lostData, lostDir, fencing, notHealed, "the replay from the start is at"},
 	sim.BugAckBeforeCommit:    {neverApplied, notInLog},
-	sim.BugSkipSync:           {refusedLog, otherEntry, lostData, lostDir},
-	sim.BugSkipSnapshotSync:   {refusedSnaps, refusedLog},
-	sim.BugSkipDirSync:        {refusedLog, otherEntry, lostData, lostDir},
-	sim.BugForgetVote:         {staleRead, otherEntry, otherTail, otherState, otherResults, notHealed},
-	sim.BugForgetTerm:         {staleRead, otherEntry, otherTail, otherState, otherResults, notHealed, "the replay from the start is at"},
+	sim.BugSkipSync:           {forgotten, refusedLog, otherEntry, lostData, lostDir},
+	sim.BugSkipSnapshotSync:   {forgotten, refusedSnaps, refusedLog},
+	sim.BugSkipDirSync:        {forgotten, refusedLog, otherEntry, lostData, lostDir},
+	sim.BugForgetVote:         {forgotten, otherVote, staleRead, otherEntry, otherTail, otherState, otherResults, notHealed},
+	sim.BugForgetTerm:         {forgotten, otherVote, staleRead, otherEntry, otherTail, otherState, otherResults, notHealed, "the replay from the start is at"},
 	sim.BugCompactLive:        {lostPayload, missingLive, missingEntry, unreadable, notHealed},
-	sim.BugLoseEntryData:      {otherState, otherResults, lostPayload},
+	sim.BugLoseEntryData:      {otherState, otherResults, lostPayload, otherLive},
 	sim.BugStaleRead:          {staleRead},
 	sim.BugIgnoreFencing:      {fencing},
 	sim.BugDropSession:        {"was applied twice in shard"},
@@ -68,17 +71,19 @@ var found = map[sim.Bug][]string{
 	sim.BugStaleImage:         {otherState, otherResults, staleRead},
 	sim.BugNoTimers:           {unended},
 	sim.BugWorkersLiveForever: {unended},
-	sim.BugReuseIdentity:      {lostData, otherEntry},
+	sim.BugReuseIdentity:      {forgotten, lostData, otherEntry},
 	sim.BugCorruptMessage:     {otherEntry, otherLeader},
-	sim.BugIgnoreSyncError:    {refusedLog},
+	sim.BugIgnoreSyncError:    {forgotten, refusedLog},
 	sim.BugReuseToken:         {handedTwice, history},
 	sim.BugServeDamaged:       {lostPayload},
 	sim.BugDropMends:          {notHealed},
 	sim.BugVoteWithHole:       {refusedEntry, "failed: shard 1: read log entry"},
 	sim.BugIgnoreFingerprint:  {notHealed, "has a wrong state"},
-	sim.BugPromiseUnsynced:    {otherEntry, fencing, lostData},
+	sim.BugPromiseUnsynced:    {forgotten, otherEntry, fencing, lostData},
 	sim.BugSendTooLittle:      {missingLive, missingEntry, unreadable, lostPayload},
-	sim.BugMendWrongly:        {lostPayload},
+	sim.BugMendWrongly:        {lostPayload, otherLive},
+	sim.BugVoteUnsynced:       {forgotten, otherVote},
+	sim.BugClaimTooMuch:       {otherLive, lostPayload, notHealed},
 	sim.BugNoHold:             {"after a leader took over: nobody could keep it"},
 }
 

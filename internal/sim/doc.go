@@ -17,6 +17,8 @@
 //   - oracle.go: every replica applies the same entry with the same results and the same fingerprint at each index; what
 //     was applied once is never replaced; a job has at most one lease, its token grows, and only the holder of the lease
 //     ends an attempt; a job that ended never runs again; one sequence number of a session is one command.
+//   - ballot.go: a replica votes once in a term, a term has one leader, and who begins anew knows what it promised: its term, its vote,
+//     and the entries that it acknowledged.
 //   - call.go: what clients were told is what the log holds, and in the order of real time: no operation takes
 //     effect before it was asked for, and no read misses what was acknowledged before it.
 //   - history.go, package history: porcupine finds an order of what clients did to each job that real time and a model of a job
@@ -25,7 +27,8 @@
 //     the first gives; memory and log stay within bounds.
 //   - rot.go, hole.go, lost.go: what a disk damages is never handed out, and comes back from the other replicas; a replica that lost what it
 //     acknowledged is out of its group until then, or for ever.
-//   - final.go: liveness, agreement, queue.Machine.CheckInvariants, and that every live payload can be read.
+//   - final.go: liveness, agreement, queue.Machine.CheckInvariants, and that every live entry can be read and is the one that was applied;
+//     the last also of the entries that a snapshot from another member refers to.
 //
 // The simulator replaces crypto/rand.Reader while it runs, since the Raft library draws its election timeouts from there:
 // so one process runs one simulation at a time.

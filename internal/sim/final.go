@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/wal"
 )
 
 // quiet reports whether the cluster has healed: all nodes are up and agree, and every job has ended.
@@ -90,8 +92,34 @@ func (w *world) checkEnd() {
 func (m *member) checkLive() {
 	for it := m.driver.machine.Snapshot().Live().Iterator(); it.HasNext(); {
 		index := it.Next()
-		if _, err := m.n.log.Read(m.group.id, index); err != nil {
+		e, err := m.n.log.Read(m.group.id, index)
+		if err != nil {
 			m.n.w.fail("%s: entry %d is live and cannot be read: %v", m.name, index, err)
 		}
+		m.checkEntry(&e)
+	}
+}
+
+// checkBrought looks whether the entries that a snapshot refers to which was brought are those that were applied elsewhere: what is here
+// under their names may be of a branch that is dead. Those that are damaged may be so.
+func (m *member) checkBrought() {
+	if m.n.w.opts.HistoryOnly || m.isWrong() {
+		return
+	}
+	for it := m.driver.machine.Snapshot().Live().Iterator(); it.HasNext(); {
+		if e, err := m.n.log.Read(m.group.id, it.Next()); err == nil {
+			m.checkEntry(&e)
+		}
+	}
+}
+
+// checkEntry holds an entry of the log against what was applied.
+func (m *member) checkEntry(e *wal.Entry) {
+	h, items, err := shard.DecodeBatch(reversion(e.Data, 1), nil)
+	if err != nil {
+		m.n.w.fail("%s: entry %d is live and holds nothing: %v", m.name, e.Index, err)
+	}
+	if known, ok := m.n.w.oracles[m.group.id].facts[e.Index]; ok && known.entry != hashEntry(h, items) {
+		m.n.w.fail("%s: entry %d is live, and another one than was applied", m.name, e.Index)
 	}
 }

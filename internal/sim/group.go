@@ -13,6 +13,7 @@ type group struct {
 	w        *world
 	id       shard.ID
 	chance   chance
+	ballots  ballots
 	founders []shard.ReplicaID
 	identity []shard.ReplicaID // by node; 0: none
 	anew     []bool            // by node: what a replica before that one left is still there
@@ -25,7 +26,7 @@ type group struct {
 }
 
 func newGroup(w *world, id shard.ID) *group {
-	g := &group{w: w, id: id, replace: -1, chance: newChance(mix64(w.opts.Seed, uint64(id)), forMembers)}
+	g := &group{w: w, id: id, replace: -1, chance: newChance(mix64(w.opts.Seed, uint64(id)), forMembers), ballots: newBallots()}
 	for i := range w.plan.nodes {
 		g.founders = append(g.founders, shard.NewReplicaID(shard.NodeID(i+1), 0))
 	}

@@ -47,7 +47,7 @@ func newMember(n *node, g *group, id shard.ReplicaID) *member {
 func (m *member) receiverConfig() transfer.ReceiverConfig {
 	return transfer.ReceiverConfig{
 		FS: m.n.fs, Shard: m.group.id, Dir: transfer.Dir(root, m.group.id), SnapshotDir: snapshotDir(m.group.id),
-		Log: m.n.log,
+		Log: receiveLog{m.n.log, &m.n.w.bug},
 		Verify: func(_ snapshot.Meta, content io.Reader) (transfer.State, error) {
 			machine, err := queue.Restore(uint16(m.group.id), content)
 			if err != nil {
@@ -72,6 +72,7 @@ func (m *member) open() error {
 	w, n := m.n.w, m.n
 	m.driver = newDriver(m)
 	m.opened++
+	m.remembers()
 	config := replica.Config{
 		Shard: m.group.id, Replica: m.id, Log: nodeLog{n.log, n}, Driver: m.driver,
 		FS: n.fs, SnapshotDir: snapshotDir(m.group.id), DiskDir: root,
@@ -179,6 +180,7 @@ func (m *member) turn() {
 		if leading {
 			n.w.counts.Elections++
 			n.w.trace.printf(m.name, "leads")
+			m.elected()
 		} else {
 			n.w.trace.printf(m.name, "leads no more")
 		}
@@ -192,6 +194,7 @@ func (m *member) turn() {
 // send gives a Raft message to the network.
 func (m *member) send(msg *raftpb.Message) {
 	w := m.n.w
+	m.cast(msg)
 	to := int(shard.ReplicaID(msg.GetTo()).Node()) - 1
 	w.counts.Messages++
 	w.trace.mix(uint64(msg.GetType()), msg.GetFrom(), msg.GetTo(), msg.GetTerm(), msg.GetIndex(), msg.GetCommit())

@@ -420,7 +420,11 @@ func (l nodeLog) Append(id wal.ShardID, hs *wal.HardState, entries []wal.Entry) 
 		return 0, nil
 	}
 	hs, entries = l.n.w.bug.append(l.n, hs, entries)
-	return l.Log.Append(id, hs, l.n.outward(entries))
+	position, err := l.Log.Append(id, hs, l.n.outward(entries))
+	if hs != nil && len(entries) == 0 && l.n.w.bug.is(BugVoteUnsynced) {
+		position = 0 // as durable as nothing
+	}
+	return position, err
 }
 
 // Holes implements replica.Log.

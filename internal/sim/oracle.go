@@ -87,9 +87,8 @@ func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte
 		o.high = max(o.high, index)
 		return
 	}
-	f := fact{entry: mix64(mix64(uint64(h.Stamp), h.Proposer), h.Sequence), fingerprint: d.machine.Fingerprint()}
+	f := fact{entry: hashEntry(h, items), fingerprint: d.machine.Fingerprint()}
 	for i, item := range items {
-		f.entry = hashBytes(f.entry, item)
 		if r := d.out.Items[i]; item[0] != typeVerify {
 			f.results = mix64(mix64(mix64(f.results, uint64(r.Code)), uint64(r.State)), uint64(r.Pos))
 		}
@@ -138,6 +137,15 @@ func (o *oracle) applied(d *driver, index uint64, h shard.Header, items [][]byte
 			w.fail("%s after entry %d: %v", d.m.name, index, err)
 		}
 	}
+}
+
+// hashEntry hashes what an entry says.
+func hashEntry(h shard.Header, items [][]byte) uint64 {
+	hash := mix64(mix64(uint64(h.Stamp), h.Proposer), h.Sequence)
+	for _, item := range items {
+		hash = hashBytes(hash, item)
+	}
+	return hash
 }
 
 // takesOver notes that a proposer begins to lead.
