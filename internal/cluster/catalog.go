@@ -42,12 +42,13 @@ type Code uint8
 
 // The outcomes. Every code but CodeOK changed nothing.
 const (
-	CodeOK        Code = iota
-	CodeExists         // the queue was there (Result.Queue), the cluster has its id or its shards already, or another node is in the way
-	CodeNotFound       // no such queue, worker or node
-	CodeLimit          // QueuesMax, WorkersMax, NodesMax or FormersMax is reached, or the last node would leave
-	CodeMalformed      // the command does not decode or breaks a limit
-	CodeMoving         // the queue moves already, or lives elsewhere (Result.Queue)
+	CodeOK          Code = iota
+	CodeExists           // the queue was there (Result.Queue), the cluster has its id or its shards already, or another node is in the way
+	CodeNotFound         // no such queue, worker or node
+	CodeLimit            // QueuesMax (of all, or of a shard), WorkersMax, NodesMax or FormersMax is reached, or the last node would leave
+	CodeMalformed        // the command does not decode or breaks a limit
+	CodeMoving           // the queue moves already, or lives elsewhere (Result.Queue)
+	CodePartitioned      // the queue has several partitions (Result.Queue)
 )
 
 // Result is the outcome of one command.
@@ -71,9 +72,11 @@ type Catalog struct {
 	preferred  *btree.Map[uint64, uint64] // leaders, by shard
 	growths    []Growth                   // by shard; never changed in place
 
-	homes map[uint16]int // queues per shard; derived, only looked up
-	moved int            // queues that moved once; derived
-	sum   uint64         // the records' hashes, XORed
+	homes  map[uint16]int // partitions of queues per shard; derived, only looked up
+	berths map[uint16]int // the same, and those that have left it; derived, only looked up
+	moved  int            // queues that moved once; derived
+	odd    int            // queues whose records are not plain; derived
+	sum    uint64         // the records' hashes, XORed
 }
 
 // New makes an empty catalog.
@@ -85,6 +88,7 @@ func New() *Catalog {
 
 		preferred: btree.NewMap[uint64, uint64](0),
 		homes:     make(map[uint16]int),
+		berths:    make(map[uint16]int),
 	}
 }
 
@@ -153,12 +157,27 @@ func (c *Catalog) putQueue(q *Queue) {
 	old, replaced := c.queues.Set(q.Name, q)
 	if replaced {
 		c.sum ^= old.hash()
-		c.homes[old.Shard]--
-		c.moved -= min(1, len(old.Formers))
+		c.count(old, -1)
 	}
 	c.sum ^= q.hash()
-	c.homes[q.Shard]++
-	c.moved += min(1, len(q.Formers))
+	c.count(q, 1)
+}
+
+// count adds a queue to what is derived of all, or takes it out.
+func (c *Catalog) count(q *Queue, by int) {
+	c.moved += by * min(1, len(q.Formers))
+	if !q.plain() {
+		c.odd += by
+	}
+	for _, s := range q.Home.Shards {
+		c.homes[s] += by
+		c.berths[s] += by
+	}
+	for i := range q.Formers {
+		for _, s := range q.Formers[i].Shards {
+			c.berths[s] += by
+		}
+	}
 }
 
 func (c *Catalog) putWorker(w *Worker) {

@@ -16,7 +16,7 @@ import (
 	"github.com/beaver-raft/beaver/internal/shard"
 )
 
-var codeNames = [...]string{CodeOK: "ok", CodeExists: "exists", CodeNotFound: "not found", CodeLimit: "limit", CodeMoving: "moving", CodeMalformed: "malformed"}
+var codeNames = [...]string{CodeOK: "ok", CodeExists: "exists", CodeNotFound: "not found", CodeLimit: "limit", CodeMoving: "moving", CodePartitioned: "partitioned", CodeMalformed: "malformed"}
 
 // script is a catalog that a datadriven script drives.
 type script struct {
@@ -85,9 +85,13 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "relocate":
 		r = s.apply(AppendRelocate(nil, arg("name"), uint16(number("from")), uint16(number("to"))))
 	case "opened":
-		r = s.apply(AppendOpened(nil, arg("name"), uint16(number("from")), uint16(number("to"))))
+		r = s.apply(AppendOpened(nil, moving(arg("name"), number("id"), number("from"), number("to"))))
 	case "settled":
-		r = s.apply(AppendSettled(nil, arg("name"), uint16(number("from")), uint16(number("to"))))
+		r = s.apply(AppendSettled(nil, moving(arg("name"), number("id"), number("from"), number("to"))))
+	case "spread":
+		r = s.apply(AppendSpread(nil, arg("name"), queue.QueueID(number("id")), shardList(arg("shards"))))
+	case "create-spread":
+		r = s.apply(AppendCreateSpread(nil, arg("name"), shardList(arg("shards")), settings()))
 	case "wait":
 		s.now += queue.Millis(number("seconds") * 1000)
 		return ""
@@ -104,12 +108,18 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		return s.show()
 	case "place":
 		return s.place(t, arg("loads"), max(1, number("times")))
+	case "spread-over":
+		var loads []Load
+		for i, leader := range shardList(arg("leaders")) {
+			loads = append(loads, Load{Shard: uint16(i + 1), Leader: uint64(leader)})
+		}
+		return fmt.Sprintf("shards %v\n", s.c.PlaceSeveral(loads, number("count")))
 	default:
 		t.Fatalf("%s: no such command", d.Pos)
 	}
 	out := codeNames[r.Code]
 	if r.Queue.ID != 0 {
-		out += fmt.Sprintf(" queue=%d shard=%d version=%d", r.Queue.ID, r.Queue.Shard, r.Queue.Version)
+		out += fmt.Sprintf(" queue=%d shard=%d version=%d", r.Queue.ID, r.Queue.Shard(), r.Queue.Version)
 	}
 	if r.Worker != 0 {
 		out += fmt.Sprintf(" worker=%d", r.Worker)
@@ -121,15 +131,45 @@ func (s *script) show() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "cluster %d\n", s.c.ID())
 	for q := range s.c.Queues() {
-		fmt.Fprintf(&b, "queue %s id=%d shard=%d version=%d attempts=%d paused=%v\n", q.Name, q.ID, q.Shard, q.Version, q.Settings.MaxAttempts, q.Settings.Paused)
-		if len(q.Formers) > 0 {
-			fmt.Fprintf(&b, "  from=%d opened=%d formers=%v\n", q.From, q.Opened, q.Formers)
+		fmt.Fprintf(&b, "queue %s id=%d shard=%d version=%d attempts=%d paused=%v\n", q.Name, q.ID, q.Shard(), q.Version, q.Settings.MaxAttempts, q.Settings.Paused)
+		switch {
+		case !q.plain():
+			fmt.Fprintf(&b, "  home=%v from=%v opened=%d formers=%v moves=%d\n", q.Home, q.From, q.Opened, q.Formers, q.Moves)
+		case len(q.Formers) > 0:
+			from, formers := uint16(0), make([]uint16, len(q.Formers))
+			for i, h := range q.Formers {
+				formers[i] = h.Shards[0]
+			}
+			if q.Moving() {
+				from = q.From.Shards[0]
+			}
+			fmt.Fprintf(&b, "  from=%d opened=%d formers=%v\n", from, q.Opened, formers)
 		}
 	}
 	for w := range s.c.Workers() {
 		fmt.Fprintf(&b, "worker %d name=%s since=%d\n", w.ID, w.Info.Name, w.Registered)
 	}
 	return b.String()
+}
+
+// moving is a queue as the steps of its move name it: by its shards or, after a spread, by the id of its new homes.
+func moving(name string, id, from, to int) *Queue {
+	q := &Queue{Name: name}
+	q.From, q.Home = Homes{ID: 1, Shards: []uint16{uint16(from)}}, Homes{ID: 1, Shards: []uint16{uint16(to)}}
+	if id != 0 {
+		q.Home.ID, q.From.ID = queue.QueueID(id), queue.QueueID(id+1)
+	}
+	return q
+}
+
+// shardList is numbers with + between them.
+func shardList(text string) []uint16 {
+	var shards []uint16
+	for word := range strings.FieldsSeq(strings.ReplaceAll(text, "+", " ")) {
+		n, _ := strconv.Atoi(word)
+		shards = append(shards, uint16(n))
+	}
+	return shards
 }
 
 func nonceOf(text string) (n Nonce) {
@@ -293,7 +333,7 @@ func drawCommand(rt *rapid.T) []byte {
 	node, other := shard.NodeID(rapid.IntRange(0, 4).Draw(rt, "node")), shard.NodeID(rapid.IntRange(0, 4).Draw(rt, "other"))
 	nonce := nonceOf(name)
 	info := NodeInfo{Peer: fmt.Sprintf("h%d:1", rapid.IntRange(1, 4).Draw(rt, "peer"))}
-	switch rapid.IntRange(0, 15).Draw(rt, "kind") {
+	switch rapid.IntRange(0, 19).Draw(rt, "kind") {
 	case 6:
 		return AppendFound(nil, []Node{{ID: node, Nonce: nonce, Info: info}})
 	case 7:
@@ -308,8 +348,26 @@ func drawCommand(rt *rapid.T) []byte {
 	case 11:
 		return AppendPrefer(nil, shard.ID(other), node)
 	case 13, 14, 15:
-		encode := []func([]byte, string, uint16, uint16) []byte{AppendRelocate, AppendRelocate, AppendOpened, AppendSettled}[rapid.IntRange(0, 3).Draw(rt, "move")]
-		return encode(nil, name, uint16(node), uint16(other))
+		step := moving(name, 0, int(max(1, node)), int(max(1, other)))
+		switch rapid.IntRange(0, 3).Draw(rt, "move") {
+		case 0:
+			return AppendOpened(nil, step)
+		case 1:
+			return AppendSettled(nil, step)
+		}
+		return AppendRelocate(nil, name, uint16(node), uint16(other))
+	case 16, 17, 18, 19:
+		id := rapid.IntRange(1, 6).Draw(rt, "id")
+		shards := rapid.SliceOfN(rapid.Uint16Range(0, 5), 1, 4).Draw(rt, "shards")
+		switch rapid.IntRange(0, 5).Draw(rt, "spread") {
+		case 0:
+			return AppendCreateSpread(nil, name, shards, &settings)
+		case 1, 2:
+			return AppendOpened(nil, moving(name, id, 1, 1))
+		case 3:
+			return AppendSettled(nil, moving(name, id, 1, 1))
+		}
+		return AppendSpread(nil, name, queue.QueueID(id), shards)
 	case 12:
 		return AppendGrow(nil, rapid.IntRange(0, 3).Draw(rt, "founded"), rapid.IntRange(0, 20).Draw(rt, "shards"))
 	case 0:
@@ -370,8 +428,12 @@ func FuzzApply(f *testing.F) {
 	f.Add(AppendPrefer(nil, 1, 1))
 	f.Add(AppendGrow(nil, 4, 8))
 	f.Add(AppendRelocate(nil, "a", 1, 2))
-	f.Add(AppendOpened(nil, "a", 1, 2))
-	f.Add(AppendSettled(nil, "a", 1, 2))
+	f.Add(AppendOpened(nil, moving("a", 0, 1, 2)))
+	f.Add(AppendSettled(nil, moving("a", 0, 1, 2)))
+	f.Add(AppendCreateSpread(nil, "b", []uint16{1, 2}, &settings))
+	f.Add(AppendSpread(nil, "a", 1, []uint16{1, 2}))
+	f.Add(AppendOpened(nil, moving("a", 2, 1, 1)))
+	f.Add(AppendSettled(nil, moving("a", 2, 1, 1)))
 	f.Fuzz(func(t *testing.T, item []byte) {
 		c := New()
 		c.Apply(1, 1, [][]byte{AppendCreateQueue(nil, "a", 1, &settings), item, item}, nil)
@@ -389,6 +451,8 @@ func FuzzRestore(f *testing.F) {
 	s.apply(AppendPrefer(nil, 1, 3))
 	s.apply(AppendGrow(nil, 2, 6))
 	s.apply(AppendRelocate(nil, "a", 1, 3))
+	s.apply(AppendCreateSpread(nil, "b", []uint16{1, 2}, &settings))
+	s.apply(AppendSpread(nil, "b", 2, []uint16{2, 3, 1}))
 	var b bytes.Buffer
 	if _, err := s.c.Snapshot().WriteTo(&b); err != nil {
 		f.Fatal(err)
@@ -416,6 +480,8 @@ func TestDamagedImages(t *testing.T) {
 	s.apply(AppendPrefer(nil, 1, 3))
 	s.apply(AppendGrow(nil, 2, 6))
 	s.apply(AppendRelocate(nil, "a", 1, 3))
+	s.apply(AppendCreateSpread(nil, "b", []uint16{1, 2}, &settings))
+	s.apply(AppendSpread(nil, "b", 2, []uint16{2, 3, 1}))
 	var b bytes.Buffer
 	if _, err := s.c.Snapshot().WriteTo(&b); err != nil {
 		t.Fatal(err)

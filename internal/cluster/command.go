@@ -24,6 +24,11 @@ const (
 	commandRelocate  = 14
 	commandOpened    = 15
 	commandSettled   = 16
+
+	commandCreateSpread  = 17
+	commandSpread        = 18
+	commandSpreadOpened  = 19
+	commandSpreadSettled = 20
 )
 
 // ID names a cluster for ever: a random number drawn at its first start. 0 is none.
@@ -89,7 +94,7 @@ func (c *Catalog) apply(item []byte) Result {
 	case commandCreate:
 		name, shard, s := d.text(QueueNameBytesMax), uint16(d.uint(1<<16-1)), d.settings()
 		if d.end() && ValidQueueName(name) && shard != 0 {
-			return c.create(name, shard, s)
+			return c.create(name, []uint16{shard}, s)
 		}
 	case commandConfigure:
 		name, s := d.text(QueueNameBytesMax), d.settings()
@@ -113,6 +118,8 @@ func (c *Catalog) apply(item []byte) Result {
 		}
 	case commandRelocate, commandOpened, commandSettled:
 		return c.applyMove(kind, &d)
+	case commandCreateSpread, commandSpread, commandSpreadOpened, commandSpreadSettled:
+		return c.applySpread(kind, &d)
 	default:
 		return c.applyNode(kind, &d)
 	}
@@ -130,15 +137,15 @@ func (c *Catalog) init(id ID) Result {
 	return Result{Code: CodeOK}
 }
 
-func (c *Catalog) create(name string, shard uint16, s queue.Settings) Result {
+func (c *Catalog) create(name string, shards []uint16, s queue.Settings) Result {
 	if q, ok := c.queues.Get(name); ok {
 		return Result{Code: CodeExists, Queue: *q}
 	}
-	if c.queues.Len() >= QueuesMax {
+	if c.queues.Len() >= QueuesMax || c.crowded(shards) {
 		return Result{Code: CodeLimit}
 	}
 	c.lastQueue++
-	q := &Queue{ID: c.lastQueue, Name: name, Place: Place{Shard: shard}, Version: 1, Settings: s}
+	q := &Queue{ID: c.lastQueue, Name: name, Place: Place{Home: Homes{ID: c.lastQueue, Shards: shards}}, Version: 1, Settings: s}
 	c.putQueue(q)
 	return Result{Code: CodeOK, Queue: *q}
 }

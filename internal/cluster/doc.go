@@ -1,7 +1,7 @@
 // Package cluster is the catalog, the state machine of shard 0: what the whole cluster agrees on. Today that is the
 // cluster's id, its nodes and shards, who should lead which shard, the queues with their ids, homes and settings, and the registered workers.
 //
-// Invariant: a queue has one id for ever, and one home that takes its new jobs; a queue's version grows with every change of its settings,
+// Invariant: a queue has one id for ever, and one set of homes that take its new jobs, a shard for each partition; a queue's version grows with every change of its settings,
 // and no id is given twice. The same commands give the same state, the same results and the same fingerprint.
 //
 // The catalog is pure: Apply takes time only as the stamp of its entry and refuses bad input in its result. Where a new
@@ -27,6 +27,10 @@
 //	14 relocate  name, home, new home
 //	15 opened    name, old home, new home
 //	16 settled   name, old home, new home
+//	17 create    name, shards, settings; with several partitions
+//	18 spread    name, id that it has on its present shards, shards
+//	19 opened    name, id that it has on its new shards; after 18
+//	20 settled   name, id that it has on its new shards; after 18
 //
 // A node's info is its peer address, public address, zone and version; a nonce is 16 bytes.
 //

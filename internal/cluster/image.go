@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bufio"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,11 +14,12 @@ import (
 	"github.com/beaver-raft/beaver/internal/shard"
 )
 
-// An image is the whole catalog. Integers are little endian. The first version has no nodes and no leaders, and the second one no
-// growths and no queues that moved; each is written while there are none.
+// An image is the whole catalog. Integers are little endian. The first version has no nodes and no leaders, the second one no
+// growths and no queues that moved, and the third one no queues that are not plain, which are those of several partitions; each is
+// written while there are none.
 //
 //	┌───────────┬─────────┬────────────┬─────────┬─────┬────────────┬─────────────┐
-//	│ "BVCATLG3"│ applied │ cluster id │ now     │ last│ last       │ queues,     │
+//	│ "BVCATLG4"│ applied │ cluster id │ now     │ last│ last       │ queues,     │
 //	│ 8 bytes   │ u64     │ u64        │ i64 ms  │ u32 │ worker u64 │ workers u32 │
 //	├───────────┴─────────┴────────────┴─────────┴─────┴────────────┴─────────────┤
 //	│ last node u32, nodes u32, leaders u32, growths u32                          │
@@ -28,7 +30,8 @@ import (
 //	│ fingerprint u64                                                             │
 //	└─────────────────────────────────────────────────────────────────────────────┘
 const (
-	imageMagic       = "BVCATLG3"
+	imageMagic       = "BVCATLG4"
+	imageMagicThird  = "BVCATLG3"
 	imageMagicSecond = "BVCATLG2"
 	imageMagicFirst  = "BVCATLG1"
 	imageNodesBytes  = 4 + 4 + 4
@@ -48,7 +51,7 @@ func (c *Catalog) Snapshot() *Image {
 	frozen.workers = c.workers.Copy()
 	frozen.nodes = c.nodes.Copy()
 	frozen.preferred = c.preferred.Copy()
-	frozen.homes = nil
+	frozen.homes, frozen.berths = nil, nil
 	return &Image{c: frozen}
 }
 
@@ -78,7 +81,7 @@ func (img *Image) WriteTo(w io.Writer) (int64, error) {
 		head = binary.LittleEndian.AppendUint32(head, uint32(c.lastNode))
 		head = binary.LittleEndian.AppendUint32(head, uint32(c.nodes.Len()))
 		head = binary.LittleEndian.AppendUint32(head, uint32(c.preferred.Len()))
-		if magic == imageMagic {
+		if magic == imageMagic || magic == imageMagicThird {
 			head = binary.LittleEndian.AppendUint32(head, uint32(len(c.growths)))
 		}
 	}
@@ -114,8 +117,10 @@ func (img *Image) WriteTo(w io.Writer) (int64, error) {
 
 func (img *Image) magic() string {
 	switch {
-	case len(img.c.growths) > 0 || img.c.moved > 0:
+	case img.c.odd > 0:
 		return imageMagic
+	case len(img.c.growths) > 0 || img.c.moved > 0:
+		return imageMagicThird
 	case img.c.lastNode != 0:
 		return imageMagicSecond
 	}
@@ -130,7 +135,7 @@ func Restore(r io.Reader) (*Catalog, error) {
 		return nil, imageError("header", err)
 	}
 	magic := string(head[:8])
-	if magic != imageMagicFirst && magic != imageMagicSecond && magic != imageMagic {
+	if magic != imageMagicFirst && magic != imageMagicSecond && magic != imageMagicThird && magic != imageMagic {
 		return nil, fmt.Errorf("%w: it does not start with %q", ErrBadImage, imageMagic)
 	}
 	c := New()
@@ -189,7 +194,8 @@ func (c *Catalog) restoreCounts(in io.Reader, magic string) (nodes, leaders, gro
 		return 0, 0, 0, nil
 	}
 	row := make([]byte, imageNodesBytes, imageNodesBytes+4)
-	if magic == imageMagic {
+	grown := magic == imageMagic || magic == imageMagicThird
+	if grown {
 		row = row[:cap(row)]
 	}
 	if _, err := io.ReadFull(in, row); err != nil {
@@ -197,10 +203,10 @@ func (c *Catalog) restoreCounts(in io.Reader, magic string) (nodes, leaders, gro
 	}
 	c.lastNode = shard.NodeID(binary.LittleEndian.Uint32(row))
 	nodes, leaders = binary.LittleEndian.Uint32(row[4:]), binary.LittleEndian.Uint32(row[8:])
-	if nodes > NodeRecordsMax || leaders > 1<<16 || c.lastNode == 0 && (magic != imageMagic || nodes > 0) || c.lastNode > shard.NodeMax {
+	if nodes > NodeRecordsMax || leaders > 1<<16 || c.lastNode == 0 && (!grown || nodes > 0) || c.lastNode > shard.NodeMax {
 		return 0, 0, 0, fmt.Errorf("%w: it claims %d nodes, the last one %d, and %d leaders", ErrBadImage, nodes, c.lastNode, leaders)
 	}
-	if magic == imageMagic {
+	if grown {
 		if growths = binary.LittleEndian.Uint32(row[imageNodesBytes:]); growths > ShardsMax {
 			return 0, 0, 0, fmt.Errorf("%w: it claims %d growths", ErrBadImage, growths)
 		}
@@ -228,13 +234,9 @@ func (c *Catalog) restoreQueue(in io.Reader, buf []byte) error {
 		return err
 	}
 	d := decoder{b: record}
-	q := &Queue{ID: queue.QueueID(d.uint(1<<32 - 1)), Version: d.uint(1<<64 - 1)}
-	q.Name = d.text(QueueNameBytesMax)
-	q.Shard = uint16(d.uint(1<<16 - 1))
-	q.Settings = d.settings()
-	d.moves(&q.Place)
+	q := d.queue()
 	last, _, any := c.queues.Max()
-	if !d.end() || q.ID == 0 || q.ID > c.lastQueue || !ValidQueueName(q.Name) || (any && q.Name <= last) {
+	if !d.end() || q.Home.ID > c.lastQueue || q.ID > c.lastQueue || (any && q.Name <= last) {
 		return fmt.Errorf("%w: bad queue record", ErrBadImage)
 	}
 	c.putQueue(q)
@@ -287,12 +289,51 @@ func (c *Catalog) restorePreferred(in io.Reader, buf []byte) error {
 	return nil
 }
 
+// MarshalText encodes a queue as its record, as it travels between nodes; one without an id is empty.
+func (q Queue) MarshalText() ([]byte, error) {
+	if q.ID == 0 {
+		return nil, nil
+	}
+	return base64.RawStdEncoding.AppendEncode(nil, appendQueue(nil, &q)), nil
+}
+
+// UnmarshalText decodes what MarshalText encoded.
+func (q *Queue) UnmarshalText(text []byte) error {
+	*q = Queue{}
+	if len(text) == 0 {
+		return nil
+	}
+	record, err := base64.RawStdEncoding.DecodeString(string(text))
+	if err != nil {
+		return fmt.Errorf("decode a queue's record: %w", err)
+	}
+	d := decoder{b: record}
+	*q = *d.queue()
+	if !d.end() {
+		return errors.New("a queue's record does not decode")
+	}
+	return nil
+}
+
+// queue takes a queue's record.
+func (d *decoder) queue() *Queue {
+	q := &Queue{ID: queue.QueueID(d.uint(1<<32 - 1)), Version: d.uint(1<<64 - 1)}
+	q.Name = d.text(QueueNameBytesMax)
+	first := uint16(d.uint(1<<16 - 1))
+	q.Settings = d.settings()
+	d.place(q, first)
+	if q.ID == 0 || !ValidQueueName(q.Name) {
+		d.fail()
+	}
+	return q
+}
+
 func appendQueue(dst []byte, q *Queue) []byte {
 	dst = binary.AppendUvarint(dst, uint64(q.ID))
 	dst = binary.AppendUvarint(dst, q.Version)
 	dst = appendText(dst, q.Name)
-	dst = binary.AppendUvarint(dst, uint64(q.Shard))
-	return appendMoves(AppendSettings(dst, &q.Settings), &q.Place)
+	dst = binary.AppendUvarint(dst, uint64(q.Shard()))
+	return appendPlace(AppendSettings(dst, &q.Settings), q)
 }
 
 func appendWorker(dst []byte, w *Worker) []byte {

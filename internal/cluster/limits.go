@@ -7,7 +7,8 @@ const (
 	QueueNameBytesMax    = 128
 	QueuesMax            = 10_000
 	WorkersMax           = 100_000
-	FormersMax           = 16  // homes that a queue had before, which are asked for its past
+	PartitionsMax        = 64  // of one queue, each on a shard of its own
+	FormersMax           = 256 // homes that a queue had before, which are asked for its past
 	WorkerTextBytesMax   = 256 // a worker's name, host or version
 	WorkerLabelsMax      = 32
 	WorkerLabelBytesMax  = 64

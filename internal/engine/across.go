@@ -165,7 +165,7 @@ func (e *Engine) fetchAtHome(ctx context.Context, r *FetchRequest, legs []leg, w
 
 // fetchTurn asks one site after the other, without waiting, and begins with another one each time. It fails when none can be asked.
 func (e *Engine) fetchTurn(ctx context.Context, r *FetchRequest, sites []site, w *worker) ([]FetchedJob, error) {
-	turn := int(e.turn.Add(1) % uint64(len(sites)))
+	turn := int(e.sitting.Add(1) % uint64(len(sites)))
 	asked := false
 	var failed error
 	for i := range sites {

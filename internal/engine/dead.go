@@ -105,8 +105,8 @@ func (e *Engine) allDead(ctx context.Context, name string, limit int, encode fun
 		return 0, false, err
 	}
 	count := 0
-	for _, p := range rt.homes() {
-		done, more, err := e.allDeadOn(ctx, rt, p, limit-count, encode)
+	for _, h := range rt.all {
+		done, more, err := e.allDeadOn(ctx, h, limit-count, encode)
 		if count += done; err != nil || more {
 			return count, true, err
 		}
@@ -115,20 +115,20 @@ func (e *Engine) allDead(ctx context.Context, name string, limit int, encode fun
 }
 
 // allDeadOn is allDead on one of a queue's homes. With a limit of 0 it tells whether there is any.
-func (e *Engine) allDeadOn(ctx context.Context, rt *route, p *pump, limit int, encode func([]byte, queue.Pos) []byte) (int, bool, error) {
+func (e *Engine) allDeadOn(ctx context.Context, h home, limit int, encode func([]byte, queue.Pos) []byte) (int, bool, error) {
 	var cursor queue.Cursor
 	count := 0
 	for {
 		// One row over the limit tells whether there is more.
 		f, err := e.ask(ctx, &query{
-			Kind: queryRows, Shard: p.shard, Queue: rt.id, State: queue.StateDead, Cursor: cursor, Limit: min(limit-count+1, queue.ListMax),
+			Kind: queryRows, Shard: h.pump.shard, Queue: h.id, State: queue.StateDead, Cursor: cursor, Limit: min(limit-count+1, queue.ListMax),
 		})
 		if err != nil {
 			return count, true, err
 		}
 		infos, next := f.Rows, f.Cursor
 		more := len(infos) > limit-count
-		done, err := e.deadBatch(ctx, p, infos[:min(len(infos), limit-count)], encode)
+		done, err := e.deadBatch(ctx, h.pump, infos[:min(len(infos), limit-count)], encode)
 		count += done
 		switch {
 		case err != nil:

@@ -55,9 +55,11 @@ type Engine struct {
 
 	spareFetches sync.Pool // of *fetch on one shard
 
-	lost    atomic.Uint64 // workers
-	damaged atomic.Uint64 // payloads
-	turn    atomic.Uint64 // which shard an unwaiting fetch asks first
+	lost     atomic.Uint64 // workers
+	damaged  atomic.Uint64 // payloads
+	turn     atomic.Uint64 // which shard a fetch asks first
+	sitting  atomic.Uint64 // which node
+	requests atomic.Uint64 // enqueues without a session
 
 	called [callKinds]atomic.Uint64 // other nodes, by kind of the call
 }

@@ -29,10 +29,12 @@ type PendingEnqueue struct {
 	now     queue.Millis
 	dst     []Enqueued // with room for the answers behind answers
 	answers int
-	first   *route  // nil: nothing is on its way
-	at      berth   // where its jobs go
-	homes   []berth // where each job goes, when that is to several berths: they are handed in by Wait
-	moving  bool    // a session's jobs are of queues that move: Wait finds out where they go
+	turn    uint64       // which partition jobs without an ordering key go to
+	first   *route       // nil: nothing is on its way
+	at      berth        // where its jobs go
+	homes   []berth      // where each job goes, when that is to several berths
+	legs    []enqueueLeg // the commands to these
+	moving  bool         // a session's jobs are of queues that move: Wait finds out where they go
 	call    *call
 	header  bool
 	err     error
@@ -51,16 +53,19 @@ func (e *Engine) BeginEnqueue(ctx context.Context, r *EnqueueRequest, dst []Enqu
 		p.err = errDiskFull()
 		return
 	}
-	p.now = queue.Millis(e.opts.Clock.NowMillis())
+	p.now, p.turn = queue.Millis(e.opts.Clock.NowMillis()), e.turnOf(r)
 	p.dst = append(dst, make([]Enqueued, len(r.Jobs))...)
 	p.err = p.routeJobs(ctx)
-	if full && p.err == nil && e.leadsAny(r.Jobs, p.out()) {
+	if full && p.err == nil && p.leadsAny() {
 		p.err = errDiskFull() // a leader elsewhere looks at its own disk
 	}
-	if p.err != nil || p.first == nil || p.homes != nil || p.moving {
-		return
+	switch {
+	case p.err != nil, p.first == nil, p.moving:
+	case p.homes != nil:
+		p.legs, p.err = beginSeveral(r, p.out(), p.now, p.homes)
+	default:
+		p.begin()
 	}
-	p.begin()
 }
 
 // begin hands the jobs to the one shard that all go to.
@@ -76,26 +81,19 @@ func (p *PendingEnqueue) begin() {
 }
 
 // leadsAny reports whether this node leads the shard of one of the jobs that are not refused yet.
-func (e *Engine) leadsAny(jobs []NewJob, out []Enqueued) bool {
-	last := ""
-	for i := range jobs {
-		if out[i].Err != nil || jobs[i].Queue == last {
-			continue
-		}
-		last = jobs[i].Queue
-		rt := e.routes.byName(last)
-		if rt != nil && e.leads(rt.pump.shard) {
-			return true
-		}
+func (p *PendingEnqueue) leadsAny() bool {
+	if p.homes == nil {
+		return p.first != nil && p.engine.leads(p.at.pump.shard)
 	}
-	return false
+	return slices.ContainsFunc(p.homes, func(to berth) bool { return to.pump != nil && p.engine.leads(to.pump.shard) })
 }
 
 func (p *PendingEnqueue) out() []Enqueued { return p.dst[p.answers:] }
 
 // Ready reports whether Wait would return at once, unless the queue has just moved.
 func (p *PendingEnqueue) Ready() bool {
-	return p.homes == nil && !p.moving && (p.call == nil || len(p.call.done) > 0)
+	waits := func(l enqueueLeg) bool { return l.err == nil && len(l.call.done) == 0 }
+	return !p.moving && (p.call == nil || len(p.call.done) > 0) && !slices.ContainsFunc(p.legs, waits)
 }
 
 // Wait waits until the jobs are stored and returns what Enqueue does.
@@ -108,7 +106,7 @@ func (p *PendingEnqueue) Wait(ctx context.Context) ([]Enqueued, error) {
 	case p.moving:
 		p.err = p.enqueueMoving(ctx)
 	case p.homes != nil:
-		p.err = enqueueSeveral(ctx, p.request, p.out(), p.now, p.homes)
+		p.err = waitSeveral(ctx, p.request, p.out(), p.homes, p.legs)
 	default:
 		p.err = p.waitOne(ctx)
 	}
@@ -196,7 +194,8 @@ func (p *PendingEnqueue) routeJobs(ctx context.Context) error {
 			}
 			last = rt
 		}
-		j.Spec.Queue = last.id
+		to := last.homes[partitionOf(len(last.homes), &j.Spec, p.turn)]
+		j.Spec.Queue = to.id
 		if j.Spec.EnqueuedAt == 0 {
 			j.Spec.EnqueuedAt = now
 		}
@@ -206,21 +205,37 @@ func (p *PendingEnqueue) routeJobs(ctx context.Context) error {
 			}
 			continue
 		}
-		p.assign(i, last, last.berth())
-		p.moving = p.moving || session && last.from != nil
+		p.assign(i, last, last.berth(to))
+		p.moving = p.moving || session && last.moving()
 	}
-	if r.Atomic && !p.moving && !p.together() {
+	if r.Atomic && !p.moving && !p.together(nil) {
 		return errAtomicApart()
 	}
 	return nil
 }
 
 // berth is a shard, and whose answers it remembers for a session's request there: those of all jobs of the request that go there or,
-// of a queue that has come from another shard, those of that queue's alone. So a request that brought its jobs to one shard, and whose
+// of a queue that has come from other homes, those of that queue's alone. So a request that brought its jobs to one shard, and whose
 // repeat brings them to two, or the other way round, is still the same one on each.
 type berth struct {
 	pump *pump
-	own  queue.QueueID // 0: all
+	own  uint64 // the id that the queue has there; 0: all; from ownWhole: see together
+}
+
+// berth is where the jobs go that go to one of the queue's homes.
+func (rt *route) berth(h home) berth {
+	if rt.moves > 0 {
+		return berth{h.pump, uint64(h.id)}
+	}
+	return berth{h.pump, 0}
+}
+
+// oldBerth is where those went that went to a home before the queue began to move.
+func (rt *route) oldBerth(h home) berth {
+	if rt.moves > 1 {
+		return berth{h.pump, uint64(h.id)}
+	}
+	return berth{h.pump, 0}
 }
 
 // assign says where a job goes. The jobs before it went to one berth, unless homes says otherwise.
@@ -241,20 +256,9 @@ func (p *PendingEnqueue) assign(i int, rt *route, to berth) {
 	}
 }
 
-// together reports whether all jobs go to one shard. Those of an atomic request then have one berth there.
-func (p *PendingEnqueue) together() bool {
-	for i := range p.homes {
-		if p.homes[i].pump != p.at.pump {
-			return false
-		}
-	}
-	p.at.own, p.homes = 0, nil
-	return true
-}
-
 func errAtomicApart() *Error {
 	return invalid("atomic",
-		"is set, but the jobs' queues live on different shards; an atomic request keeps to queues of one shard (see the queue's shard)")
+		"is set, but the jobs live on different shards; an atomic request keeps to queues of one shard (see the queue's shards), and to one ordering key in a queue of several partitions")
 }
 
 // ofOneJob tells a queue's or a shard's refusal, which concerns its own jobs, from what may be over soon: then the whole request may be
@@ -380,35 +384,47 @@ func enqueued(id shard.ID, r queue.Result) Enqueued {
 	return Enqueued{ID: JobID{Shard: uint16(id), Pos: r.Pos}, Duplicate: r.Code == queue.CodeDuplicate}
 }
 
-// enqueueSeveral stores those jobs of a request that have a home, one command for each shard, side by side. What one
+// enqueueSeveral stores those jobs of a request that have a home, one command for each berth, side by side. What one
 // shard refuses is in its jobs' answers. What one does not answer fails a session's whole request: its repeat does the
 // rest, and gets the answers of what is done. Without a session it is in its jobs' answers.
 func enqueueSeveral(ctx context.Context, r *EnqueueRequest, out []Enqueued, now queue.Millis, homes []berth) error {
-	type leg struct {
-		berth
-		call   *call
-		header bool
-		err    error
+	legs, err := beginSeveral(r, out, now, homes)
+	if err != nil {
+		return err
 	}
-	var legs []leg
-	for _, to := range homes {
-		known := to.pump == nil
-		for _, l := range legs {
-			known = known || l.berth == to
-		}
-		if known {
+	return waitSeveral(ctx, r, out, homes, legs)
+}
+
+// enqueueLeg is the command with those jobs of a request that go to one berth.
+type enqueueLeg struct {
+	berth
+	call   *call
+	header bool
+	err    error
+}
+
+// beginSeveral hands the jobs in.
+func beginSeveral(r *EnqueueRequest, out []Enqueued, now queue.Millis, homes []berth) ([]enqueueLeg, error) {
+	var legs []enqueueLeg
+	for i, to := range homes {
+		if to.pump == nil || i > 0 && to == homes[i-1] || slices.ContainsFunc(legs, func(l enqueueLeg) bool { return l.berth == to }) {
 			continue
 		}
 		c := to.pump.newCall()
 		header, err := encodeJobs(c, to, r, out, now, homes)
 		if err != nil {
-			return err // nothing was submitted yet
+			return nil, err // nothing was submitted yet
 		}
-		legs = append(legs, leg{berth: to, call: c, header: header})
+		legs = append(legs, enqueueLeg{berth: to, call: c, header: header})
 	}
 	for i := range legs {
 		legs[i].err = legs[i].pump.submit(legs[i].call)
 	}
+	return legs, nil
+}
+
+// waitSeveral waits for what beginSeveral handed in.
+func waitSeveral(ctx context.Context, r *EnqueueRequest, out []Enqueued, homes []berth, legs []enqueueLeg) error {
 	for i := range legs {
 		l := &legs[i]
 		if l.err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/host"
@@ -35,6 +36,7 @@ const (
 	ReasonConflict       = "CONFLICT"
 	ReasonMoved          = "QUEUE_MOVED"
 	ReasonMoving         = "QUEUE_MOVING"
+	ReasonPartitioned    = "QUEUE_PARTITIONED"
 	ReasonBehind         = "REPLICA_BEHIND"
 	ReasonDropped        = "NOT_PROPOSED"
 	ReasonUnknownOutcome = "UNKNOWN_OUTCOME"
@@ -126,13 +128,36 @@ func catalogRefusal(r cluster.Result) *Error {
 		return newError(CodeResourceExhausted, ReasonLimit,
 			"the cluster has its most queues (%d) or workers (%d); remove some first", cluster.QueuesMax, cluster.WorkersMax)
 	case cluster.CodeMoving:
-		return newError(CodeFailedPrecondition, ReasonMoving,
-			"queue %q is still moving from shard %d to shard %d, or was moved by somebody else just now; look at beaver queues list, and move it again when that is over",
-			r.Queue.Name, r.Queue.From, r.Queue.Shard)
+		return errMoving(&r.Queue)
+	case cluster.CodePartitioned:
+		return errPartitioned(r.Queue.Name, r.Queue.Home.Shards)
 	case cluster.CodeMalformed:
 		return newError(CodeInvalidArgument, ReasonMalformed, "the catalog refused the command as malformed: it breaks a limit")
 	}
 	return newError(CodeInternal, ReasonInternal, "the catalog answered with code %d, which this version does not know", r.Code)
+}
+
+func errMoving(q *cluster.Queue) *Error {
+	return newError(CodeFailedPrecondition, ReasonMoving,
+		"queue %q is still moving from %s to %s, or was moved by somebody else just now; look at beaver queues list, and say it again when that is over",
+		q.Name, shardsText(q.From.Shards), shardsText(q.Home.Shards))
+}
+
+func errPartitioned(name string, shards []uint16) *Error {
+	return newError(CodeFailedPrecondition, ReasonPartitioned,
+		"queue %q has %d partitions, on %s, and a queue of several does not move to one shard; another number of partitions places them anew", name, len(shards), shardsText(shards))
+}
+
+// shardsText names shards in a sentence.
+func shardsText(shards []uint16) string {
+	if len(shards) == 1 {
+		return fmt.Sprintf("shard %d", shards[0])
+	}
+	words := make([]string, len(shards))
+	for i, id := range shards {
+		words[i] = fmt.Sprint(id)
+	}
+	return "shards " + strings.Join(words, ", ")
 }
 
 func errNoJob() *Error {

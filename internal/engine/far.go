@@ -52,12 +52,12 @@ func (r *reader) farFetch() farFetch {
 	f.wait = time.Duration(r.upTo(queue.WaitMillisMax)) * time.Millisecond
 	f.lease = time.Duration(r.upTo(queue.LeaseMillisMax)) * time.Millisecond
 	total := 0
-	for range r.count(queue.FetchQueuesMax, 3) {
+	for range r.count(farLegsMax, 3) {
 		l := farLeg{shard: shard.ID(r.upTo(1<<16 - 1))}
 		for range r.count(queue.FetchQueuesMax, 1) {
 			l.queues = append(l.queues, queue.QueueID(r.upTo(1<<32-1)))
 		}
-		if total += len(l.queues); len(l.queues) == 0 || total > queue.FetchQueuesMax {
+		if total += len(l.queues); len(l.queues) == 0 || total > farQueuesMax {
 			r.fail()
 		}
 		f.legs = append(f.legs, l)

@@ -169,34 +169,39 @@ func (e *Engine) plan(view *table, r *FetchRequest, w *worker) (legs, old []leg,
 			missing = true
 			continue
 		}
-		for _, p := range [...]*pump{rt.from, rt.pump} {
-			switch {
-			case p == nil:
-			case w.owes(p.shard):
+		for _, h := range rt.from {
+			if w.owes(h.pump.shard) {
 				missing, owing = true, errNotLeader()
-			default:
-				legs = addToLeg(legs, p, rt)
-				if p == rt.from {
-					old = addToLeg(old, p, rt)
-				}
+				continue
 			}
+			legs, old = addToLeg(legs, h), addToLeg(old, h)
+		}
+		for _, h := range rt.homes {
+			if w.owes(h.pump.shard) {
+				missing, owing = true, errNotLeader()
+				continue
+			}
+			legs = addToLeg(legs, h)
 		}
 	}
 	return legs, old, missing, owing
 }
 
-func addToLeg(legs []leg, p *pump, rt *route) []leg {
+// addToLeg adds a home to the leg of its shard, or to another one when that is as long as one may be.
+func addToLeg(legs []leg, h home) []leg {
 	for i := range legs {
-		if legs[i].pump != p {
+		if legs[i].pump != h.pump {
 			continue
 		}
-		if slices.Contains(legs[i].queues, rt.id) {
+		if slices.Contains(legs[i].queues, h.id) {
 			return legs // named twice
 		}
-		legs[i].queues = append(legs[i].queues, rt.id)
-		return legs
+		if len(legs[i].queues) < queue.FetchQueuesMax {
+			legs[i].queues = append(legs[i].queues, h.id)
+			return legs
+		}
 	}
-	return append(legs, leg{pump: p, queues: []queue.QueueID{rt.id}})
+	return append(legs, leg{pump: h.pump, queues: []queue.QueueID{h.id}})
 }
 
 // awaitQueue waits for a queue to be made, as none of the fetch's exists.
@@ -252,8 +257,15 @@ func (e *Engine) fetchOnce(ctx context.Context, r *FetchRequest, legs []leg, w *
 	return nil, endOver, nil
 }
 
-// fetchParked parks a fetch on all its shards.
+// fetchParked parks a fetch on all its shards. Of several it asks one after the other before: which of them is the first to look at a fetch
+// that is parked at all is nobody's choice, and one that is seldom the first would starve.
 func (e *Engine) fetchParked(ctx context.Context, r *FetchRequest, legs []leg, w *worker, wait time.Duration, missing bool, view *table) (*fetch, fetchEnd, error) {
+	if len(legs) > 1 {
+		ft, end, err := e.fetchOnce(ctx, r, legs, w)
+		if ft != nil || err != nil && !ofOneShard(err) {
+			return ft, end, err
+		}
+	}
 	ft := e.newFetch(r, legs, false)
 	end, err := e.runFetch(ctx, ft, w, max(wait, 0), view.awaited(missing))
 	if err != nil {

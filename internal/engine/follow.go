@@ -59,8 +59,10 @@ func (p *PendingEnqueue) followJobs(ctx context.Context) {
 	homes := make([]berth, len(out))
 	for i := range out {
 		if movedAway(out[i].Err) {
-			homes[i] = p.engine.routes.byID(p.request.Jobs[i].Spec.Queue).berth()
-			out[i].Err = nil
+			spec := &p.request.Jobs[i].Spec
+			rt := p.engine.routes.byID(spec.Queue)
+			to := rt.homes[partitionOf(len(rt.homes), spec, p.turn)]
+			spec.Queue, homes[i], out[i].Err = to.id, rt.berth(to), nil
 		}
 	}
 	p.err = enqueueSeveral(ctx, p.request, out, p.now, homes)
@@ -68,12 +70,7 @@ func (p *PendingEnqueue) followJobs(ctx context.Context) {
 
 // followWhole sends an atomic request to the one shard where all its queues live now.
 func (p *PendingEnqueue) followWhole(ctx context.Context) {
-	p.first, p.homes, p.err = nil, nil, nil
-	for i := range p.request.Jobs {
-		rt := p.engine.routes.byID(p.request.Jobs[i].Spec.Queue)
-		p.assign(i, rt, rt.berth())
-	}
-	if !p.together() {
+	if p.err = nil; !p.together(nil) {
 		p.err = errAtomicApart()
 		return
 	}
@@ -113,7 +110,7 @@ func (e *Engine) relearn(ctx context.Context) error {
 	view := e.routes.table()
 	if err := e.readCatalog(ctx, func() {
 		for q := range e.catalog.catalog.Queues() {
-			if rt := view.byName[q.Name]; rt != nil && !rt.sameAs(q) && (q.From == 0 || q.Opened != 0) {
+			if rt := view.byName[q.Name]; rt != nil && !rt.sameAs(q) && (!q.Moving() || q.Opened != 0) {
 				moved = append(moved, e.newRoute(q))
 			}
 		}

@@ -43,7 +43,7 @@ func TestForwardedOnce(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *fleet) {
 		name := c.queueOn(2)
 		e := c.nodes[3]
-		q := routeOf(t, e, name).id
+		q := routeOf(t, e, name).homes[0].id
 		d := e.deskOf(2)
 		cl := d.newCall()
 		cl.items.Commit(queue.AppendJob(cl.items.Buf(), &Spec{Queue: q, Kind: "k"}))
@@ -187,7 +187,7 @@ func TestOutletLimits(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *fleet) {
 		name := c.queueOn(2)
 		e := c.nodes[1]
-		q := routeOf(t, e, name).id
+		q := routeOf(t, e, name).homes[0].id
 		c.crash(3)
 		c.crash(2)
 		time.Sleep(time.Minute) // nobody leads
@@ -256,7 +256,7 @@ func TestManyCommandsShareCalls(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *fleet) {
 		name := c.queueOn(2)
 		e := c.nodes[1]
-		q := routeOf(t, e, name).id
+		q := routeOf(t, e, name).homes[0].id
 		for node, other := range c.nodes { // else one that learns of the queue just now brings its settings to the shard
 			c.await(fmt.Sprintf("node %d knows the queue", node), func() bool { return other.routes.byName(name) != nil })
 		}

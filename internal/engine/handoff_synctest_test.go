@@ -65,9 +65,13 @@ func (e *Engine) fetchAside(ctx context.Context, r *FetchRequest) <-chan fetched
 }
 
 // parked counts the fetches parked on a queue's shard.
-func parked(e *Engine, name string) int { return e.routes.byName(name).pump.stats().ParkedFetches }
+func parked(e *Engine, name string) int {
+	return e.routes.byName(name).homes[0].pump.stats().ParkedFetches
+}
 
-func batches(e *Engine, name string) uint64 { return e.routes.byName(name).pump.batches.Load() }
+func batches(e *Engine, name string) uint64 {
+	return e.routes.byName(name).homes[0].pump.batches.Load()
+}
 
 // An enqueue for which a fetch is parked takes one log entry: the job is stored and leased by it.
 func TestHandOffTakesOneEntry(t *testing.T) {
@@ -93,7 +97,7 @@ func TestHandOffTakesOneEntry(t *testing.T) {
 		if n := parked(e, "q"); n != 1 {
 			t.Fatalf("%d fetches are parked, want the second one", n)
 		}
-		if h := e.routes.byName("q").pump.stats().HandedOff; h != 1 {
+		if h := e.routes.byName("q").homes[0].pump.stats().HandedOff; h != 1 {
 			t.Fatalf("%d fetches were handed a job, want 1", h)
 		}
 		// A job that comes back wakes it too.
@@ -201,7 +205,7 @@ func TestFetchOverSeveralShards(t *testing.T) {
 		for _, name := range names {
 			ack(t, e, first(t, e, enqueue(t, e, jobs(name, 1)...)))
 		}
-		if e.routes.byName("a").pump == e.routes.byName("b").pump {
+		if e.routes.byName("a").homes[0].pump == e.routes.byName("b").homes[0].pump {
 			t.Fatal("both queues live on one shard")
 		}
 		for range 3 {

@@ -16,7 +16,7 @@ func twoShards(t *testing.T) (e *Engine, a, b *pump) {
 	for _, name := range []string{"a", "b"} {
 		ack(t, e, first(t, e, enqueue(t, e, jobs(name, 1)...)))
 	}
-	a, b = e.routes.byName("a").pump, e.routes.byName("b").pump
+	a, b = e.routes.byName("a").homes[0].pump, e.routes.byName("b").homes[0].pump
 	if a == b {
 		t.Fatal("both queues live on one shard")
 	}

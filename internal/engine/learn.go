@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
@@ -125,7 +126,10 @@ func (e *Engine) repairQueues(ctx context.Context) error {
 		}
 		if err := e.readReplica(ctx, catalogShard, func() {
 			for q := range e.catalog.catalog.Queues() {
-				if (shard.ID(q.Shard) == p.shard || shard.ID(q.From) == p.shard) && versions[q.ID] < q.Version {
+				late := func(h *cluster.Homes) bool {
+					return slices.Contains(h.Shards, uint16(p.shard)) && versions[h.ID] < q.Version
+				}
+				if late(&q.Home) || late(&q.From) {
 					behind = append(behind, *q)
 				}
 			}
@@ -150,23 +154,24 @@ func (p *pump) addVersions(to map[queue.QueueID]uint64) {
 func (e *Engine) reconcileQueues(ctx context.Context, queues []cluster.Queue) error {
 	versions := make(map[uint16]map[queue.QueueID]uint64)
 	for i := range queues {
-		id := queues[i].Shard
-		if versions[id] != nil || e.pump(shard.ID(id)) == nil {
-			continue
-		}
-		versions[id] = make(map[queue.QueueID]uint64)
-		f, err := e.ask(ctx, &query{Kind: queryQueues, Shard: shard.ID(id)})
-		if err != nil {
-			return err
-		}
-		for _, info := range f.Infos {
-			versions[id][info.Queue] = info.Version
+		for _, id := range queues[i].Home.Shards {
+			if versions[id] != nil || e.pump(shard.ID(id)) == nil {
+				continue
+			}
+			versions[id] = make(map[queue.QueueID]uint64)
+			f, err := e.ask(ctx, &query{Kind: queryQueues, Shard: shard.ID(id)})
+			if err != nil {
+				return err
+			}
+			for _, info := range f.Infos {
+				versions[id][info.Queue] = info.Version
+			}
 		}
 	}
 	found := make([]*route, 0, len(queues))
 	for i := range queues {
 		q := &queues[i]
-		if e.pump(shard.ID(q.Shard)) == nil || versions[q.Shard][q.ID] < q.Version {
+		if slices.ContainsFunc(q.Home.Shards, func(id uint16) bool { return versions[id][q.Home.ID] < q.Version }) {
 			if err := e.configureQueue(ctx, q); err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/binary"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
@@ -31,6 +32,9 @@ const (
 	farListBytesMax = ForwardBytesMax / 4
 	// farFetchBytesMax is FetchBytesMax for a fetch whose answer goes to another node.
 	farFetchBytesMax = 6 << 20
+	// farQueuesMax and farLegsMax bound a fetch at another node: each of its queues may move from the most partitions to the most.
+	farQueuesMax = 2 * cluster.PartitionsMax * queue.FetchQueuesMax
+	farLegsMax   = cluster.ShardsMax + farQueuesMax/queue.FetchQueuesMax
 	// FinishMax is how many attempts one Finish may end.
 	FinishMax = 2000
 	// HeldMax is how many leases one heartbeat may name.
@@ -147,5 +151,6 @@ func checkLimits() {
 	invariant.Check(forwardCallsMax*catalogResultBytesMax+lostPerCall*catalogResultBytesMax <= ForwardBytesMax, "the catalog's longest answers do not fit a call between nodes")
 	invariant.Check(shard.BatchItemsMax <= forwardItemsMax, "the command with the most items does not fit a call between nodes")
 	invariant.Check(max(farFetchBytesMax, queue.CommandBytesMax)+queue.FetchMax*farJobOverhead <= ForwardBytesMax, "the most jobs of a fetch do not fit a call between nodes")
+	invariant.Check(farQueuesMax*2*binary.MaxVarintLen32 <= ForwardBytesMax, "the most queues of a fetch do not fit a call between nodes")
 	invariant.Check(cluster.QueuesMax <= queue.QueuesMax, "a shard cannot hold all queues")
 }

@@ -163,9 +163,9 @@ func TestOrphanedLeases(t *testing.T) {
 		disk := vfs.NewSim(1, vfs.SimOptions{})
 		e := open(t, disk, nil)
 		ids := enqueue(t, e, jobs("q", 1)...)
-		p := e.routes.byName("q").pump
+		p := e.routes.byName("q").homes[0].pump
 		c := p.newCall()
-		c.items.Commit(queue.AppendFetch(c.items.Buf(), 77, []queue.QueueID{e.routes.byName("q").id}, 1, 0, 0))
+		c.items.Commit(queue.AppendFetch(c.items.Buf(), 77, []queue.QueueID{e.routes.byName("q").homes[0].id}, 1, 0, 0))
 		if err := p.do(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}

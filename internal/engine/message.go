@@ -18,7 +18,7 @@ const (
 	forwardItemOverhead   = 2*binary.MaxVarintLen64 + 4
 	forwardCallOverhead   = 8 * binary.MaxVarintLen64
 	resultBytesMax        = 2 + 3*binary.MaxVarintLen64
-	catalogResultBytesMax = 2 << 10
+	catalogResultBytesMax = 4 << 10
 )
 
 // The flags of a forwarded command.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,7 +92,7 @@ func TestCommandAnswersRoundTrip(t *testing.T) {
 			t.Fatalf("cut at %d it decodes", at)
 		}
 	}
-	calls[0].catalog = []cluster.Result{{Code: cluster.CodeExists, Queue: cluster.Queue{ID: 3, Name: "q", Place: cluster.Place{Shard: 1}, Version: 2, Settings: queue.DefaultSettings()}}}
+	calls[0].catalog = []cluster.Result{{Code: cluster.CodeExists, Queue: cluster.Queue{ID: 3, Name: "q", Place: cluster.Place{Home: cluster.Homes{ID: 3, Shards: []uint16{1}}}, Version: 2, Settings: queue.DefaultSettings()}}}
 	r = reader{b: appendCommandAnswer(nil, calls[0], nil)}
 	if !r.commandAnswers(answers[:1], calls[:1]) || !reflect.DeepEqual(answers[0].catalog, calls[0].catalog) {
 		t.Errorf("%+v", answers[0])
@@ -114,12 +115,15 @@ func TestFarFetchRoundTrip(t *testing.T) {
 		got[1].Crashes != 3 || !got[1].Deadline.IsZero() || got[1].Spec.Kind != "l" {
 		t.Errorf("%+v", got)
 	}
+	full := farLeg{1, make([]queue.QueueID, queue.FetchQueuesMax)}
 	for name, bad := range map[string]farFetch{
 		"no max":             {max: 0, legs: f.legs},
 		"over max":           {max: queue.FetchMax + 1, legs: f.legs},
 		"no shard":           {max: 1},
 		"no queue":           {max: 1, legs: []farLeg{{1, nil}}},
-		"too many queues":    {max: 1, legs: []farLeg{{1, make([]queue.QueueID, queue.FetchQueuesMax)}, {2, make([]queue.QueueID, 1)}}},
+		"too many queues":    {max: 1, legs: append(slices.Repeat([]farLeg{full}, farQueuesMax/queue.FetchQueuesMax), farLeg{2, make([]queue.QueueID, 1)})},
+		"too many of one":    {max: 1, legs: []farLeg{{1, make([]queue.QueueID, queue.FetchQueuesMax+1)}}},
+		"too many legs":      {max: 1, legs: slices.Repeat([]farLeg{{1, make([]queue.QueueID, 1)}}, farLegsMax+1)},
 		"waits too long":     {max: 1, wait: queue.WaitMillisMax*time.Millisecond + time.Millisecond, legs: f.legs},
 		"lease for a worker": {max: 1, worker: 1, lease: time.Second, legs: f.legs},
 	} {
@@ -128,7 +132,7 @@ func TestFarFetchRoundTrip(t *testing.T) {
 			t.Errorf("%s: it decodes", name)
 		}
 	}
-	most := farFetch{max: queue.FetchMax, wait: queue.WaitMillisMax * time.Millisecond, legs: []farLeg{{1, make([]queue.QueueID, queue.FetchQueuesMax)}}}
+	most := farFetch{max: queue.FetchMax, wait: queue.WaitMillisMax * time.Millisecond, legs: slices.Repeat([]farLeg{full}, farQueuesMax/queue.FetchQueuesMax)}
 	r = reader{b: appendFarFetch(nil, &most)}
 	if r.farFetch(); !r.end() {
 		t.Error("the largest fetch does not decode")
@@ -214,4 +218,41 @@ func FuzzForwarded(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestLongestCatalogResult: what the catalog answers of the queue with the most homes keeps to what is reserved for it.
+func TestLongestCatalogResult(t *testing.T) {
+	homes := func(n int) cluster.Homes {
+		h := cluster.Homes{ID: 1<<32 - 1}
+		for i := range n {
+			h.Shards = append(h.Shards, uint16(cluster.ShardsMax-i))
+		}
+		return h
+	}
+	q := cluster.Queue{ID: 1<<32 - 1, Name: strings.Repeat("n", cluster.QueueNameBytesMax), Version: 1<<64 - 1, Settings: queue.DefaultSettings()}
+	q.Home, q.From, q.Opened, q.Moves = homes(cluster.PartitionsMax), homes(cluster.PartitionsMax), 1<<62, 1<<62
+	q.From.ID -= cluster.FormersMax
+	for range cluster.FormersMax {
+		q.Formers = append(q.Formers, homes(1))
+	}
+	q.Settings.Retry = queue.Retry{Kind: queue.RetryList}
+	for range queue.RetryListMax {
+		q.Settings.Retry.List = append(q.Settings.Retry.List, queue.DelayMillisMax)
+	}
+	for i := range q.Formers {
+		q.Formers[i].ID -= queue.QueueID(i)
+	}
+	q.Formers[0] = q.From
+	q.Formers = q.Formers[:cluster.FormersMax-cluster.PartitionsMax+1]
+	c := &call{catalog: []cluster.Result{{Code: cluster.CodeMoving, Worker: 1<<64 - 1, Queue: q}}}
+	body := appendCommandAnswer(nil, c, nil)
+	if len(body) > catalogResultBytesMax {
+		t.Fatalf("it has %d bytes, over %d", len(body), catalogResultBytesMax)
+	}
+	answers := make([]commandAnswer, 1)
+	c.items.Add(func(dst []byte) []byte { return append(dst, 1) })
+	r := reader{b: body}
+	if !r.commandAnswers(answers, []*call{c}) || !reflect.DeepEqual(answers[0].catalog, c.catalog) {
+		t.Fatalf("it does not come back: %+v", answers[0].catalog)
+	}
 }

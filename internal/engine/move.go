@@ -22,20 +22,23 @@ func (e *Engine) MoveQueue(ctx context.Context, name string, to uint16) (QueueSt
 	if _, err := e.existing(ctx, name); err != nil {
 		return QueueStatus{}, err
 	}
-	var home uint16
+	var homes []uint16
 	if err := e.readCatalog(ctx, func() {
 		q, _ := e.catalog.catalog.Queue(name)
-		home = q.Shard
+		homes = q.Home.Shards
 	}); err != nil {
 		return QueueStatus{}, err
 	}
 	if to == 0 || int(to) > e.Shards() {
 		return QueueStatus{}, invalid("shard", "is %d; the data shards are 1 to %d", to, e.Shards())
 	}
-	if home != to {
+	if len(homes) > 1 {
+		return QueueStatus{}, errPartitioned(name, homes)
+	}
+	if home := homes[0]; home != to {
 		r, err := e.catalog.propose(ctx, func(dst []byte) []byte { return cluster.AppendRelocate(dst, name, home, to) })
 		if r.Code == cluster.CodeLimit {
-			return QueueStatus{}, newError(CodeResourceExhausted, ReasonLimit, "queue %q has lived on %d other shards, which is the limit; move it to one of those", name, cluster.FormersMax)
+			return QueueStatus{}, newError(CodeResourceExhausted, ReasonLimit, "queue %q has had %d homes before, which is the limit, or shard %d has as many queues as it takes (%d)", name, cluster.FormersMax, to, cluster.QueuesMax)
 		}
 		if err != nil {
 			return QueueStatus{}, err
@@ -53,11 +56,11 @@ func (e *Engine) openMove(ctx context.Context, name string) error {
 	if err := e.readCatalog(ctx, func() { q, _ = e.catalog.catalog.Queue(name) }); err != nil {
 		return err
 	}
-	if q.From != 0 && q.Opened == 0 {
+	if q.Moving() && q.Opened == 0 {
 		if err := e.configureQueue(ctx, &q); err != nil {
 			return err
 		}
-		r, err := e.catalog.propose(ctx, func(dst []byte) []byte { return cluster.AppendOpened(dst, name, q.From, q.Shard) })
+		r, err := e.catalog.propose(ctx, func(dst []byte) []byte { return cluster.AppendOpened(dst, &q) })
 		if err != nil {
 			return err
 		}
@@ -90,7 +93,7 @@ func (e *Engine) finishMoves(ctx context.Context) error {
 	var moving []cluster.Queue
 	if err := e.readReplica(ctx, catalogShard, func() {
 		for q := range e.catalog.catalog.Queues() {
-			if q.From != 0 {
+			if q.Moving() {
 				moving = append(moving, *q)
 			}
 		}
@@ -100,7 +103,7 @@ func (e *Engine) finishMoves(ctx context.Context) error {
 	var failed error
 	for i := range moving {
 		q := &moving[i]
-		if !e.leads(shard.ID(q.From)) {
+		if !e.leads(shard.ID(q.From.Shards[0])) {
 			continue
 		}
 		err := e.openMove(ctx, q.Name)
@@ -114,19 +117,21 @@ func (e *Engine) finishMoves(ctx context.Context) error {
 	return failed
 }
 
-// settleMove ends a move when nothing is left in the old home. That is closed, so nothing comes to it any more.
+// settleMove ends a move when nothing is left in the old homes. They are closed, so nothing comes to them any more.
 func (e *Engine) settleMove(ctx context.Context, q *cluster.Queue) error {
-	f, err := e.ask(ctx, &query{Kind: queryQueue, Shard: shard.ID(q.From), Queue: q.ID})
-	if err != nil || !f.Info.Settings.Closed || f.Info.Live() > 0 {
-		return err
+	for _, id := range q.From.Shards {
+		f, err := e.ask(ctx, &query{Kind: queryQueue, Shard: shard.ID(id), Queue: q.From.ID})
+		if err != nil || !f.Info.Settings.Closed || f.Info.Live() > 0 {
+			return err
+		}
 	}
-	r, err := e.catalog.propose(ctx, func(dst []byte) []byte { return cluster.AppendSettled(dst, q.Name, q.From, q.Shard) })
+	r, err := e.catalog.propose(ctx, func(dst []byte) []byte { return cluster.AppendSettled(dst, q) })
 	if err != nil {
 		return err
 	}
 	e.routes.publish(e.newRoute(&r.Queue))
 	if r.Code == cluster.CodeOK {
-		e.opts.Logger.Info("a queue has moved", slog.String("queue", q.Name), slog.Int("from", int(q.From)), slog.Int("to", int(q.Shard)))
+		e.opts.Logger.Info("a queue has moved", slog.String("queue", q.Name), slog.Any("from", q.From.Shards), slog.Any("to", q.Home.Shards))
 	}
 	return nil
 }

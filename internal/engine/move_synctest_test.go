@@ -53,7 +53,7 @@ func (c *fleet) settled(name string) {
 	c.t.Helper()
 	c.await("the move of "+name+" is over everywhere", func() bool {
 		for _, e := range c.nodes {
-			if rt := e.routes.byName(name); rt == nil || rt.from != nil {
+			if rt := e.routes.byName(name); rt == nil || rt.moving() {
 				return false
 			}
 		}
@@ -315,7 +315,7 @@ func TestMoveOnOneNode(t *testing.T) {
 		disk := vfs.NewSim(1, vfs.SimOptions{})
 		e := open(t, disk, nil)
 		enqueue(t, e, jobs("a", 2)...)
-		from := uint16(e.routes.byName("a").pump.shard)
+		from := uint16(e.routes.byName("a").homes[0].pump.shard)
 		to := 3 - from
 		s, err := e.MoveQueue(t.Context(), "a", to)
 		if err != nil || s.Shard != to || s.MovingFrom != from || s.LeftBehind != 2 {

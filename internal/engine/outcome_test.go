@@ -85,7 +85,7 @@ func TestDeadlineBeforeProposal(t *testing.T) {
 		if st, err := e.Queue(t.Context(), "q"); err != nil || st.Info.Enqueued != 3 {
 			t.Fatalf("%d jobs were stored, want 3 (%v)", st.Info.Enqueued, err)
 		}
-		p := e.routes.byName("q").pump
+		p := e.routes.byName("q").homes[0].pump
 		if p.waiting.Load() != 0 || p.bytes.Load() != 0 {
 			t.Fatalf("%d calls of %d bytes are still counted as waiting", p.waiting.Load(), p.bytes.Load())
 		}
@@ -99,7 +99,7 @@ func TestOverload(t *testing.T) {
 		e := open(t, disk, nil)
 		ids := enqueue(t, e, jobs("q", 1)...)
 		job := first(t, e, ids)
-		p := e.routes.byName("q").pump
+		p := e.routes.byName("q").homes[0].pump
 		release := disk.hold()
 		fill := func(size int) *call {
 			c := p.newCall()

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ const loadsFresh = time.Second
 type placement struct {
 	mu     sync.Mutex
 	loads  []cluster.Load    // REQUIRES: mu; of shards that can be placed on
+	others []cluster.Load    // REQUIRES: mu; of those that nobody leads
 	at     time.Time         // REQUIRES: mu; of loads
 	placed map[string]uint16 // REQUIRES: mu; homes of queues in the making
 }
@@ -24,6 +26,25 @@ type placement struct {
 func (pl *placement) place(c *cluster.Catalog, name string) uint16 {
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
+	pl.countWaiting(c)
+	home := c.Place(pl.loads)
+	if pl.placed == nil {
+		pl.placed = make(map[string]uint16)
+	}
+	pl.placed[name] = home
+	return home
+}
+
+// placeSeveral chooses the homes of a queue's partitions. It runs on the catalog's goroutine.
+func (pl *placement) placeSeveral(c *cluster.Catalog, count int) []uint16 {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	pl.countWaiting(c)
+	return c.PlaceSeveral(slices.Concat(pl.loads, pl.others), count)
+}
+
+// countWaiting counts the queues in the making in the loads. REQUIRES: mu.
+func (pl *placement) countWaiting(c *cluster.Catalog) {
 	waiting := make(map[uint16]int)
 	for other, home := range pl.placed {
 		if _, there := c.Queue(other); !there {
@@ -33,12 +54,6 @@ func (pl *placement) place(c *cluster.Catalog, name string) uint16 {
 	for i := range pl.loads {
 		pl.loads[i].Placed = waiting[pl.loads[i].Shard]
 	}
-	home := c.Place(pl.loads)
-	if pl.placed == nil {
-		pl.placed = make(map[string]uint16)
-	}
-	pl.placed[name] = home
-	return home
 }
 
 func (pl *placement) unplace(name string) {
@@ -53,7 +68,7 @@ func (e *Engine) weigh(ctx context.Context) {
 	pl := &e.placement
 	pumps := e.data()
 	pl.mu.Lock()
-	fresh := time.Since(pl.at) < loadsFresh && len(pl.loads) == len(pumps)
+	fresh := time.Since(pl.at) < loadsFresh && len(pl.loads)+len(pl.others) == len(pumps)
 	pl.mu.Unlock()
 	if fresh {
 		return
@@ -67,17 +82,18 @@ func (e *Engine) weigh(ctx context.Context) {
 			load.Jobs, load.Rate = totals.Live(), p.rate.of(now)
 		})
 		if l, _ := e.host.LeadershipOf(p.shard); err == nil && l.Leader != 0 {
+			load.Leader = uint64(l.Leader)
 			able = append(able, load)
 		} else {
 			others = append(others, load)
 		}
 	}
 	if len(able) == 0 {
-		able = others
+		able, others = others, nil
 	}
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
-	pl.loads, pl.at = able, time.Now()
+	pl.loads, pl.others, pl.at = able, others, time.Now()
 }
 
 // rate counts what happens in about a minute, by the stamps of the log.

@@ -37,14 +37,14 @@ func TestQueuesArePlacedByLoad(t *testing.T) {
 	enqueue(t, e, all...)
 	homes := make(map[uint16]int)
 	for i := range 8 {
-		homes[uint16(e.routes.byName(fmt.Sprint("q", i)).pump.shard)]++
+		homes[uint16(e.routes.byName(fmt.Sprint("q", i)).homes[0].pump.shard)]++
 	}
 	for _, p := range e.data() {
 		if homes[uint16(p.shard)] != 8/e.Shards() {
 			t.Fatalf("8 queues that were made together are on %v", homes)
 		}
 	}
-	busy := e.routes.byName("q0").pump
+	busy := e.routes.byName("q0").homes[0].pump
 	for range 30 {
 		enqueue(t, e, jobs("q0", 1000)...)
 	}
@@ -52,7 +52,7 @@ func TestQueuesArePlacedByLoad(t *testing.T) {
 	for i := range 6 {
 		name := fmt.Sprint("late", i)
 		enqueue(t, e, jobs(name, 1)...)
-		if e.routes.byName(name).pump == busy {
+		if e.routes.byName(name).homes[0].pump == busy {
 			t.Fatalf("%s came to the shard that has the most to do", name)
 		}
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/queue"
@@ -125,32 +126,41 @@ func (e *Engine) Queue(ctx context.Context, name string) (QueueStatus, error) {
 		return QueueStatus{}, err
 	}
 	s := rt.status()
-	for _, p := range rt.homes() {
-		f, err := e.ask(ctx, &query{Kind: queryQueue, Shard: p.shard, Queue: rt.id})
+	for _, h := range rt.all {
+		f, err := e.ask(ctx, &query{Kind: queryQueue, Shard: h.pump.shard, Queue: h.id})
 		if err != nil {
 			return QueueStatus{}, err
 		}
-		s.add(rt, p, &f.Info, f.Oldest)
+		s.add(rt, h, &f.Info, f.Oldest)
 	}
 	return s, nil
 }
 
 // status begins the status of a queue, to which what each of its homes knows is added.
 func (rt *route) status() QueueStatus {
-	s := QueueStatus{Name: rt.name, Shard: uint16(rt.pump.shard)}
-	if rt.from != nil {
-		s.MovingFrom = uint16(rt.from.shard)
+	s := QueueStatus{Name: rt.name, Shards: shardsOf(rt.homes), MovingFromShards: shardsOf(rt.from)}
+	s.Shard = s.Shards[0]
+	if rt.moving() {
+		s.MovingFrom = s.MovingFromShards[0]
 	}
 	return s
 }
 
+func shardsOf(homes []home) []uint16 {
+	var shards []uint16
+	for _, h := range homes {
+		shards = append(shards, uint16(h.pump.shard))
+	}
+	return shards
+}
+
 // add adds what one of a queue's homes knows of it.
-func (s *QueueStatus) add(rt *route, p *pump, info *queue.QueueInfo, oldest int64) {
-	if p == rt.pump {
+func (s *QueueStatus) add(rt *route, h home, info *queue.QueueInfo, oldest int64) {
+	if h == rt.homes[0] {
 		s.Info.Queue, s.Info.Version, s.Info.Settings = info.Queue, info.Version, info.Settings
 	}
-	if p == rt.from {
-		s.LeftBehind = info.Live()
+	if rt.isOldHome(h) {
+		s.LeftBehind += info.Live()
 	}
 	s.Info.Add(info)
 	if at := unixMilli(oldest); oldest != 0 && (s.OldestReadyAt.IsZero() || at.Before(s.OldestReadyAt)) {
@@ -179,9 +189,9 @@ func (e *Engine) Queues(ctx context.Context) ([]QueueStatus, error) {
 	all := make([]QueueStatus, 0, len(routes))
 	for _, rt := range routes {
 		s := rt.status()
-		for _, p := range rt.homes() {
-			k := at[p][rt.id]
-			s.add(rt, p, &k.info, k.oldest)
+		for _, h := range rt.all {
+			k := at[h.pump][h.id]
+			s.add(rt, h, &k.info, k.oldest)
 		}
 		all = append(all, s)
 	}
@@ -194,9 +204,14 @@ func (e *Engine) storedAt(id shard.ID, info *queue.QueueInfo) int64 {
 	if pos == 0 {
 		return 0
 	}
-	rt := e.routes.byID(info.Queue)
-	if rt != nil {
-		if known := rt.oldest.Load(); known != nil && known.shard == id && known.pos == pos {
+	var last *atomic.Pointer[storedAt]
+	if rt := e.routes.byID(info.Queue); rt != nil {
+		if at := slices.IndexFunc(rt.all, func(h home) bool { return h.id == info.Queue && h.pump.shard == id }); at >= 0 {
+			last = &rt.oldest[at]
+		}
+	}
+	if last != nil {
+		if known := last.Load(); known != nil && known.pos == pos {
 			return known.stamp
 		}
 	}
@@ -204,8 +219,8 @@ func (e *Engine) storedAt(id shard.ID, info *queue.QueueInfo) int64 {
 	if err != nil {
 		return 0
 	}
-	if rt != nil {
-		rt.oldest.Store(&storedAt{shard: id, pos: pos, stamp: h.Stamp})
+	if last != nil {
+		last.Store(&storedAt{pos: pos, stamp: h.Stamp})
 	}
 	return h.Stamp
 }

@@ -152,16 +152,16 @@ func (e *Engine) List(ctx context.Context, r ListRequest) ([]JobDetail, string, 
 	if err != nil {
 		return nil, "", err
 	}
-	homes := rt.homes()
-	here := slices.IndexFunc(homes, func(p *pump) bool { return p.shard == at })
-	if here < 0 && at != 0 {
+	homes := rt.all
+	here := slices.IndexFunc(homes, func(h home) bool { return h.pump.shard == at.shard && (h.id == at.id || at.id == 0) })
+	if here < 0 && at != (place{}) {
 		return nil, "", invalid("cursor", "is of another queue; start without one")
 	}
 	here = max(here, 0)
 	for ; ; here++ { // one home after the other, and never an empty page before the last
-		p := homes[here]
+		h := homes[here]
 		f, err := e.ask(ctx, &query{
-			Kind: queryList, Shard: p.shard, Queue: rt.id, State: r.State, Cursor: cursor, Limit: r.Limit, Full: r.Full,
+			Kind: queryList, Shard: h.pump.shard, Queue: h.id, State: r.State, Cursor: cursor, Limit: r.Limit, Full: r.Full,
 		})
 		if err != nil {
 			return nil, "", err
@@ -172,13 +172,13 @@ func (e *Engine) List(ctx context.Context, r ListRequest) ([]JobDetail, string, 
 		next, last := f.Cursor, here == len(homes)-1
 		switch {
 		case len(homes) == 1:
-			return f.Jobs, formatCursor(0, next), nil
+			return f.Jobs, formatCursor(place{}, next), nil
 		case next != (queue.Cursor{}):
-			return f.Jobs, formatCursor(p.shard, next), nil
+			return f.Jobs, formatCursor(h.place(), next), nil
 		case last:
 			return f.Jobs, "", nil
 		case len(f.Jobs) > 0:
-			return f.Jobs, formatCursor(homes[here+1].shard, queue.Cursor{}), nil
+			return f.Jobs, formatCursor(homes[here+1].place(), queue.Cursor{}), nil
 		}
 		cursor = queue.Cursor{}
 	}
@@ -238,29 +238,48 @@ func (e *Engine) pageHere(ctx context.Context, p *pump, q *query) ([]queue.JobIn
 
 var cursorEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
 
+// place names one of a queue's homes. An id of 0 is any that the queue has on the shard.
+type place struct {
+	shard shard.ID
+	id    queue.QueueID
+}
+
+func (h home) place() place { return place{h.pump.shard, h.id} }
+
+// The lengths of a cursor: without the home, with its shard alone as it was once, and with its shard and id.
+const (
+	cursorBytes        = 1 + 8
+	cursorAtShardBytes = cursorBytes + 2
+	cursorAtHomeBytes  = cursorAtShardBytes + 4
+)
+
 // formatCursor writes where a listing goes on: on which of a queue's homes, when it has several, and where there.
-func formatCursor(at shard.ID, c queue.Cursor) string {
-	if at == 0 && c == (queue.Cursor{}) {
+func formatCursor(at place, c queue.Cursor) string {
+	if at == (place{}) && c == (queue.Cursor{}) {
 		return ""
 	}
 	b := binary.BigEndian.AppendUint64([]byte{c.Priority}, uint64(c.Pos))
-	if at != 0 {
-		b = binary.BigEndian.AppendUint16(b, uint16(at))
+	if at != (place{}) {
+		b = binary.BigEndian.AppendUint16(b, uint16(at.shard))
+		b = binary.BigEndian.AppendUint32(b, uint32(at.id))
 	}
 	return cursorEncoding.EncodeToString(b)
 }
 
-func parseCursor(s string) (at shard.ID, c queue.Cursor, ok bool) {
+func parseCursor(s string) (at place, c queue.Cursor, ok bool) {
 	if s == "" {
-		return 0, c, true
+		return at, c, true
 	}
 	b, err := cursorEncoding.DecodeString(s)
-	if err != nil || len(b) != 9 && len(b) != 11 || b[0] >= queue.PriorityCount {
-		return 0, c, false
+	if err != nil || len(b) != cursorBytes && len(b) != cursorAtShardBytes && len(b) != cursorAtHomeBytes || b[0] >= queue.PriorityCount {
+		return at, c, false
 	}
 	c = queue.Cursor{Priority: b[0], Pos: queue.Pos(binary.BigEndian.Uint64(b[1:]))}
-	if len(b) == 11 {
-		at = shard.ID(binary.BigEndian.Uint16(b[9:]))
+	if len(b) >= cursorAtShardBytes {
+		at.shard = shard.ID(binary.BigEndian.Uint16(b[cursorBytes:]))
+	}
+	if len(b) == cursorAtHomeBytes {
+		at.id = queue.QueueID(binary.BigEndian.Uint32(b[cursorAtShardBytes:]))
 	}
 	return at, c, true
 }

@@ -9,23 +9,35 @@ import (
 	"github.com/beaver-raft/beaver/internal/queue"
 )
 
-// movingQueuesMax is how many queues of one request may move from one shard at the same time, when it is a repeat.
-const movingQueuesMax = 10
+// movingQueuesMax is how many queues of one request may move from one shard at the same time, when it is a repeat, and movingWholeMax how
+// many queues of an atomic request may move.
+const (
+	movingQueuesMax = 10
+	movingWholeMax  = 3
+)
 
 // session is the session that a request has at a berth.
 func (b berth) session(s SessionID) SessionID {
 	if b.own == 0 || s == (SessionID{}) {
 		return s
 	}
-	sum := sha256.Sum256(binary.BigEndian.AppendUint32(append(s[:len(s):len(s)], "queue"...), uint32(b.own)))
+	name := append(s[:len(s):len(s)], "queue"...)
+	if b.own&ownWhole != 0 {
+		name = binary.BigEndian.AppendUint64(name, b.own)
+	} else {
+		name = binary.BigEndian.AppendUint32(name, uint32(b.own))
+	}
+	sum := sha256.Sum256(name)
 	return SessionID(sum[:len(s)])
 }
 
 // enqueueMoving stores the jobs of a session's request of which some are of queues that move. It asks the old homes first whether they
-// know the request: what it brought there is repeated there, and gets its answers; what is new goes to the new home.
+// know the request: what it brought there is repeated there, and gets its answers; what is new goes to the new homes.
 //
-// An old home that has not answered it until now never stores any of it for such a queue, since it is closed. Should another node have
-// brought it there a moment ago, which did not know of the move, the answers differ from what was asked, and are asked for once more.
+// An old home that has not answered it until now never stores any of it for such a queue, since it is closed. So what the old homes
+// together have not stored of the request is settled, and all of that goes to the new homes at once, whoever brings it there and however
+// often: what a new home remembers is always the same. Should another node have brought something to an old home a moment ago, which did
+// not know of the move, the answers differ from what was asked, and are asked for once more.
 func (p *PendingEnqueue) enqueueMoving(ctx context.Context) error {
 	if p.request.Atomic {
 		return p.enqueueWholeMoving(ctx)
@@ -41,29 +53,59 @@ func (p *PendingEnqueue) enqueueMoving(ctx context.Context) error {
 				out[i].Err = nil
 			}
 		}
-		homes, err := p.moorings(ctx, eligible)
+		m, err := p.moor(ctx, eligible)
 		if err != nil {
 			return err
 		}
-		err = enqueueSeveral(ctx, p.request, out, p.now, homes)
-		if err != nil || !again || !slices.ContainsFunc(out, func(o Enqueued) bool { return o.Err != nil && o.Err.Reason == ReasonRepeatDiffers }) {
+		if err := enqueueSeveral(ctx, p.request, out, p.now, m.known); err != nil {
 			return err
+		}
+		fresh := m.rest(p.request, out)
+		if err := enqueueSeveral(ctx, p.request, out, p.now, fresh); err != nil {
+			return err
+		}
+		if !again || !slices.ContainsFunc(out, func(o Enqueued) bool { return o.Err != nil && o.Err.Reason == ReasonRepeatDiffers }) {
+			return nil
 		}
 	}
 }
 
-// moorings says where each job goes, as the old homes remember.
-func (p *PendingEnqueue) moorings(ctx context.Context, eligible []bool) ([]berth, error) {
-	homes := make([]berth, len(eligible))
+// moorings are where the jobs of a request go, some of whose queues move.
+type moorings struct {
+	routes []*route        // of each job; nil: it is refused already
+	to     []berth         // where it goes if no old home has it
+	ids    []queue.QueueID // that its queue has there
+	old    []berth         // where it went before its queue began to move; zero: that does not
+	oldIDs []queue.QueueID
+	known  []berth // where it goes first: zero when that depends on what the old homes have
+}
+
+// moor finds where the jobs go, as the old homes remember.
+func (p *PendingEnqueue) moor(ctx context.Context, eligible []bool) (*moorings, error) {
+	n := len(eligible)
+	m := &moorings{make([]*route, n), make([]berth, n), make([]queue.QueueID, n), make([]berth, n), make([]queue.QueueID, n), make([]berth, n)}
 	moving := make(map[berth][]*route) // the queues that move, by where they were
+	seen := make(map[string]*route)    // the same one for all jobs of a queue, should another be published just now
 	for i := range eligible {
 		if !eligible[i] {
 			continue
 		}
-		rt := p.engine.routes.byID(p.request.Jobs[i].Spec.Queue)
-		homes[i] = rt.berth()
-		if rt.from != nil && !slices.Contains(moving[rt.oldBerth()], rt) {
-			moving[rt.oldBerth()] = append(moving[rt.oldBerth()], rt)
+		spec := &p.request.Jobs[i].Spec
+		rt := p.engine.routes.byID(spec.Queue)
+		if first := seen[rt.name]; first != nil {
+			rt = first
+		}
+		seen[rt.name] = rt
+		h := rt.homes[partitionOf(len(rt.homes), spec, p.turn)]
+		m.routes[i], m.to[i], m.ids[i] = rt, rt.berth(h), h.id
+		if !rt.moving() {
+			spec.Queue, m.known[i] = h.id, m.to[i]
+			continue
+		}
+		h = rt.from[partitionOf(len(rt.from), spec, p.turn)]
+		m.old[i], m.oldIDs[i] = rt.oldBerth(h), h.id
+		if !slices.Contains(moving[m.old[i]], rt) {
+			moving[m.old[i]] = append(moving[m.old[i]], rt)
 		}
 	}
 	for old, queues := range moving {
@@ -79,22 +121,22 @@ func (p *PendingEnqueue) moorings(ctx context.Context, eligible []bool) ([]berth
 		case len(queues) > movingQueuesMax:
 			return nil, newError(CodeUnavailable, ReasonMoved, "%d queues of the request move, and only %d can be told apart; repeat it when the moves are over", len(queues), movingQueuesMax)
 		}
-		stay, found := p.match(homes, old, queues, f)
+		stay, found := m.match(old, queues, f)
 		if !found {
 			return nil, refusal(queue.Result{Code: queue.CodeRepeatDiffers})
 		}
-		for i := range homes {
-			if q := p.request.Jobs[i].Spec.Queue; homes[i].pump != nil && slices.ContainsFunc(stay, func(rt *route) bool { return rt.id == q }) {
-				homes[i] = old
+		for i, rt := range m.routes {
+			if m.old[i] == old && slices.Contains(stay, rt) {
+				p.request.Jobs[i].Spec.Queue, m.known[i] = m.oldIDs[i], old
 			}
 		}
 	}
-	return homes, nil
+	return m, nil
 }
 
 // match finds out of which of the queues that move the old berth had jobs in a request, beside those that still go there. It had those
 // of all, unless some had moved before the request was sent for the first time.
-func (p *PendingEnqueue) match(homes []berth, old berth, queues []*route, f queue.Remembered) (stay []*route, found bool) {
+func (m *moorings) match(old berth, queues []*route, f queue.Remembered) (stay []*route, found bool) {
 	for out := range 1 << len(queues) {
 		stay = stay[:0]
 		for k, rt := range queues {
@@ -103,18 +145,37 @@ func (p *PendingEnqueue) match(homes []berth, old berth, queues []*route, f queu
 			}
 		}
 		count, shape := 0, shapeSeed
-		for i := range homes {
-			q := p.request.Jobs[i].Spec.Queue
-			if homes[i] == old || homes[i].pump != nil && slices.ContainsFunc(stay, func(rt *route) bool { return rt.id == q }) {
-				count++
-				shape = shape.with(i, q)
+		for i, rt := range m.routes {
+			switch {
+			case rt == nil:
+				continue
+			case !rt.moving() && m.to[i] == old:
+				shape = shape.with(i, m.ids[i])
+			case m.old[i] == old && slices.Contains(stay, rt):
+				shape = shape.with(i, m.oldIDs[i])
+			default:
+				continue
 			}
+			count++
 		}
 		if count == f.Jobs && (f.Shape == 0 || f.Shape == shape.sum()) {
 			return stay, true
 		}
 	}
 	return nil, false
+}
+
+// rest says where the jobs go that no old home has: those that none was asked to repeat, and those that one had refused since it was closed.
+func (m *moorings) rest(r *EnqueueRequest, out []Enqueued) []berth {
+	fresh := make([]berth, len(out))
+	for i, rt := range m.routes {
+		if rt == nil || !rt.moving() || m.known[i].pump != nil && !movedAway(out[i].Err) {
+			continue
+		}
+		out[i].Err = nil
+		r.Jobs[i].Spec.Queue, fresh[i] = m.ids[i], m.to[i]
+	}
+	return fresh
 }
 
 // remembered asks a shard what it remembers of the request.
@@ -126,31 +187,36 @@ func (p *PendingEnqueue) remembered(ctx context.Context, at berth) (queue.Rememb
 	return f.Session, nil
 }
 
-// enqueueWholeMoving is enqueueMoving for an atomic request: if all its queues were on one shard before, that one is asked.
+// enqueueWholeMoving is enqueueMoving for an atomic request. If its jobs could be on one shard before, with all that move taken for where
+// they were, or some of them, since they did not begin to move at the same time, that shard is asked.
 func (p *PendingEnqueue) enqueueWholeMoving(ctx context.Context) error {
-	old := berth{}
+	var moving []*route
 	for i := range p.request.Jobs {
-		rt := p.engine.routes.byID(p.request.Jobs[i].Spec.Queue)
-		at := rt.pump
-		if rt.from != nil {
-			at = rt.from
+		if rt := p.engine.routes.byID(p.request.Jobs[i].Spec.Queue); rt.moving() && !slices.Contains(moving, rt) {
+			moving = append(moving, rt)
 		}
-		if old.pump != nil && old.pump != at {
-			old = berth{}
-			break
-		}
-		old.pump = at
 	}
-	if old.pump != nil {
-		f, err := p.remembered(ctx, old)
+	if len(moving) > movingWholeMax {
+		return newError(CodeUnavailable, ReasonMoved, "%d queues of the atomic request move, and only %d can be told apart; repeat it when the moves are over", len(moving), movingWholeMax)
+	}
+	for some := 1<<len(moving) - 1; some > 0; some-- {
+		old := func(rt *route) bool {
+			k := slices.Index(moving, rt)
+			return k >= 0 && some&(1<<k) != 0
+		}
+		if !p.together(old) {
+			continue
+		}
+		f, err := p.remembered(ctx, p.at)
 		if err != nil {
 			return err
 		}
 		if f.Known || f.TooOld {
-			p.at, p.homes = old, nil
+			p.storeWhole(ctx)
+			return p.err
 		}
 	}
-	if !p.together() {
+	if !p.together(nil) {
 		return errAtomicApart()
 	}
 	p.storeWhole(ctx)

@@ -13,70 +13,64 @@ import (
 	"github.com/beaver-raft/beaver/internal/shard"
 )
 
+// home is a shard that has jobs of a queue, and the id that the queue has there.
+type home struct {
+	pump *pump
+	id   queue.QueueID
+}
+
 // route is where a queue lives. It never changes once published; when the queue moves, another takes its place.
 type route struct {
 	name    string
-	id      queue.QueueID
-	version uint64  // of the record that it is made of
-	pump    *pump   // its home
-	from    *pump   // the home before, while the queue moves; else nil
-	formers []*pump // all homes before, from among them
-	meters  *meters // nil for queues beyond QueueLabelsMax
-	oldest  atomic.Pointer[storedAt]
+	version uint64                     // of the record that it is made of
+	homes   []home                     // where its new jobs go, by partition
+	from    []home                     // the homes before, by partition, while the queue moves; else empty
+	all     []home                     // those that it moves from, since their jobs are older, its homes, and those that it had before
+	moves   uint64                     // how often it moved
+	meters  *meters                    // nil for queues beyond QueueLabelsMax
+	oldest  []atomic.Pointer[storedAt] // for each of all
 }
 
-// homes are all shards that may have something of the queue: the one it moves from first, since its jobs are older.
-func (rt *route) homes() []*pump {
-	if len(rt.formers) == 0 {
-		return []*pump{rt.pump}
-	}
-	all := make([]*pump, 0, len(rt.formers)+1)
-	if rt.from != nil {
-		all = append(all, rt.from)
-	}
-	all = append(all, rt.pump)
-	for _, p := range rt.formers {
-		if p != rt.from {
-			all = append(all, p)
-		}
-	}
-	return all
-}
+// moving reports whether there may be jobs where the queue was before.
+func (rt *route) moving() bool { return len(rt.from) > 0 }
 
-// berth is where the queue's new jobs go.
-func (rt *route) berth() berth {
-	if len(rt.formers) > 0 {
-		return berth{rt.pump, rt.id}
-	}
-	return berth{rt.pump, 0}
-}
+// isHome and isOldHome tell whether a home takes the queue's new jobs, or took them before it began to move.
+func (rt *route) isHome(h home) bool    { return slices.Contains(rt.homes, h) }
+func (rt *route) isOldHome(h home) bool { return slices.Contains(rt.from, h) }
 
-// oldBerth is where they went before the queue began to move. REQUIRES: it moves.
-func (rt *route) oldBerth() berth {
-	if len(rt.formers) > 1 {
-		return berth{rt.from, rt.id}
-	}
-	return berth{rt.from, 0}
-}
-
-// sameAs reports whether a queue lives where the route says.
+// sameAs reports whether a queue lives where the route says. It does when it has moved as often, and moves as long as the route does.
 func (rt *route) sameAs(q *cluster.Queue) bool {
-	return rt.pump.shard == shard.ID(q.Shard) && len(rt.formers) == len(q.Formers) &&
-		(rt.from == nil && q.From == 0 || rt.from != nil && rt.from.shard == shard.ID(q.From))
+	return rt.moves == q.Moves && rt.moving() == q.Moving()
 }
 
 // newRoute makes a queue's route of its record. The shards of a record are known: they were in the catalog before it.
 func (e *Engine) newRoute(q *cluster.Queue) *route {
-	rt := &route{name: q.Name, id: q.ID, version: q.Version, pump: e.pump(shard.ID(q.Shard)), from: e.pump(shard.ID(q.From))}
-	for _, id := range q.Formers {
-		rt.formers = append(rt.formers, e.pump(shard.ID(id)))
+	rt := &route{name: q.Name, version: q.Version, homes: e.homesOf(&q.Home), moves: q.Moves}
+	if q.Moving() {
+		rt.from = e.homesOf(&q.From)
 	}
+	rt.all = slices.Concat(rt.from, rt.homes)
+	for i := range q.Formers {
+		for _, h := range e.homesOf(&q.Formers[i]) {
+			if !slices.Contains(rt.all, h) {
+				rt.all = append(rt.all, h)
+			}
+		}
+	}
+	rt.oldest = make([]atomic.Pointer[storedAt], len(rt.all))
 	return rt
+}
+
+func (e *Engine) homesOf(h *cluster.Homes) []home {
+	homes := make([]home, len(h.Shards))
+	for i, id := range h.Shards {
+		homes[i] = home{e.pump(shard.ID(id)), h.ID}
+	}
+	return homes
 }
 
 // storedAt remembers when the job at a position was stored, so that watching a queue does not read the log each time.
 type storedAt struct {
-	shard shard.ID
 	pos   queue.Pos
 	stamp int64
 }
@@ -84,7 +78,7 @@ type storedAt struct {
 // table is an immutable view of all routes.
 type table struct {
 	byName map[string]*route
-	byID   map[queue.QueueID]*route
+	byID   map[queue.QueueID]*route // by all ids that the queues have or had
 	// changed is closed when a newer table is published, and moved when one is in which a queue lives elsewhere.
 	changed, moved chan struct{}
 }
@@ -133,14 +127,16 @@ func (r *routes) publish(added ...*route) {
 			if len(next.byName) < QueueLabelsMax {
 				rt.meters = &meters{}
 			}
-		case rt.version <= there.version || rt.pump == there.pump && rt.from == there.from:
+		case rt.version <= there.version || rt.moves == there.moves && rt.moving() == there.moving():
 			continue
 		default:
 			rt.meters = there.meters
 			next.moved = make(chan struct{})
 		}
 		next.byName[rt.name] = rt
-		next.byID[rt.id] = rt
+		for _, h := range rt.all {
+			next.byID[h.id] = rt
+		}
 	}
 	r.current.Store(next)
 	close(old.changed)
@@ -237,38 +233,54 @@ func (e *Engine) createQueue(name string) (*route, error) {
 	return e.routes.byName(name), nil
 }
 
-// configureQueue brings a queue's settings to its home. One that it moves from is closed before, so that the new home takes no job
-// while the old one still would: jobs that come one after the other keep their order.
+// configureQueue brings a queue's settings to its homes. Those that it moves from are closed before, so that no new home takes a job
+// while an old one still would: jobs that come one after the other keep their order.
 func (e *Engine) configureQueue(ctx context.Context, q *cluster.Queue) error {
-	if q.From != 0 {
+	if q.Moving() {
 		closed := q.Settings
 		closed.Closed = true
-		if err := e.configureShard(ctx, q, shard.ID(q.From), &closed); err != nil {
+		if err := e.configureHomes(ctx, q, &q.From, &closed); err != nil {
 			return err
 		}
 	}
-	return e.configureShard(ctx, q, shard.ID(q.Shard), &q.Settings)
+	return e.configureHomes(ctx, q, &q.Home, &q.Settings)
 }
 
-// configureShard brings a queue's settings to a shard, which ignores a version it has seen.
-func (e *Engine) configureShard(ctx context.Context, q *cluster.Queue, id shard.ID, s *queue.Settings) error {
-	p := e.pump(id)
-	if p == nil {
-		return newError(CodeFailedPrecondition, ReasonInternal,
-			"queue %q lives on shard %d, but this node was started with %d shards; start it with as many as before", q.Name, id, e.Shards())
+// configureHomes brings a queue's settings to some of its homes, side by side. A shard ignores a version it has seen.
+func (e *Engine) configureHomes(ctx context.Context, q *cluster.Queue, at *cluster.Homes, s *queue.Settings) error {
+	calls := make([]*call, len(at.Shards))
+	homes := e.homesOf(at)
+	for i, h := range homes {
+		if h.pump == nil {
+			return newError(CodeFailedPrecondition, ReasonInternal,
+				"queue %q lives on shard %d, but this node was started with %d shards; start it with as many as before", q.Name, at.Shards[i], e.Shards())
+		}
 	}
-	c := p.newCall()
-	c.urgent = true
-	c.items.Commit(queue.AppendConfigure(c.items.Buf(), q.ID, q.Version, s))
-	if err := p.do(ctx, c); err != nil {
-		return err
+	var failed error
+	for i, h := range homes {
+		c := h.pump.newCall()
+		c.urgent = true
+		c.items.Commit(queue.AppendConfigure(c.items.Buf(), h.id, q.Version, s))
+		if err := h.pump.submit(c); err != nil {
+			failed = err
+			continue
+		}
+		calls[i] = c
 	}
-	err := refusal(c.results[0])
-	c.free()
-	if err != nil {
-		return err
+	for i, c := range calls {
+		if c == nil {
+			continue
+		}
+		if err := homes[i].pump.wait(ctx, c); err != nil {
+			failed = err
+			continue
+		}
+		if err := refusal(c.results[0]); err != nil {
+			failed = err
+		}
+		c.free()
 	}
-	return nil
+	return failed
 }
 
 func badQueueName(field, name string) *Error {

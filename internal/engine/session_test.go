@@ -22,7 +22,7 @@ func TestEnqueueLegUnavailable(t *testing.T) {
 	e := open(t, vfs.NewSim(1, vfs.SimOptions{}), nil)
 	enqueue(t, e, jobs("a", 1)...)
 	enqueue(t, e, jobs("b", 1)...)
-	a, b := e.routes.byName("a"), e.routes.byName("b")
+	a, b := e.routes.byName("a").homes[0], e.routes.byName("b").homes[0]
 	if a.pump == b.pump {
 		t.Fatal("both queues live on one shard")
 	}

@@ -103,9 +103,9 @@ func (e *Engine) Stats() Stats {
 			Enqueue: rt.meters.enqueue.read(), Wait: rt.meters.wait.read(), Run: rt.meters.run.read(),
 		}
 		status := rt.status()
-		for _, p := range rt.homes() {
-			info := infos[p][rt.id]
-			status.add(rt, p, &info, e.storedAt(p.shard, &info))
+		for _, h := range rt.all {
+			info := infos[h.pump][h.id]
+			status.add(rt, h, &info, e.storedAt(h.pump.shard, &info))
 		}
 		if q.Info = status.Info; !status.OldestReadyAt.IsZero() {
 			q.OldestReadyAge = max(0, time.Duration(s.NowMillis-status.OldestReadyAt.UnixMilli())*time.Millisecond).Seconds()

@@ -13,12 +13,14 @@ import (
 
 // QueueStatus is a queue as the catalog and its shard know it.
 type QueueStatus struct {
-	Name          string
-	Shard         uint16          // its home
-	MovingFrom    uint16          // the home before, while the queue moves; else 0
-	LeftBehind    uint64          // jobs that have not ended in the home before
-	Info          queue.QueueInfo // of all homes together; the settings are those of the home
-	OldestReadyAt time.Time       // when the oldest ready job was stored; zero: none is ready
+	Name             string
+	Shard            uint16          // its home, or that of its first partition
+	Shards           []uint16        // its homes, by partition
+	MovingFrom       uint16          // the home before, or the first of those, while the queue moves; else 0
+	MovingFromShards []uint16        // the homes before, while the queue moves
+	LeftBehind       uint64          // jobs that have not ended in the homes before
+	Info             queue.QueueInfo // of all homes together; the settings are those of a home
+	OldestReadyAt    time.Time       // when the oldest ready job was stored; zero: none is ready
 }
 
 // WorkerStatus is a registered worker as this node sees it.
