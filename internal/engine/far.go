@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +29,9 @@ type farLeg struct {
 
 // farJobOverhead is what a job of an answer needs at most besides its spec.
 const farJobOverhead = 9 * binary.MaxVarintLen64
+
+// farJobRoom is about what one without metadata takes besides its payload.
+const farJobRoom = 128
 
 // appendFarFetch appends a fetch: id v, worker v, max v, wait ms v, lease ms v, shards v, each as shard v, queues v × (queue v).
 func appendFarFetch(dst []byte, f *farFetch) []byte {
@@ -71,6 +75,11 @@ func (r *reader) farFetch() farFetch {
 // appendFarJobs appends the jobs that a fetch leased: their count v, and of each shard v, pos v, token v, attempt v, failures v, crashes v,
 // deadline ms v, spec b.
 func appendFarJobs(dst []byte, jobs []FetchedJob) []byte {
+	size := binary.MaxVarintLen64
+	for i := range jobs {
+		size += len(jobs[i].Spec.Payload) + farJobRoom
+	}
+	dst = slices.Grow(dst, size) // grown step by step it would be copied several times over
 	dst = binary.AppendUvarint(dst, uint64(len(jobs)))
 	var spec []byte
 	for i := range jobs {
