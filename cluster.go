@@ -97,9 +97,9 @@ func (c *Client) TransferLead(ctx context.Context, shard int, node uint64) error
 	return err
 }
 
-// AddShards adds data shards to the cluster, and returns how many it has then. have is how many it has now, as Cluster shows it: with
-// another number nothing is done, so that a repeat adds no more; 0 adds to whatever there is. It returns when that is decided; new
-// queues come to live on the new shards as soon as those have leaders.
+// AddShards adds data shards to the cluster, and returns how many it has then. have is how many it has now, as Cluster shows it, without
+// the catalog: it may be repeated with the same numbers, and adds no more. When the cluster has another number than one of the two, nothing is
+// done. 0 adds to whatever there is. It returns when that is decided; new queues come to live on the new shards as soon as those have leaders.
 func (c *Client) AddShards(ctx context.Context, count, have int) (int, error) {
 	res, err := change(ctx, c, c.cluster.AddShards, &beaverv1.AddShardsRequest{Count: uint32(count), Have: uint32(have)})
 	return int(res.GetShards()), err

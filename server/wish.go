@@ -109,6 +109,10 @@ func (p *peers) grant(ctx context.Context, w *wish) *granted {
 	switch {
 	case err != nil:
 		return later(err)
+	case code == cluster.CodeExists && w.Kind == wishGrow:
+		if g.Shards > shards { // Else it had come true before. Somebody else has just added shards: the next try finds out how many.
+			return later(errors.New("the cluster changed at the same moment"))
+		}
 	case code != cluster.CodeOK:
 		return &granted{Refused: "the cluster changed at the same moment; look at beaver cluster status and say it again"}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/beaver-raft/beaver"
+	"github.com/beaver-raft/beaver/server"
 )
 
 func newClusterCommand(a *app) *cobra.Command {
@@ -270,31 +272,60 @@ func newClusterTransferCommand(a *app) *cobra.Command {
 }
 
 func newClusterShardsCommand(a *app) *cobra.Command {
-	return a.clientFlags(&cobra.Command{
-		Use: "add-shards N", Short: "Give the cluster N data shards more", Args: cobra.ExactArgs(1),
-		Long: `Give the cluster N data shards more. Every node gets a replica of each, the leads are shared out, and new queues come to live on them,
-since they have the least to do. Queues that are there already stay where they are. Shards are never taken away again.`,
-		Example: "  beaver cluster add-shards 4",
-		RunE: func(cmd *cobra.Command, args []string) error {
+	var to int
+	cmd := a.clientFlags(&cobra.Command{
+		Use: "add-shards N | --to TOTAL", Short: "Give the cluster more data shards", Args: cobra.MaximumNArgs(1),
+		Long: `Give the cluster N data shards more, or as many more as make a total. Every node gets a replica of each, the leads are shared out, and new
+queues come to live on them, since they have the least to do. Queues that are there already stay where they are. Shards are never taken
+away again. With --to it may be repeated: scripts should use that, and so should who got no answer.`,
+		Example: "  beaver cluster add-shards 4\n  beaver cluster add-shards --to 8",
+	})
+	cmd.Flags().IntVar(&to, "to", 0, "how many data shards the cluster shall have in all")
+	takes(cmd.Flags(), "to", fmt.Sprintf("1 to %d", server.ShardsMax))
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		more := 0
+		switch total := cmd.Flags().Changed("to"); {
+		case total == (len(args) == 1):
+			return usage("say how many shards more, or with --to how many in all")
+		case total && (to < 1 || to > server.ShardsMax):
+			return usage("--to is %d; use 1 to %d", to, server.ShardsMax)
+		case !total:
 			count, err := strconv.ParseUint(args[0], 10, 16)
 			if err != nil || count == 0 {
 				return usage("%q is no number of shards; use 1 or more", args[0])
 			}
-			return a.client(cmd.Context(), func(c *beaver.Client) error {
-				info, err := c.Cluster(cmd.Context())
-				if err != nil {
-					return err
-				}
-				have := max(0, len(info.Shards)-1) // the catalog is one of them
-				shards, err := c.AddShards(cmd.Context(), int(count), have)
-				if err != nil {
-					return err
-				}
-				if a.json() {
-					return a.printJSON(map[string]any{"shards": shards})
-				}
-				return a.print("the cluster gets %d data shards; beaver cluster status shows how far it is\n", shards)
-			})
-		},
-	})
+			more = int(count)
+		}
+		return a.client(cmd.Context(), func(c *beaver.Client) error { return a.addShards(cmd.Context(), c, more, to) })
+	}
+	return cmd
+}
+
+// addShards adds shards, or as many as make a total.
+func (a *app) addShards(ctx context.Context, c *beaver.Client, more, total int) error {
+	info, err := c.Cluster(ctx)
+	if err != nil {
+		return err
+	}
+	have := max(0, len(info.Shards)-1) // the catalog is one of them
+	if total == 0 {
+		total = have + more
+	}
+	if have >= total {
+		if a.json() {
+			return a.printJSON(map[string]any{"shards": have})
+		}
+		return a.print("the cluster has %d data shards\n", have)
+	}
+	shards, err := c.AddShards(ctx, total-have, have)
+	if errors.Is(err, beaver.ErrOutcomeUnknown) {
+		return fmt.Errorf("%w; find out, or do it now, with beaver cluster add-shards --to %d", err, total)
+	}
+	if err != nil {
+		return err
+	}
+	if a.json() {
+		return a.printJSON(map[string]any{"shards": shards})
+	}
+	return a.print("the cluster gets %d data shards; beaver cluster status shows how far it is\n", shards)
 }

@@ -93,11 +93,13 @@ func (d *decoder) growth() Growth {
 	return g
 }
 
-// Grow says whether so many data shards may be added, and how many there are then. have is how many the operator saw, or 0: a wish that
-// is repeated adds no more.
+// Grow says whether so many data shards may be added, and how many there are then. have is how many the operator saw, or 0. If those and as
+// many more are there, the wish has come true already, which is as good: it may be said again when its answer was lost.
 func (c *Cluster) Grow(count, have int) (int, error) {
 	total := c.Shards + count
 	switch {
+	case have > 0 && count > 0 && c.Shards == have+count:
+		return c.Shards, nil
 	case count < 1:
 		return 0, refuse("%d shards cannot be added; want 1 or more", count)
 	case total > ShardsMax:

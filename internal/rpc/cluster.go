@@ -17,7 +17,8 @@ type Cluster interface {
 	RemoveNode(ctx context.Context, node uint64) error
 	DrainNode(ctx context.Context, node uint64, undo bool) error
 	TransferLead(ctx context.Context, shard uint16, node uint64) error
-	// AddShards adds data shards, and returns how many there are then. have is how many the caller knows of, or 0.
+	// AddShards adds data shards, and returns how many there are then. have is how many the caller knows of, so that a repeat adds no
+	// more, or 0.
 	AddShards(ctx context.Context, count, have int) (int, error)
 }
 

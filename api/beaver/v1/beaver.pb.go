@@ -5614,7 +5614,7 @@ func (*TransferLeadResponse) Descriptor() ([]byte, []int) {
 type AddShardsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Count         uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"` // how many more; the cluster has at most 256
-	Have          uint32                 `protobuf:"varint,2,opt,name=have,proto3" json:"have,omitempty"`   // how many it has, as far as the caller knows: refused when it is another number, so that a repeat adds no more; 0: any
+	Have          uint32                 `protobuf:"varint,2,opt,name=have,proto3" json:"have,omitempty"`   // how many it has, as far as the caller knows: refused when it is another number, and done when count more are there already, so that a repeat adds no more; 0: any
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -1,0 +1,36 @@
+package main
+
+import "testing"
+
+// TestAddShards: a number of shards in all can be asked for again and again.
+func TestAddShards(t *testing.T) {
+	t.Parallel()
+	founder := newStation(t, secretFile(t, "s"))
+	one := launch(t, founder.args("--shards", "1")...)
+	one.says("is ready")
+	ask := func(more ...string) (string, int) {
+		t.Helper()
+		return run(t, append([]string{"cluster", "add-shards", "--addr", "http://" + founder.public}, more...)...)
+	}
+	for _, tt := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{"--to", "3"}, exitOK, "gets 3 data shards"},
+		{[]string{"--to", "3"}, exitOK, "has 3 data shards"},
+		{[]string{"--to", "2"}, exitOK, "has 3 data shards"},
+		{[]string{"1"}, exitOK, "gets 4 data shards"},
+		{[]string{"--to", "4", "--output", "json"}, exitOK, `"shards": 4`},
+		{[]string{}, exitUsage, "how many in all"},
+		{[]string{"1", "--to", "4"}, exitUsage, "how many in all"},
+		{[]string{"--to", "0"}, exitUsage, "use 1 to 256"},
+		{[]string{"--to", "257"}, exitUsage, "use 1 to 256"},
+		{[]string{"0"}, exitUsage, "use 1 or more"},
+		{[]string{"253"}, exitPrecondition, "256 is the limit"},
+	} {
+		text, status := ask(tt.args...)
+		wants(t, text, status, tt.status, tt.says)
+	}
+	one.stop()
+}
