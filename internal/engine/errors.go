@@ -212,6 +212,9 @@ func errNodeCutOff() *Error {
 	return newError(CodeUnavailable, ReasonCutOff, "this node hears of too few others to know who leads; nothing was done; ask another node")
 }
 
+// isCutOff reports whether an error says that this node is cut off: another one serves everything better.
+func isCutOff(err error) bool { return asError(err).Reason == ReasonCutOff }
+
 func errUnknownOutcome(cause error) *Error {
 	return &Error{
 		Code: CodeUnknownOutcome, Reason: ReasonUnknownOutcome, Cause: cause,

@@ -120,7 +120,9 @@ func TestCutOffNodeRefusesSoon(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *fleet) {
 		name := c.queueOn(2)
 		e := c.nodes[2]
-		id := enqueue(t, e, jobs(name, 1)...)[0]
+		id := enqueue(t, e, jobs(name, 2)...)[1]
+		w := register(t, e)
+		held := fetchJobs(t, e, w, 1, name)[0]
 		alone := func(is bool) {
 			c.net.mu.Lock()
 			c.net.alone[2] = is
@@ -143,6 +145,21 @@ func TestCutOffNodeRefusesSoon(t *testing.T) {
 			"fetch": func() error {
 				_, err := e.Fetch(t.Context(), &FetchRequest{Queues: []string{name}, Max: 1, Wait: time.Minute})
 				return err
+			},
+			"heartbeat": func() error {
+				_, err := e.Heartbeat(t.Context(), w, []LeaseRef{{held.ID, held.Token}})
+				return err
+			},
+			"resume": func() error {
+				_, err := e.ResumeWorker(t.Context(), w, nil)
+				return err
+			},
+			"finish": func() error {
+				ended, err := e.Finish(t.Context(), w, []Outcome{{ID: held.ID, Token: held.Token}}, nil)
+				if err != nil {
+					return err
+				}
+				return ended[0].Err
 			},
 		} {
 			began := time.Now()

@@ -52,7 +52,7 @@ func (e *Engine) meetWorker(ctx context.Context, id WorkerID) (*worker, error) {
 
 // Heartbeat is a worker's sign of life. The reply says which of the jobs it holds it should stop, and which it holds no
 // longer. Of a shard that cannot be asked it says nothing: the next one does. A worker that was lost is told so (WORKER_LOST)
-// and must register again.
+// and must register again; one whose node is cut off (CUT_OFF) should go to another, since nobody hears here that it lives.
 func (e *Engine) Heartbeat(ctx context.Context, id WorkerID, held []LeaseRef) (HeartbeatReply, error) {
 	w, err := e.meetWorker(ctx, id)
 	if err != nil {
@@ -71,7 +71,7 @@ func (e *Engine) Heartbeat(ctx context.Context, id WorkerID, held []LeaseRef) (H
 	for i, err := range e.eachShard(pumps, func(i int, p *pump) error {
 		return e.judge(asking, p, id, mine[i], &judged[i])
 	}) {
-		if err != nil && !e.others(ctx, err) {
+		if err != nil && (!e.others(ctx, err) || isCutOff(err)) {
 			return reply, err
 		}
 		for _, l := range judged[i].Cancel {
@@ -177,7 +177,7 @@ func (e *Engine) ResumeWorker(ctx context.Context, id WorkerID, held []LeaseRef)
 			w.settled(pumps[i].shard)
 			continue
 		}
-		if !e.others(ctx, err) {
+		if !e.others(ctx, err) || isCutOff(err) {
 			return reply, err
 		}
 		w.owe(pumps[i].shard, known)

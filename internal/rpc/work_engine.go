@@ -110,6 +110,9 @@ func (s *workStream) finish(ctx context.Context) {
 			return
 		}
 		s.answer(batch, ended, requests[len(requests)-1].sequence)
+		if i := slices.IndexFunc(ended, func(e engine.Ended) bool { return e.Err != nil && e.Err.Reason == engine.ReasonCutOff }); i >= 0 {
+			s.abort(ended[i].Err) // The worker has its answers, and brings what was not done to another node.
+		}
 		for _, r := range requests {
 			r.release()
 		}

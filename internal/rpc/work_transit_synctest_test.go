@@ -24,6 +24,8 @@ type transitEngine struct {
 	fragileEngine
 	jobs  chan []engine.FetchedJob
 	known chan []engine.LeaseRef
+
+	refuses *engine.Error // what it refuses with; nil: nothing
 }
 
 func (e *transitEngine) RegisterWorker(context.Context, engine.WorkerInfo) (engine.WorkerID, time.Duration, error) {
@@ -50,7 +52,8 @@ type transitConn struct {
 	in  chan *beaverv1.WorkRequest
 	out chan int // jobs of each message
 
-	signs atomic.Int64 // messages that say nothing
+	signs   atomic.Int64 // messages that say nothing
+	refused atomic.Int64 // outcomes
 }
 
 func (c *transitConn) Receive(v any) error {
@@ -73,6 +76,7 @@ func (c *transitConn) Send(v any) error {
 	if n := len(v.(*workResponse).jobs); n > 0 {
 		c.out <- n
 	}
+	c.refused.Add(int64(len(v.(*workResponse).refused)))
 	if b := v.(*workResponse).appendProto(nil); len(b) == 0 {
 		c.signs.Add(1)
 	}
