@@ -41,6 +41,7 @@ type Error struct {
 	Reason  string // one word in capitals, stable, e.g. LEASE_LOST; may be empty
 	Field   string // of the request, if one is at fault
 	Message string // for a person: what is wrong and what to do
+	Leader  uint64 // the node that leads the shard in question, as far as the one that answered knew; 0: it did not, or there is none
 	cause   error
 	refusal bool // of a stream's message: sending it again would not help
 }
@@ -177,7 +178,7 @@ func asError(err error) *Error {
 			continue // A detail of a newer server: the code and the message still stand.
 		}
 		if info, ok := v.(*beaverv1.ErrorInfo); ok {
-			e.Reason, e.Field = info.GetReason(), info.GetField()
+			e.Reason, e.Field, e.Leader = info.GetReason(), info.GetField(), info.GetLeaderNodeId()
 		}
 	}
 	return e

@@ -168,6 +168,10 @@ func (s *Server) listen() error {
 		}
 		s.listener = limitListener(l, s.opts.ConnectionsMax)
 		s.serve(s.listener)
+		if name, _, err := net.SplitHostPort(s.Addr()); err == nil && !loopback(name) {
+			s.logger.Warn("clients are not asked who they are, and nothing they say is encrypted: whoever reaches this address may read and change all jobs; "+
+				"listen on 127.0.0.1, or let a firewall, a private network or a proxy that checks who calls stand before it", "addr", s.Addr())
+		}
 	}
 	s.serve(s.pipe)
 	return nil

@@ -61,7 +61,8 @@ type Engine struct {
 	sitting  atomic.Uint64 // which node
 	requests atomic.Uint64 // enqueues without a session
 
-	called [callKinds]atomic.Uint64 // other nodes, by kind of the call
+	called     [callKinds]atomic.Uint64 // other nodes, by kind of the call
+	callMeters [callKinds]histogram     // of calls that were answered, but for fetches
 }
 
 // Open starts the node's shards on its data directory, waits until it leads them, and completes what a crash left half

@@ -183,6 +183,16 @@ func errNotLeader() *Error {
 	return newError(CodeUnavailable, ReasonNotLeader, "this node does not lead the shard at the moment; try again")
 }
 
+// errLedBy is errNotLeader of a node that knows who leads; 0: nobody that it knows of.
+func errLedBy(leader uint64) *Error {
+	if leader == 0 {
+		return newError(CodeUnavailable, ReasonNotLeader, "the shard has no leader that this node knows of; nothing was done; try again")
+	}
+	err := newError(CodeUnavailable, ReasonNotLeader, "node %d leads the shard, as far as this node knows, and did not take the request; nothing was done; try again, or ask that node", leader)
+	err.Leader = leader
+	return err
+}
+
 func errDiskFull() *Error {
 	return newError(CodeResourceExhausted, ReasonDiskFull,
 		"the disk is nearly full, so new jobs are refused while those stored can still be finished; free some space or let workers catch up")

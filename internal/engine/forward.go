@@ -104,7 +104,11 @@ func (e *Engine) callFor(ctx context.Context, wait time.Duration, node uint64, k
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	e.called[kind].Add(1)
+	began := time.Now()
 	answer, err := e.opts.Forwarder.Call(ctx, node, kind, body)
+	if err == nil && kind != callFetch { // A fetch waits for jobs.
+		e.callMeters[kind].add(time.Since(began))
+	}
 	if err != nil {
 		if e.opts.Forwarder.Undelivered(err) {
 			return reader{}, true, errUnreachable(node, err)
@@ -226,9 +230,10 @@ func (s *search) giveUp(leader uint64) error {
 	if own := asErrorOrNil(s.last); own != nil && own.Reason != ReasonNotLeader {
 		return own
 	}
-	err := errNotLeader()
-	err.Leader = leader
-	return err
+	if leader == s.e.opts.Node {
+		leader = 0 // it does not lead yet, or no more
+	}
+	return errLedBy(leader)
 }
 
 // outOfTime is the error of a search whose caller waits no longer: nothing happened.

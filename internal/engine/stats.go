@@ -48,8 +48,9 @@ type ShardStats struct {
 
 // CallStats counts what was asked of other nodes for one purpose.
 type CallStats struct {
-	Kind  string // commands, query, fetch, stop-fetch, beats, notices or severed
-	Count uint64 // since start, answered or not
+	Kind  string         // commands, query, fetch, stop-fetch, beats, notices or severed
+	Count uint64         // since start, answered or not
+	Took  HistogramStats // of those answered: until then; no bounds: they wait by themselves, and are not measured
 }
 
 // HistogramStats is a latency histogram: Counts[i] observations were at most Bounds[i] seconds and more than
@@ -72,7 +73,11 @@ func (e *Engine) Stats() Stats {
 	}
 	if e.clustered() {
 		for kind := callCommands; kind < callKinds; kind++ {
-			s.Calls = append(s.Calls, CallStats{Kind: callNames[kind], Count: e.called[kind].Load()})
+			c := CallStats{Kind: callNames[kind], Count: e.called[kind].Load()}
+			if kind != callFetch {
+				c.Took = e.callMeters[kind].read()
+			}
+			s.Calls = append(s.Calls, c)
 		}
 	}
 	ctx, cancel := context.WithTimeout(e.background, statsWait)

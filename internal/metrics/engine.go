@@ -24,7 +24,7 @@ type figures struct {
 
 	applied, last, leading, leader, elections, term, inDoubt                                   *prometheus.Desc
 	snapshotBytes, snapshotSeconds, snapshotPause, snapshotLag, snapshotAge, snapshots, noRoom *prometheus.Desc
-	shardRecovery, replayed, clock, calls                                                      *prometheus.Desc
+	shardRecovery, replayed, clock, calls, callSeconds                                         *prometheus.Desc
 
 	flushSeconds, batchBytes, batchItems, flushedBytes, flushedEntries          *prometheus.Desc
 	tailFiles, segments, segmentBytes, segmentLive, compactions, compactedBytes *prometheus.Desc
@@ -118,6 +118,7 @@ func (f *figures) ofNode() {
 	f.recovery = desc("recovery_seconds", "How long the recovery took at the start.")
 	f.clock = desc("clock_seconds", "The node's wall clock, in seconds since 1970.")
 	f.calls = desc("forwarded_calls_total", "Calls to other nodes, answered or not: commands, queries and fetches of shards that they lead, signs of life, notices.", "kind")
+	f.callSeconds = desc("forwarded_call_duration_seconds", "Calls to other nodes that were answered, until then. Fetches are left out: they wait for jobs.", "kind")
 
 	f.transfers = desc("transfers_total", "Snapshots sent to other nodes, to the end or not.")
 	f.transferBytes = desc("transfer_bytes_total", "Bytes sent in these.")
@@ -298,6 +299,9 @@ func (s *sink) host(stats *engine.Stats) {
 	s.gauge(s.clock, float64(stats.NowMillis)/1000)
 	for _, c := range stats.Calls {
 		s.counter(s.calls, c.Count, c.Kind)
+		if len(c.Took.Bounds) > 0 {
+			s.latency(s.callSeconds, &c.Took, c.Kind)
+		}
 	}
 	s.counter(s.transfers, stats.Host.TransfersEnded)
 	s.counter(s.transferBytes, stats.Host.TransferBytes)

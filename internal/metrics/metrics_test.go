@@ -34,7 +34,7 @@ func statsWith(n, omitted int, extra uint64) engine.Stats {
 	s.NowMillis = 9500
 	s.Host.Shards = []host.ShardStats{{ID: 1, Applied: 10, SnapshotIndex: 4, SnapshotMillis: 2000, Leading: true, Leader: 3, Last: 12, Elections: 2}, {ID: 2}}
 	s.Host.Shards[1].Doubt.Index = 9
-	s.Calls = []engine.CallStats{{Kind: "fetch", Count: 7}}
+	s.Calls = []engine.CallStats{{Kind: "fetch", Count: 7}, {Kind: "query", Count: 8, Took: histogram}}
 	s.Host.FlushMicros.Buckets[5], s.Host.FlushMicros.Count, s.Host.FlushMicros.Sum = 2, 2, 48
 	return s
 }
@@ -90,6 +90,9 @@ func TestScrape(t *testing.T) {
 		`beaver_shard_elections_total{shard="1"} 2`,
 		`beaver_snapshots_failed_total{shard="1"} 0`,
 		`beaver_forwarded_calls_total{kind="fetch"} 7`,
+		`beaver_forwarded_calls_total{kind="query"} 8`,
+		`beaver_forwarded_call_duration_seconds_bucket{kind="query",le="0.01"} 3`,
+		`beaver_forwarded_call_duration_seconds_count{kind="query"} 6`,
 		`beaver_clock_seconds 9.5`,
 		`beaver_peer_connected{peer="2"} 1`,
 		`beaver_peer_connected{peer="4"} 0`,

@@ -90,22 +90,22 @@ func asEngineError(err error) *engine.Error {
 func toConnect(err error) *connect.Error {
 	if c, ok := errors.AsType[*connect.Error](err); ok {
 		if len(c.Details()) == 0 {
-			addInfo(c, protocolReason(c.Code()), "")
+			addInfo(c, &beaverv1.ErrorInfo{Reason: protocolReason(c.Code())})
 		}
 		return c
 	}
 	e := asEngineError(err)
 	c := connect.NewError(connectCode(e.Code), errors.New(e.Message))
-	addInfo(c, e.Reason, e.Field)
+	addInfo(c, errorInfo(e))
 	return c
 }
 
 func errorInfo(e *engine.Error) *beaverv1.ErrorInfo {
-	return &beaverv1.ErrorInfo{Reason: e.Reason, Field: e.Field}
+	return &beaverv1.ErrorInfo{Reason: e.Reason, Field: e.Field, LeaderNodeId: e.Leader}
 }
 
-func addInfo(c *connect.Error, reason, field string) {
-	if detail, err := connect.NewErrorDetail(&beaverv1.ErrorInfo{Reason: reason, Field: field}); err == nil {
+func addInfo(c *connect.Error, info *beaverv1.ErrorInfo) {
+	if detail, err := connect.NewErrorDetail(info); err == nil {
 		c.AddDetail(detail)
 	}
 }

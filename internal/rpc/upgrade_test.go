@@ -45,6 +45,15 @@ func TestEndMessage(t *testing.T) {
 	}
 }
 
+// TestLeaderInDetail: an error names the node that leads, for programs.
+func TestLeaderInDetail(t *testing.T) {
+	c := toConnect(&engine.Error{Code: engine.CodeUnavailable, Reason: engine.ReasonNotLeader, Message: "node 3 leads", Leader: 3})
+	v, err := c.Details()[0].Value()
+	if info, ok := v.(*beaverv1.ErrorInfo); err != nil || !ok || info.GetLeaderNodeId() != 3 || info.GetReason() != engine.ReasonNotLeader {
+		t.Errorf("%v, %v", v, err)
+	}
+}
+
 // FuzzUpgradedReceive: whatever a client sends, its stream ends, and takes no more memory than came.
 func FuzzUpgradedReceive(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x00\x02\x10\x01\x02\x00\x00\x00\x02{}"))

@@ -5710,8 +5710,9 @@ func (x *AddShardsResponse) GetShards() uint32 {
 // ErrorInfo rides with every error as its machine-readable detail.
 type ErrorInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // one word in capitals, e.g. LEASE_LOST
-	Field         string                 `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`   // of the request, if one is at fault
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`                                    // one word in capitals, e.g. LEASE_LOST
+	Field         string                 `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`                                      // of the request, if one is at fault
+	LeaderNodeId  uint64                 `protobuf:"varint,3,opt,name=leader_node_id,json=leaderNodeId,proto3" json:"leader_node_id,omitempty"` // the node that leads the shard in question, as far as the one that answers knows; 0: it does not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5758,6 +5759,13 @@ func (x *ErrorInfo) GetField() string {
 		return x.Field
 	}
 	return ""
+}
+
+func (x *ErrorInfo) GetLeaderNodeId() uint64 {
+	if x != nil {
+		return x.LeaderNodeId
+	}
+	return 0
 }
 
 type RetryPolicy_Exponential struct {
@@ -6388,10 +6396,11 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x05count\x18\x01 \x01(\rR\x05count\x12\x12\n" +
 	"\x04have\x18\x02 \x01(\rR\x04have\"+\n" +
 	"\x11AddShardsResponse\x12\x16\n" +
-	"\x06shards\x18\x01 \x01(\rR\x06shards\"9\n" +
+	"\x06shards\x18\x01 \x01(\rR\x06shards\"_\n" +
 	"\tErrorInfo\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05field\x18\x02 \x01(\tR\x05field*\xf7\x01\n" +
+	"\x05field\x18\x02 \x01(\tR\x05field\x12$\n" +
+	"\x0eleader_node_id\x18\x03 \x01(\x04R\fleaderNodeId*\xf7\x01\n" +
 	"\bJobState\x12\x19\n" +
 	"\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13JOB_STATE_SCHEDULED\x10\x01\x12\x13\n" +
