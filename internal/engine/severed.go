@@ -13,11 +13,16 @@ import (
 // the worker has a grace instead of what is left of its TTL. Whatever it says ends that, at whichever node; a word of it that came to
 // another node since the break makes the break old news.
 
-// WorkerSevered says that the connection of a worker to this node broke without a goodbye, and that the worker has no other one here.
-// It is not for connections that the node ends itself.
-func (e *Engine) WorkerSevered(id WorkerID) {
+// WorkerLeft says that the stream of a worker to this node ended without a goodbye, and whether it was its connection that broke, and
+// not this node that ended it. What the worker knew of when it came here counts no more: where it comes next, it says again what it holds, and
+// what it is given there must not be taken for what got lost here.
+func (e *Engine) WorkerLeft(id WorkerID, severed bool) {
 	w := e.workers.get(id)
-	if w == nil || w.isGone() || !w.heardLately() {
+	if w == nil || w.isGone() {
+		return
+	}
+	w.forgive()
+	if !severed || !w.heardLately() {
 		return // Whoever was silent on an open connection has its TTL, whatever became of the connection then.
 	}
 	w.sever(e.workers.now(), 0)

@@ -37,9 +37,9 @@ func TestSeveredWorker(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		lives(t, e, dies, time.Millisecond)
 		lives(t, e, back, time.Millisecond)
-		e.WorkerSevered(dies)
-		e.WorkerSevered(back)
-		e.WorkerSevered(back + 100) // nobody
+		e.WorkerLeft(dies, true)
+		e.WorkerLeft(back, true)
+		e.WorkerLeft(back+100, true) // nobody
 		time.Sleep(severedNot - time.Millisecond)
 		if a, b := state(t, e, ids[0]), state(t, e, ids[1]); a != queue.StateRunning || b != queue.StateRunning {
 			t.Fatalf("jobs are %v and %v within the grace", a, b)
@@ -90,14 +90,14 @@ func TestSeveredAcrossNodes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		e.WorkerSevered(dies)
-		e.WorkerSevered(moves)
+		e.WorkerLeft(dies, true)
+		e.WorkerLeft(moves, true)
 		time.Sleep(time.Second)
 		if _, err := c.nodes[2].Heartbeat(t.Context(), moves, nil); err != nil {
 			t.Fatal(err)
 		}
 		c.net.cutOff(3, true)
-		e.WorkerSevered(late)
+		e.WorkerLeft(late, true)
 		defer beating(c.nodes[2], moves)()
 		defer beating(c.nodes[2], late)()
 		if _, err := c.nodes[2].Heartbeat(t.Context(), late, nil); err != nil {
@@ -126,8 +126,8 @@ func TestSeveredUnderAnotherJudge(t *testing.T) {
 		dies, moves := register(t, c.nodes[3]), register(t, c.nodes[3])
 		fetchJobs(t, c.nodes[3], dies, 1, name)
 		fetchJobs(t, c.nodes[3], moves, 1, name)
-		c.nodes[3].WorkerSevered(dies)
-		c.nodes[3].WorkerSevered(moves)
+		c.nodes[3].WorkerLeft(dies, true)
+		c.nodes[3].WorkerLeft(moves, true)
 		time.Sleep(time.Millisecond)
 		if _, err := c.nodes[1].Heartbeat(t.Context(), moves, nil); err != nil {
 			t.Fatal(err)
@@ -174,5 +174,27 @@ func TestSilentWithinTTL(t *testing.T) {
 				t.Errorf("job %v is %v when the TTL has passed", id, s)
 			}
 		}
+	})
+}
+
+// TestDebtsEndWithTheStream: what a worker did not know of when it came to one node is not held against what it is given at the next.
+func TestDebtsEndWithTheStream(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *fleet) {
+		name := c.queueOn(2)
+		first, next := c.nodes[3], c.nodes[1]
+		ids := enqueue(t, first, jobs(name, 1)...)
+		w := register(t, first)
+		first.workers.get(w).owe(2, knownLeases{}) // as if shard 2 had no leader when the worker came
+		first.WorkerLeft(w, false)
+		if _, err := next.ResumeWorker(t.Context(), w, nil); err != nil {
+			t.Fatal(err)
+		}
+		defer beating(next, w)()
+		got := fetchJobs(t, next, w, 1, name)
+		time.Sleep(2 * WorkerTTLDefault / pulseShare) // the first node's monitor has come by
+		if s := state(t, next, ids[0]); s != queue.StateRunning {
+			t.Fatalf("the job is %v, and its worker runs it", s)
+		}
+		ack(t, next, got...)
 	})
 }

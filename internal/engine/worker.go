@@ -78,6 +78,14 @@ func (w *worker) owedTo() map[shard.ID]knownLeases {
 	return maps.Clone(w.owed)
 }
 
+// forgive forgets all that the worker owes.
+func (w *worker) forgive() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.owed = nil
+	w.debts.Store(0)
+}
+
 func (w *worker) settled(id shard.ID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -21,7 +21,7 @@ type Engine interface {
 	Heartbeat(ctx context.Context, w engine.WorkerID, held []engine.LeaseRef) (engine.HeartbeatReply, error)
 	ResumeWorker(ctx context.Context, w engine.WorkerID, held []engine.LeaseRef) (engine.HeartbeatReply, error)
 	DeregisterWorker(ctx context.Context, w engine.WorkerID) error
-	WorkerSevered(w engine.WorkerID)
+	WorkerLeft(w engine.WorkerID, severed bool)
 	Notices(w engine.WorkerID) (<-chan engine.Notice, func())
 	SignalWorker(ctx context.Context, w engine.WorkerID, s engine.WorkerState) error
 	Workers(ctx context.Context) ([]engine.WorkerStatus, error)

@@ -52,6 +52,8 @@ func (e *fragileEngine) Heartbeat(context.Context, engine.WorkerID, []engine.Lea
 	return engine.HeartbeatReply{TTL: time.Minute}, nil
 }
 
+func (e *fragileEngine) WorkerLeft(engine.WorkerID, bool) {}
+
 func (e *fragileEngine) Finish(_ context.Context, _ engine.WorkerID, o []engine.Outcome, dst []engine.Ended) ([]engine.Ended, error) {
 	e.use("Finish")
 	return append(dst, make([]engine.Ended, len(o))...), nil

@@ -221,15 +221,13 @@ func cutOff(ctx context.Context) bool {
 	}
 }
 
-// outcome is what the stream ends with; a worker that ended it cleanly is deregistered, and the engine is told of one whose connection
-// broke, before another stream of it can begin.
+// outcome is what the stream ends with; a worker that ended it cleanly is deregistered, and the engine is told of one that left
+// otherwise, before another stream of it can begin.
 func (s *workStream) outcome(ctx context.Context, clean bool, err error) error {
 	if clean {
 		return s.engine.DeregisterWorker(ctx, s.worker)
 	}
-	if s.severed(ctx) {
-		s.engine.WorkerSevered(s.worker)
-	}
+	s.engine.WorkerLeft(s.worker, s.severed(ctx))
 	if ctx.Err() == nil && s.end.Err() != nil {
 		return context.Cause(s.end)
 	}

@@ -15,10 +15,14 @@ import (
 // severedEngine takes note of how workers left.
 type severedEngine struct {
 	transitEngine
-	severed, left []engine.WorkerID
+	ended, severed, left []engine.WorkerID
 }
 
-func (e *severedEngine) WorkerSevered(w engine.WorkerID) { e.severed = append(e.severed, w) }
+func (e *severedEngine) WorkerLeft(w engine.WorkerID, severed bool) {
+	if e.ended = append(e.ended, w); severed {
+		e.severed = append(e.severed, w)
+	}
+}
 
 func (e *severedEngine) DeregisterWorker(_ context.Context, w engine.WorkerID) error {
 	e.left = append(e.left, w)
@@ -66,8 +70,9 @@ func TestWorkSevered(t *testing.T) {
 					_ = c.SetReadDeadline(time.Now()) // as the connection would
 				})
 				<-ended
-				if want := []engine.WorkerID{7}; slices.Equal(e.severed, want) != tt.severed || slices.Equal(e.left, want) != tt.left {
-					t.Errorf("severed: %v, said goodbye: %v", e.severed, e.left)
+				want := []engine.WorkerID{7}
+				if slices.Equal(e.severed, want) != tt.severed || slices.Equal(e.left, want) != tt.left || slices.Equal(e.ended, want) == tt.left {
+					t.Errorf("left: %v, severed: %v, said goodbye: %v", e.ended, e.severed, e.left)
 				}
 			})
 		})

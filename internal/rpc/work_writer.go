@@ -102,7 +102,9 @@ func (s *workStream) notice(n engine.Notice) {
 	}
 }
 
-// send sends msg in parts of about WorkBytesMax. When a part fails, it returns its jobs and those behind it.
+// send sends msg in parts of about WorkBytesMax. When a part fails, it returns the jobs behind it, which the worker has certainly not got.
+// Those of the part may have reached it: they stay its own until it says what it holds, at this node or another one. To give them back would
+// have others run them beside it.
 func (s *workStream) send(msg *workResponse) (unsent []engine.FetchedJob, err error) {
 	jobs := msg.jobs
 	for {
@@ -110,7 +112,7 @@ func (s *workStream) send(msg *workResponse) (unsent []engine.FetchedJob, err er
 		part := *msg
 		part.jobs = jobs[:n]
 		if err := s.conn.Send(&part); err != nil {
-			return slices.Clone(jobs), err
+			return slices.Clone(jobs[n:]), err
 		}
 		jobs = jobs[n:]
 		if len(jobs) == 0 {
