@@ -194,7 +194,8 @@ func (a *app) expectNode(cmd *cobra.Command, c *beaver.Client, address string, r
 			}
 		}
 	}
-	return a.print("node %d is expected. Start it with an empty data directory:\n  beaver server --join %s --peer-listen %s --node %d\n", node, member, address, node)
+	return a.print("node %d is expected. Start it with an empty data directory, an address for its clients (--listen), and what peers know each other by "+
+		"on the other nodes (--cluster-secret-file, or --peer-ca, --peer-cert and --peer-key):\n  beaver server --join %s --peer-listen %s --node %d\n", node, member, address, node)
 }
 
 func newClusterRemoveCommand(a *app) *cobra.Command {

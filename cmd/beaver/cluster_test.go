@@ -2,8 +2,8 @@ package main
 
 import "testing"
 
-// TestAddShards: a number of shards in all can be asked for again and again.
-func TestAddShards(t *testing.T) {
+// TestClusterCommands: a number of shards in all can be asked for again and again; what is missing is named, and what comes next.
+func TestClusterCommands(t *testing.T) {
 	t.Parallel()
 	founder := newStation(t, secretFile(t, "s"))
 	one := launch(t, founder.args("--shards", "1")...)
@@ -32,5 +32,9 @@ func TestAddShards(t *testing.T) {
 		text, status := ask(tt.args...)
 		wants(t, text, status, tt.status, tt.says)
 	}
+	text, status := run(t, "queues", "move", "mail", "--addr", "http://"+founder.public)
+	wants(t, text, status, exitUsage, "say with --to which data shard")
+	text, status = run(t, "cluster", "add", "127.0.0.1:1", "--addr", "http://"+founder.public)
+	wants(t, text, status, exitOK, "node 2 is expected", "--cluster-secret-file", "--join "+founder.peer)
 	one.stop()
 }

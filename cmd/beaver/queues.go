@@ -197,6 +197,9 @@ the old home, dead jobs included, and not before a quarter of an hour has passed
 	})
 	cmd.Flags().IntVar(&to, "to", 0, "the number of the shard, as beaver cluster status shows it")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !cmd.Flags().Changed("to") {
+			return usage("say with --to which data shard, by its number, as beaver cluster status shows it")
+		}
 		if to < 1 || to > 1<<16-1 {
 			return usage("--to %d is no data shard; use its number, as beaver cluster status shows it", to)
 		}
