@@ -165,10 +165,7 @@ func (e *Engine) ResumeWorker(ctx context.Context, id WorkerID, held []LeaseRef)
 	if w == nil {
 		return reply, errWorkerLost()
 	}
-	known := make(knownLeases, len(held))
-	for _, ref := range held {
-		known[ref] = true
-	}
+	known := leaseSet(held)
 	asking, cancel := context.WithTimeout(ctx, w.ttl/beatShare)
 	defer cancel()
 	pumps := e.data()
@@ -183,25 +180,6 @@ func (e *Engine) ResumeWorker(ctx context.Context, id WorkerID, held []LeaseRef)
 		w.owe(pumps[i].shard, known)
 	}
 	return reply, nil
-}
-
-// releaseUnknown gives back what a worker holds on a shard and does not know of.
-func (e *Engine) releaseUnknown(ctx context.Context, p *pump, id WorkerID, known knownLeases) error {
-	f, err := e.ask(ctx, &query{Kind: queryLeases, Shard: p.shard, Worker: id})
-	if err != nil {
-		return err
-	}
-	leases := slices.DeleteFunc(f.Leases, func(l queue.Lease) bool {
-		return known[LeaseRef{ID: JobID{Shard: uint16(p.shard), Pos: l.Pos}, Token: l.Token}]
-	})
-	for len(leases) > 0 {
-		n := min(len(leases), FinishMax)
-		if err := p.do(ctx, p.releaseCall(leases[:n])); err != nil {
-			return err
-		}
-		leases = leases[n:]
-	}
-	return nil
 }
 
 // settleDebts asks the shards that could not be asked when a worker came back.

@@ -21,6 +21,7 @@ type Engine interface {
 	Heartbeat(ctx context.Context, w engine.WorkerID, held []engine.LeaseRef) (engine.HeartbeatReply, error)
 	ResumeWorker(ctx context.Context, w engine.WorkerID, held []engine.LeaseRef) (engine.HeartbeatReply, error)
 	DeregisterWorker(ctx context.Context, w engine.WorkerID) error
+	CompareWorker(ctx context.Context, w engine.WorkerID, known, doubted []engine.LeaseRef) ([]engine.LeaseRef, error)
 	WorkerLeft(w engine.WorkerID, severed bool)
 	Notices(w engine.WorkerID) (<-chan engine.Notice, func())
 	SignalWorker(ctx context.Context, w engine.WorkerID, s engine.WorkerState) error

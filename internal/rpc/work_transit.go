@@ -14,7 +14,9 @@ import (
 // wrote. So the worker counts the jobs that it takes in, and the stream remembers those beyond the count: as many as it has
 // given credits for.
 //
-// The fetcher compares, between two fetches: then no lease is granted whose job is not in transit yet.
+// The fetcher compares, between two fetches: then no lease is granted whose job is not in transit yet. A lease goes back that was left
+// out twice, a TTL apart: of one that was left out once it is only sure that the worker did not know it when it wrote, and
+// that may be long ago, if this node stood still and the worker has gone on to another one, where it was given more.
 
 // transit is what of the jobs of a stream the worker may not know yet, and what it last said to hold. The stream's mutex
 // guards it.
@@ -27,6 +29,7 @@ type transit struct {
 	held     []engine.LeaseRef // all that the worker held of those received; not yet compared
 	pending  bool              // held is to be compared
 	compared time.Time         // when held was last to be compared
+	doubted  []engine.LeaseRef // of the fetcher only: what was left out the last time
 }
 
 // depart notes jobs that are about to be sent.
@@ -89,8 +92,10 @@ func (s *workStream) compare(ctx context.Context) error {
 	if !pending || len(known) > HeldMax {
 		return nil
 	}
-	if _, err := s.engine.ResumeWorker(ctx, s.worker, known); err != nil && ctx.Err() == nil && !passing(err) {
+	doubted, err := s.engine.CompareWorker(ctx, s.worker, known, s.transit.doubted)
+	if err != nil && ctx.Err() == nil && !passing(err) {
 		return err
 	}
+	s.transit.doubted = doubted
 	return nil
 }

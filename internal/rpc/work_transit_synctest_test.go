@@ -25,7 +25,8 @@ type transitEngine struct {
 	jobs  chan []engine.FetchedJob
 	known chan []engine.LeaseRef
 
-	refuses *engine.Error // what it refuses with; nil: nothing
+	refuses *engine.Error     // what it refuses with; nil: nothing
+	doubted []engine.LeaseRef // that it was told of doubts about
 }
 
 func (e *transitEngine) RegisterWorker(context.Context, engine.WorkerInfo) (engine.WorkerID, time.Duration, error) {
@@ -41,9 +42,11 @@ func (e *transitEngine) Fetch(ctx context.Context, _ *engine.FetchRequest) ([]en
 	}
 }
 
-func (e *transitEngine) ResumeWorker(_ context.Context, _ engine.WorkerID, known []engine.LeaseRef) (engine.HeartbeatReply, error) {
+// CompareWorker is in doubt about a lease of its own making, and again about the one that is asked about.
+func (e *transitEngine) CompareWorker(_ context.Context, _ engine.WorkerID, known, doubted []engine.LeaseRef) ([]engine.LeaseRef, error) {
 	e.known <- slices.Clone(known)
-	return engine.HeartbeatReply{}, nil
+	e.doubted = append(e.doubted, doubted...)
+	return []engine.LeaseRef{lease(100 + len(e.doubted))}, nil
 }
 
 // transitConn is a stream whose client the test is.
@@ -182,6 +185,9 @@ func TestUnnamedLeases(t *testing.T) {
 		synctest.Wait()
 		e.jobs <- nil
 		wantKnown(t, e)
+		if want := []engine.LeaseRef{lease(100), lease(101)}; !slices.Equal(e.doubted, want) {
+			t.Errorf("doubts that were told again: %v; want %v", e.doubted, want)
+		}
 		return ""
 	})
 }
