@@ -25,8 +25,8 @@ import (
 
 // The golden files are data directories as earlier versions wrote them: of a node alone, and of three that are a cluster, each with
 // snapshots, entries behind them that have to be replayed, and jobs in all states. Every later version has to load them. A release
-// that changes a format adds its own: BEAVER_GOLDEN=NAME go test ./server -run TestGolden writes testdata/golden/NAME.tar.gz. Files that
-// are there are never written again.
+// that changes a format adds what the one before it writes: go -C tools run ./golden -name NAME -from REVISION has that version run this
+// test with BEAVER_GOLDEN=NAME, which writes testdata/golden/NAME.tar.gz. Files that are there are never written again.
 const goldenDir = "testdata/golden"
 
 // goldenJob is what is known of a job of the golden files.
