@@ -68,7 +68,7 @@ func jobInfoOf(j *beaverv1.Job) *JobInfo {
 		WorkerID: j.GetWorkerId(), Token: j.GetToken(), CancelRequested: j.GetCancelRequested(),
 		ProgressPercent: int(j.GetProgressPercent()), ProgressMessage: j.GetProgressMessage(),
 		Result: j.GetResult(), ResultContentType: j.GetResultContentType(),
-		DeadReason: j.GetDeadReason(), Metadata: j.GetMetadata(),
+		DeadReason: j.GetDeadReason(), OrderingKey: j.GetOrderingKey(), Metadata: j.GetMetadata(),
 	}
 	for _, e := range j.GetErrors() {
 		info.Errors = append(info.Errors, AttemptError{
@@ -154,6 +154,7 @@ func (s *QueueSettings) proto() (*beaverv1.QueueSettings, error) {
 		{"max_attempts", s.MaxAttempts, &p.MaxAttempts},
 		{"poison_limit", s.PoisonLimit, &p.PoisonLimit},
 		{"keep_ended", s.KeepEnded, &p.KeepEnded},
+		{"partitions", s.Partitions, &p.Partitions},
 	} {
 		if f.from == nil {
 			continue
@@ -180,6 +181,9 @@ func queueSettingsOf(p *beaverv1.QueueSettings) QueueSettings {
 	if p.KeepEnded != nil {
 		s.KeepEnded = new(int(p.GetKeepEnded()))
 	}
+	if p.Partitions != nil {
+		s.Partitions = new(int(p.GetPartitions()))
+	}
 	if p.Timeout != nil {
 		s.Timeout = new(p.GetTimeout().AsDuration())
 	}
@@ -188,7 +192,7 @@ func queueSettingsOf(p *beaverv1.QueueSettings) QueueSettings {
 
 func queueInfoOf(q *beaverv1.Queue) *QueueInfo {
 	info := &QueueInfo{
-		Name: q.GetName(), Shard: int(q.GetShard()),
+		Name: q.GetName(), Shard: int(q.GetShard()), Shards: shardsOf(q.GetShards()), MovingFromShards: shardsOf(q.GetMovingFromShards()),
 		Scheduled: q.GetScheduled(), Ready: q.GetReady(), Running: q.GetRunning(), Backoff: q.GetBackoff(), Dead: q.GetDead(),
 		EnqueuedTotal: q.GetEnqueuedTotal(), CompletedTotal: q.GetCompletedTotal(), FailedTotal: q.GetFailedTotal(),
 		CrashedTotal: q.GetCrashedTotal(), DiedTotal: q.GetDiedTotal(), CancelledTotal: q.GetCancelledTotal(),
@@ -199,6 +203,14 @@ func queueInfoOf(q *beaverv1.Queue) *QueueInfo {
 		info.Settings = queueSettingsOf(q.GetSettings())
 	}
 	return info
+}
+
+func shardsOf(ids []uint32) []int {
+	var shards []int
+	for _, id := range ids {
+		shards = append(shards, int(id))
+	}
+	return shards
 }
 
 func workerInfoOf(w *beaverv1.Worker) *WorkerInfo {

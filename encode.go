@@ -21,6 +21,7 @@ const (
 	jobRetryField       protowire.Number = 10
 	jobTimeoutField     protowire.Number = 11
 	jobMetadataField    protowire.Number = 12
+	jobOrderingKeyField protowire.Number = 13
 )
 
 // encoding is a prepared job on its way to the wire, where it is a NewJob. It is measured before the enqueuer's mutex is
@@ -47,7 +48,7 @@ func newEncoding(job *Job) (encoding, error) {
 		e.size += sizeBytes(jobRetryField, len(e.retry))
 	}
 	e.size += sizeText(jobQueueField, len(job.Queue)) + sizeText(jobKindField, len(job.Kind)) +
-		sizeText(jobPayloadField, len(job.Payload)) + sizeText(jobContentTypeField, len(job.ContentType))
+		sizeText(jobPayloadField, len(job.Payload)) + sizeText(jobContentTypeField, len(job.ContentType)) + sizeText(jobOrderingKeyField, len(job.OrderingKey))
 	if job.Priority != nil {
 		e.size += sizeVarint(jobPriorityField, uint64(*job.Priority))
 	}
@@ -83,6 +84,7 @@ func (e *encoding) append(dst []byte) []byte {
 		dst = append(appendLength(dst, jobRetryField, len(e.retry)), e.retry...)
 	}
 	dst = appendDuration(dst, jobTimeoutField, job.Timeout)
+	dst = appendText(dst, jobOrderingKeyField, job.OrderingKey)
 	for k, v := range job.Metadata {
 		dst = appendLength(dst, jobMetadataField, sizeBytes(1, len(k))+sizeBytes(2, len(v)))
 		dst = protowire.AppendString(protowire.AppendTag(dst, 1, protowire.BytesType), k)

@@ -26,10 +26,11 @@ func TestMessageEncoding(t *testing.T) {
 				Queue: text.Draw(t, "queue"), Kind: text.Draw(t, "kind"), Payload: rapid.SliceOf(rapid.Byte()).Draw(t, "payload"),
 				ContentType: text.Draw(t, "content type"), MaxAttempts: rapid.IntRange(0, 1000).Draw(t, "attempts"),
 				Delay: time.Duration(rapid.Int64Range(0, 1e15).Draw(t, "delay")), Metadata: rapid.MapOfN(text, text, 0, 3).Draw(t, "metadata"),
+				OrderingKey: text.Draw(t, "ordering key"),
 			}
 			m := &beaverv1.NewJob{
 				Queue: job.Queue, Kind: job.Kind, Payload: job.Payload, ContentType: job.ContentType, MaxAttempts: uint32(job.MaxAttempts),
-				Metadata: job.Metadata,
+				Metadata: job.Metadata, OrderingKey: job.OrderingKey,
 			}
 			if job.Delay != 0 {
 				m.Delay = durationpb.New(job.Delay)

@@ -49,6 +49,7 @@ type JobInfo struct {
 	ResultContentType string
 	Errors            []AttemptError // the last ones, oldest first
 	DeadReason        string         // attempts, final, poison or damaged
+	OrderingKey       string
 	Metadata          map[string]string
 }
 
@@ -66,15 +67,17 @@ type QueueSettings struct {
 	Retry       *RetryPolicy   // how long a failed job waits
 	Timeout     *time.Duration // of one attempt; 0 for none
 	PoisonLimit *int           // lost workers until a job is dead
-	KeepEnded   *int           // ended jobs kept for reading
-	DepthMax    *uint64        // jobs not ended; over it enqueues are refused
+	KeepEnded   *int           // ended jobs kept for reading, of each partition
+	DepthMax    *uint64        // jobs not ended, of each partition; over it enqueues are refused
 	Paused      *bool          // nothing is fetched
+	Partitions  *int           // on how many shards the queue is; another number is a move, see Client.MoveQueue
 }
 
 // QueueInfo is a queue: its settings, how many jobs are in each state, and totals since it was made.
 type QueueInfo struct {
 	Name     string
-	Shard    int
+	Shard    int   // of the first partition
+	Shards   []int // of each partition
 	Settings QueueSettings
 
 	Scheduled, Ready, Running, Backoff, Dead uint64
@@ -91,8 +94,9 @@ type QueueInfo struct {
 
 	OldestReadyAt time.Time // zero when nothing is ready
 
-	MovingFrom int    // the shard that was the queue's home before, while it moves; else 0
-	LeftBehind uint64 // jobs that have not ended there; the counts have them too
+	MovingFrom       int    // the shard that was the queue's home before, or that of its first partition, while it moves; else 0
+	MovingFromShards []int  // of each partition before, while it moves
+	LeftBehind       uint64 // jobs that have not ended there; the counts have them too
 }
 
 // WorkerState is what the server wants of a worker.

@@ -31,6 +31,9 @@ type Job struct {
 	Retry *RetryPolicy
 	// Timeout bounds one attempt, however healthy its worker. Default: the queue's, which is none unless set.
 	Timeout time.Duration
+	// OrderingKey: jobs of a queue with the same one go to the same partition of the queue, and so are handed out by priority and age.
+	// At most 128 bytes. Default: none; then the jobs of one message go to the same partition.
+	OrderingKey string
 	// Metadata travels with the job: at most 32 pairs and 8 KiB.
 	Metadata map[string]string
 }

@@ -12,6 +12,7 @@ const (
 	resultBytesMax      = 256 << 10
 	metadataCountMax    = 32
 	metadataBytesMax    = 8 << 10
+	orderKeyBytesMax    = 128
 	priorityMax         = 9
 	maxAttemptsMax      = 1000
 	delayMax            = 10 * 365 * 24 * time.Hour

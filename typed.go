@@ -85,6 +85,9 @@ func (j *Job) merge(t *Job) {
 	if t.Timeout != 0 {
 		j.Timeout = t.Timeout
 	}
+	if t.OrderingKey != "" {
+		j.OrderingKey = t.OrderingKey
+	}
 	if t.Metadata != nil {
 		j.Metadata = t.Metadata
 	}

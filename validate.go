@@ -42,6 +42,10 @@ func (j *Job) validate() error {
 		return invalid("content_type", "the content type has %d bytes; use at most %d", len(j.ContentType), contentTypeBytesMax)
 	case !utf8.ValidString(j.ContentType):
 		return invalid("content_type", "the content type is not valid UTF-8")
+	case len(j.OrderingKey) > orderKeyBytesMax:
+		return invalid("ordering_key", "the ordering key has %d bytes; use at most %d", len(j.OrderingKey), orderKeyBytesMax)
+	case !utf8.ValidString(j.OrderingKey):
+		return invalid("ordering_key", "the ordering key is not valid UTF-8")
 	case j.Priority != nil && (*j.Priority < 0 || *j.Priority > priorityMax):
 		return invalid("priority", "the priority is %d; use 0 (first) to %d (last)", *j.Priority, priorityMax)
 	case j.MaxAttempts < 0 || j.MaxAttempts > maxAttemptsMax:

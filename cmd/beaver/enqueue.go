@@ -16,6 +16,7 @@ import (
 
 type enqueueFlags struct {
 	file, kind, contentType, runAt, expiresAt, retry string
+	orderingKey                                      string
 	priority, maxAttempts                            int
 	delay, timeout                                   time.Duration
 	meta                                             map[string]string
@@ -65,6 +66,7 @@ QUEUE and the flags are what a line does not say; QUEUE may be left out if all l
 	flags.IntVar(&f.maxAttempts, "max-attempts", 0, "failures until the job is dead (default: the queue's)")
 	flags.StringVar(&f.retry, "retry", "", retryFlagHelp+" (default: the queue's)")
 	flags.DurationVar(&f.timeout, "timeout", 0, "of one attempt (default: the queue's)")
+	flags.StringVar(&f.orderingKey, "ordering-key", "", "jobs of a queue with the same one go to the same partition, and stay in order")
 	flags.StringToStringVar(&f.meta, "meta", nil, "metadata as key=value; may be repeated")
 	flags.BoolVar(&f.ids, "ids", false, "with --file: print the ID of each job")
 	takes(flags, "priority", "0 (first) to 9 (last)")
@@ -75,7 +77,7 @@ QUEUE and the flags are what a line does not say; QUEUE may be left out if all l
 // job is what the flags say of a job.
 func (f *enqueueFlags) job(cmd *cobra.Command) (beaver.Job, error) {
 	job := beaver.Job{
-		Kind: f.kind, ContentType: f.contentType, Delay: f.delay, MaxAttempts: f.maxAttempts, Timeout: f.timeout, Metadata: f.meta,
+		Kind: f.kind, ContentType: f.contentType, Delay: f.delay, MaxAttempts: f.maxAttempts, Timeout: f.timeout, OrderingKey: f.orderingKey, Metadata: f.meta,
 	}
 	if cmd.Flags().Changed("priority") {
 		job.Priority = &f.priority
@@ -160,6 +162,7 @@ type fileJob struct {
 	MaxAttempts   int               `json:"maxAttempts"`
 	Retry         *retryJSON        `json:"retry"`
 	Timeout       duration          `json:"timeout"`
+	OrderingKey   string            `json:"orderingKey"`
 	Metadata      map[string]string `json:"metadata"`
 }
 
@@ -183,6 +186,7 @@ func (l *fileJob) job(base *beaver.Job) (beaver.Job, error) {
 	setIf(&job.MaxAttempts, l.MaxAttempts)
 	setIf(&job.Retry, l.Retry.policy())
 	setIf(&job.Timeout, time.Duration(l.Timeout))
+	setIf(&job.OrderingKey, l.OrderingKey)
 	if !l.RunAt.IsZero() || l.Delay != 0 {
 		job.RunAt, job.Delay = l.RunAt.Time, time.Duration(l.Delay)
 	}

@@ -144,7 +144,7 @@ func lineError(err error) error {
 	}
 	text := strings.TrimPrefix(err.Error(), "json: ")
 	if strings.HasPrefix(text, "unknown field") {
-		text += "; there are queue, kind, payload, payloadBase64, contentType, priority, runAt, delay, expiresAt, maxAttempts, retry, timeout and metadata"
+		text += "; there are queue, kind, payload, payloadBase64, contentType, priority, runAt, delay, expiresAt, maxAttempts, retry, timeout, orderingKey and metadata"
 	}
 	return errors.New(text)
 }

@@ -168,6 +168,9 @@ func (a *app) printJob(j *beaver.JobInfo) error {
 	if j.ProgressPercent > 0 || j.ProgressMessage != "" {
 		field("progress", oneLine(fmt.Sprintf("%d %% %s", j.ProgressPercent, j.ProgressMessage), 200))
 	}
+	if j.OrderingKey != "" {
+		field("ordering key", oneLine(j.OrderingKey, 200))
+	}
 	for k, v := range sorted(j.Metadata) {
 		field("metadata", oneLine(k+"="+v, 200))
 	}

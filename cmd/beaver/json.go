@@ -40,6 +40,7 @@ type jobJSON struct {
 	ResultContentType string            `json:"resultContentType,omitempty"`
 	Errors            []errorJSON       `json:"errors,omitempty"`
 	DeadReason        string            `json:"deadReason,omitempty"`
+	OrderingKey       string            `json:"orderingKey,omitempty"`
 	Metadata          map[string]string `json:"metadata,omitempty"`
 }
 
@@ -56,7 +57,8 @@ func jobOutput(j *beaver.JobInfo) jobJSON {
 		EnqueuedAt: j.EnqueuedAt, RunAt: j.RunAt, ExpiresAt: j.ExpiresAt, StartedAt: j.StartedAt, EndedAt: j.EndedAt,
 		Deadline: j.Deadline, Attempt: j.Attempt, Failures: j.Failures, Crashes: j.Crashes, MaxAttempts: j.MaxAttempts,
 		WorkerID: j.WorkerID, CancelRequested: j.CancelRequested, ProgressPercent: j.ProgressPercent,
-		ProgressMessage: j.ProgressMessage, ResultContentType: j.ResultContentType, DeadReason: j.DeadReason, Metadata: j.Metadata,
+		ProgressMessage: j.ProgressMessage, ResultContentType: j.ResultContentType, DeadReason: j.DeadReason,
+		OrderingKey: j.OrderingKey, Metadata: j.Metadata,
 	}
 	if j.Timeout != 0 {
 		out.Timeout = j.Timeout.String()
@@ -83,26 +85,28 @@ func isJSON(contentType string) bool {
 }
 
 type queueJSON struct {
-	Name           string       `json:"name"`
-	Shard          int          `json:"shard"`
-	Settings       settingsJSON `json:"settings"`
-	Scheduled      uint64       `json:"scheduled"`
-	Ready          uint64       `json:"ready"`
-	Running        uint64       `json:"running"`
-	Backoff        uint64       `json:"backoff"`
-	Dead           uint64       `json:"dead"`
-	EnqueuedTotal  uint64       `json:"enqueuedTotal"`
-	CompletedTotal uint64       `json:"completedTotal"`
-	FailedTotal    uint64       `json:"failedTotal"`
-	CrashedTotal   uint64       `json:"crashedTotal"`
-	DiedTotal      uint64       `json:"diedTotal"`
-	CancelledTotal uint64       `json:"cancelledTotal"`
-	ExpiredTotal   uint64       `json:"expiredTotal"`
-	RetriedTotal   uint64       `json:"retriedTotal"`
-	DiscardedTotal uint64       `json:"discardedTotal"`
-	OldestReadyAt  time.Time    `json:"oldestReadyAt,omitzero"`
-	MovingFrom     int          `json:"movingFrom,omitempty"`
-	LeftBehind     uint64       `json:"leftBehind,omitempty"`
+	Name             string       `json:"name"`
+	Shard            int          `json:"shard"`
+	Shards           []int        `json:"shards"`
+	Settings         settingsJSON `json:"settings"`
+	Scheduled        uint64       `json:"scheduled"`
+	Ready            uint64       `json:"ready"`
+	Running          uint64       `json:"running"`
+	Backoff          uint64       `json:"backoff"`
+	Dead             uint64       `json:"dead"`
+	EnqueuedTotal    uint64       `json:"enqueuedTotal"`
+	CompletedTotal   uint64       `json:"completedTotal"`
+	FailedTotal      uint64       `json:"failedTotal"`
+	CrashedTotal     uint64       `json:"crashedTotal"`
+	DiedTotal        uint64       `json:"diedTotal"`
+	CancelledTotal   uint64       `json:"cancelledTotal"`
+	ExpiredTotal     uint64       `json:"expiredTotal"`
+	RetriedTotal     uint64       `json:"retriedTotal"`
+	DiscardedTotal   uint64       `json:"discardedTotal"`
+	OldestReadyAt    time.Time    `json:"oldestReadyAt,omitzero"`
+	MovingFrom       int          `json:"movingFrom,omitempty"`
+	MovingFromShards []int        `json:"movingFromShards,omitempty"`
+	LeftBehind       uint64       `json:"leftBehind,omitempty"`
 }
 
 type settingsJSON struct {
@@ -112,19 +116,21 @@ type settingsJSON struct {
 	PoisonLimit *int       `json:"poisonLimit,omitempty"`
 	KeepEnded   *int       `json:"keepEnded,omitempty"`
 	DepthMax    *uint64    `json:"depthMax,omitempty"`
+	Partitions  *int       `json:"partitions,omitempty"`
 	Paused      bool       `json:"paused"`
 }
 
 func queueOutput(q *beaver.QueueInfo) queueJSON {
 	s := q.Settings
 	out := queueJSON{
-		Name: q.Name, Shard: q.Shard, Scheduled: q.Scheduled, Ready: q.Ready, Running: q.Running, Backoff: q.Backoff, Dead: q.Dead,
+		Name: q.Name, Shard: q.Shard, Shards: q.Shards, MovingFromShards: q.MovingFromShards,
+		Scheduled: q.Scheduled, Ready: q.Ready, Running: q.Running, Backoff: q.Backoff, Dead: q.Dead,
 		EnqueuedTotal: q.EnqueuedTotal, CompletedTotal: q.CompletedTotal, FailedTotal: q.FailedTotal, CrashedTotal: q.CrashedTotal,
 		DiedTotal: q.DiedTotal, CancelledTotal: q.CancelledTotal, ExpiredTotal: q.ExpiredTotal, RetriedTotal: q.RetriedTotal,
 		DiscardedTotal: q.DiscardedTotal, OldestReadyAt: q.OldestReadyAt, MovingFrom: q.MovingFrom, LeftBehind: q.LeftBehind,
 		Settings: settingsJSON{
 			MaxAttempts: s.MaxAttempts, Retry: retryOutput(s.Retry), PoisonLimit: s.PoisonLimit, KeepEnded: s.KeepEnded,
-			DepthMax: s.DepthMax, Paused: s.Paused != nil && *s.Paused,
+			DepthMax: s.DepthMax, Partitions: s.Partitions, Paused: s.Paused != nil && *s.Paused,
 		},
 	}
 	if s.Timeout != nil {

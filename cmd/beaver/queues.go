@@ -51,8 +51,11 @@ func (a *app) printQueues(queues []*beaver.QueueInfo) error {
 		if q.Settings.Paused != nil && *q.Settings.Paused {
 			notes = append(notes, "paused")
 		}
+		if len(q.Shards) > 1 {
+			notes = append(notes, fmt.Sprintf("%d partitions", len(q.Shards)))
+		}
 		if q.MovingFrom != 0 {
-			notes = append(notes, fmt.Sprintf("moves from shard %d to %d, %d left there", q.MovingFrom, q.Shard, q.LeftBehind))
+			notes = append(notes, fmt.Sprintf("moves from %s to %s (%d left there)", shardList(q.MovingFromShards), shardList(q.Shards), q.LeftBehind))
 		}
 		rows[i] = row(q.Name, q.Ready, q.Running, q.Scheduled, q.Backoff, q.Dead, q.CompletedTotal, a.ago(q.OldestReadyAt), strings.Join(notes, "; "))
 	}
@@ -82,9 +85,13 @@ func (a *app) printQueue(q *beaver.QueueInfo) error {
 	var b strings.Builder
 	field := func(name string, value any) { fmt.Fprintf(&b, "%-14s %v\n", name+":", value) }
 	field("queue", q.Name)
-	field("shard", q.Shard)
+	if len(q.Shards) > 1 {
+		field("partitions", fmt.Sprintf("%d, on %s", len(q.Shards), shardList(q.Shards)))
+	} else {
+		field("shard", q.Shard)
+	}
 	if q.MovingFrom != 0 {
-		field("moves from", fmt.Sprintf("shard %d, %s left there", q.MovingFrom, plural(q.LeftBehind, "job")))
+		field("moves from", fmt.Sprintf("%s; %s left there", shardList(q.MovingFromShards), plural(q.LeftBehind, "job")))
 	}
 	field("scheduled", q.Scheduled)
 	field("ready", q.Ready)
@@ -112,6 +119,14 @@ func (a *app) printQueue(q *beaver.QueueInfo) error {
 	field("depth max", number(s.DepthMax))
 	field("paused", s.Paused != nil && *s.Paused)
 	return a.print("%s", b.String())
+}
+
+// shardList names shards in a sentence.
+func shardList(shards []int) string {
+	if len(shards) == 1 {
+		return fmt.Sprintf("shard %d", shards[0])
+	}
+	return "shards " + strings.Trim(strings.ReplaceAll(fmt.Sprint(shards), " ", ", "), "[]")
 }
 
 func number[T any](p *T) string {
@@ -143,24 +158,30 @@ func describeRetry(p *beaver.RetryPolicy) string {
 }
 
 func newQueuesSetCommand(a *app) *cobra.Command {
-	var maxAttempts, poisonLimit, keepEnded int
+	var maxAttempts, poisonLimit, keepEnded, partitions int
 	var depthMax uint64
 	var timeout time.Duration
 	var retry string
 	cmd := &cobra.Command{
 		Use: "set QUEUE", Short: "Make a queue, or change its settings", Args: cobra.ExactArgs(1),
-		Long:    "Make a queue, or change the settings that are given. The others keep their values.",
-		Example: "  beaver queues set mail --max-attempts 5 --retry fixed:30s\n  beaver queues set video --timeout 10m --depth-max 100000",
+		Long: `Make a queue, or change the settings that are given. The others keep their values.
+
+With --partitions the queue is on as many shards, for more jobs than one can take. Jobs with the same ordering key (beaver enqueue
+--ordering-key) stay on one, and so in order; others do not. To change the number is to move the queue: jobs that are there finish where
+they are and are handed out first, and the next change has to wait until beaver queues list shows that none is left.`,
+		Example: "  beaver queues set mail --max-attempts 5 --retry fixed:30s\n  beaver queues set video --timeout 10m --depth-max 100000\n  beaver queues set events --partitions 4",
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&maxAttempts, "max-attempts", 25, "failures until a job is dead")
 	flags.StringVar(&retry, "retry", "", retryFlagHelp)
 	flags.DurationVar(&timeout, "timeout", 0, "of one attempt; 0 is none")
 	flags.IntVar(&poisonLimit, "poison-limit", 5, "lost workers until a job is dead")
-	flags.IntVar(&keepEnded, "keep-ended", 1000, "ended jobs kept for reading")
-	flags.Uint64Var(&depthMax, "depth-max", 100_000_000, "jobs not ended; over it enqueues are refused")
+	flags.IntVar(&keepEnded, "keep-ended", 1000, "ended jobs kept for reading, of each partition")
+	flags.Uint64Var(&depthMax, "depth-max", 100_000_000, "jobs not ended, of each partition; over it enqueues are refused")
+	flags.IntVar(&partitions, "partitions", 1, "on how many shards the queue is, 1 to 64 and at most the number of data shards")
 	takes(flags, "max-attempts", "1 to 1000")
 	takes(flags, "keep-ended", "0 to 1000000")
+	takes(flags, "partitions", "1 to 64")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var s beaver.QueueSettings
 		given(cmd, "max-attempts", &s.MaxAttempts, &maxAttempts)
@@ -168,6 +189,7 @@ func newQueuesSetCommand(a *app) *cobra.Command {
 		given(cmd, "poison-limit", &s.PoisonLimit, &poisonLimit)
 		given(cmd, "keep-ended", &s.KeepEnded, &keepEnded)
 		given(cmd, "depth-max", &s.DepthMax, &depthMax)
+		given(cmd, "partitions", &s.Partitions, &partitions)
 		if retry != "" {
 			policy, err := parseRetry(retry)
 			if err != nil {
@@ -192,7 +214,9 @@ func newQueuesMoveCommand(a *app) *cobra.Command {
 		Use: "move QUEUE --to SHARD", Short: "Give a queue another home", Args: cobra.ExactArgs(1),
 		Long: `Give a queue another home, for instance a shard that has less to do. New jobs go there at once. Those that are in the old home finish there,
 and are handed out first; no job is lost or repeated, and none changes its id. The move ends by itself, when nothing is left in
-the old home, dead jobs included, and not before a quarter of an hour has passed; beaver queues list shows how far it is.`,
+the old home, dead jobs included, and not before a quarter of an hour has passed; beaver queues list shows how far it is.
+
+A queue of several partitions does not move to one shard: beaver queues set --partitions places it anew.`,
 		Example: "  beaver queues move mail --to 3",
 	})
 	cmd.Flags().IntVar(&to, "to", 0, "the number of the shard, as beaver cluster status shows it")
@@ -214,7 +238,7 @@ the old home, dead jobs included, and not before a quarter of an hour has passed
 			if q.MovingFrom == 0 {
 				return a.print("%s lives on shard %d\n", q.Name, q.Shard)
 			}
-			return a.print("%s moves from shard %d to shard %d; %s left behind\n", q.Name, q.MovingFrom, q.Shard, plural(q.LeftBehind, "job"))
+			return a.print("%s moves from %s to shard %d; %s left behind\n", q.Name, shardList(q.MovingFromShards), q.Shard, plural(q.LeftBehind, "job"))
 		})
 	}
 	return cmd

@@ -34,8 +34,7 @@ type route struct {
 // moving reports whether there may be jobs where the queue was before.
 func (rt *route) moving() bool { return len(rt.from) > 0 }
 
-// isHome and isOldHome tell whether a home takes the queue's new jobs, or took them before it began to move.
-func (rt *route) isHome(h home) bool    { return slices.Contains(rt.homes, h) }
+// isOldHome reports whether a home took the queue's new jobs before it began to move.
 func (rt *route) isOldHome(h home) bool { return slices.Contains(rt.from, h) }
 
 // sameAs reports whether a queue lives where the route says. It does when it has moved as often, and moves as long as the route does.

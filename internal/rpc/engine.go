@@ -36,6 +36,7 @@ type Engine interface {
 	DiscardAllDead(ctx context.Context, queue string, limit int) (int, bool, error)
 
 	UpdateQueue(ctx context.Context, name string, edit func(*engine.Settings)) (engine.QueueStatus, error)
+	PartitionQueue(ctx context.Context, name string, count int, edit func(*engine.Settings)) (engine.QueueStatus, error)
 	Queues(ctx context.Context) ([]engine.QueueStatus, error)
 	Queue(ctx context.Context, name string) (engine.QueueStatus, error)
 	MoveQueue(ctx context.Context, name string, to uint16) (engine.QueueStatus, error)

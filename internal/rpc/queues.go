@@ -41,9 +41,15 @@ func (h *Handler) configureQueue(
 	if bad != nil {
 		return nil, bad
 	}
-	q, err := e.UpdateQueue(ctx, in.GetName(), edit)
+	var q engine.QueueStatus
+	var err error
+	if in.GetSettings() != nil && in.GetSettings().Partitions != nil {
+		q, err = e.PartitionQueue(ctx, in.GetName(), int(in.GetSettings().GetPartitions()), edit)
+	} else {
+		q, err = e.UpdateQueue(ctx, in.GetName(), edit)
+	}
 	if err != nil {
-		return nil, renamed(err, "queue", "name")
+		return nil, renamed(renamed(err, "queue", "name"), "partitions", "settings.partitions")
 	}
 	return &beaverv1.ConfigureQueueResponse{Queue: pbQueue(&q)}, nil
 }
@@ -119,15 +125,26 @@ func set[T any](to, from *T) {
 
 func pbQueue(q *engine.QueueStatus) *beaverv1.Queue {
 	i := &q.Info
+	settings := pbSettings(&i.Settings)
+	settings.Partitions = new(uint32(len(q.Shards)))
 	return &beaverv1.Queue{
-		Name: q.Name, Shard: uint32(q.Shard), Settings: pbSettings(&i.Settings),
+		Name: q.Name, Shard: uint32(q.Shard), Settings: settings,
 		Scheduled: i.ByState[queue.StateScheduled], Ready: i.ByState[queue.StateReady],
 		Running: i.ByState[queue.StateRunning], Backoff: i.ByState[queue.StateBackoff], Dead: i.ByState[queue.StateDead],
 		EnqueuedTotal: i.Enqueued, CompletedTotal: i.Completed, FailedTotal: i.Failed, CrashedTotal: i.Crashed,
 		DiedTotal: i.Died, CancelledTotal: i.Cancelled, ExpiredTotal: i.Expired, RetriedTotal: i.Retried,
 		DiscardedTotal: i.Discarded, OldestReadyAt: pbInstant(q.OldestReadyAt),
 		MovingFrom: uint32(q.MovingFrom), LeftBehind: q.LeftBehind,
+		Shards: pbShards(q.Shards), MovingFromShards: pbShards(q.MovingFromShards),
 	}
+}
+
+func pbShards(shards []uint16) []uint32 {
+	var out []uint32
+	for _, id := range shards {
+		out = append(out, uint32(id))
+	}
+	return out
 }
 
 func pbSettings(s *engine.Settings) *beaverv1.QueueSettings {

@@ -90,7 +90,7 @@ func (in *interner) text(b []byte) (s string, ok bool) {
 }
 
 // names are the interners of the texts that repeat within a batch. They outlive the message.
-type names struct{ queue, kind, contentType interner }
+type names struct{ queue, kind, contentType, orderingKey interner }
 
 // jobDecoder decodes NewJobs into the engine's type. Payloads alias the data.
 type jobDecoder struct {
@@ -144,6 +144,8 @@ func (d *jobDecoder) field(f *fields, number protowire.Number, job *engine.NewJo
 		s.MaxAttempts = uint32(f.varint)
 	case number == 12 && f.isBytes():
 		return appendMetadata(s, f.value)
+	case number == 13 && f.isBytes():
+		s.OrderingKey, ok = d.names.orderingKey.text(f.value)
 	case f.isBytes():
 		return rareJobField(number, f.value, s, b)
 	}

@@ -123,7 +123,7 @@ func (r *enqueueRequest) setJSON(data []byte) {
 const (
 	singleShift = 1
 	singleFirst = 2
-	singleLast  = 13
+	singleLast  = 14
 )
 
 func (r *enqueueRequest) decode() *engine.Error {

@@ -37,6 +37,7 @@ func sizeLeasedJob(j *engine.FetchedJob) leaseSize {
 	for i := range s.Metadata {
 		n += sizeEmbedded(13, sizePair(&s.Metadata[i]))
 	}
+	n += sizeBytesField(14, len(s.OrderingKey))
 	size.total = n
 	return size
 }
@@ -65,7 +66,7 @@ func appendLeasedJob(dst []byte, number protowire.Number, j *engine.FetchedJob) 
 	for i := range s.Metadata {
 		dst = appendPair(dst, 13, &s.Metadata[i])
 	}
-	return dst
+	return appendStringField(dst, 14, s.OrderingKey)
 }
 
 func sizePair(kv *engine.KeyValue) int {

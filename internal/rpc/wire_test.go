@@ -30,7 +30,7 @@ func fullJob() *beaverv1.NewJob {
 	return &beaverv1.NewJob{
 		Queue: "mail", Kind: "send", Payload: []byte(`{"to":"ada"}`), ContentType: contentTypeJSON, Priority: &priority,
 		RunAt: timestamppb.New(time.UnixMilli(1_800_000_000_123)), ExpiresAt: timestamppb.New(time.UnixMilli(1_900_000_000_000)),
-		MaxAttempts: 3, Timeout: durationpb.New(90 * time.Second), Metadata: map[string]string{"z": "26", "a": "1", "m": ""},
+		MaxAttempts: 3, Timeout: durationpb.New(90 * time.Second), Metadata: map[string]string{"z": "26", "a": "1", "m": ""}, OrderingKey: "ada",
 		Retry: &beaverv1.RetryPolicy{
 			JitterPercent: &jitter,
 			Kind: &beaverv1.RetryPolicy_List{List: &beaverv1.RetryPolicy_Delays{
@@ -45,7 +45,7 @@ func fullSpec() engine.Spec {
 		Priority: 0, RunAt: 1_800_000_000_123, ExpiresAt: 1_900_000_000_000, MaxAttempts: 3, TimeoutMillis: 90_000,
 		Kind: "send", ContentType: contentTypeJSON, Payload: []byte(`{"to":"ada"}`),
 		Retry:    queue.Retry{Kind: queue.RetryList, JitterPercent: 7, List: []int64{1000, 2}},
-		Metadata: []engine.KeyValue{{Key: "a", Value: "1"}, {Key: "m"}, {Key: "z", Value: "26"}},
+		Metadata: []engine.KeyValue{{Key: "a", Value: "1"}, {Key: "m"}, {Key: "z", Value: "26"}}, OrderingKey: "ada",
 	}
 }
 
@@ -54,7 +54,7 @@ func TestDecodeEnqueue(t *testing.T) {
 	single := &beaverv1.EnqueueRequest{
 		Queue: job.GetQueue(), Kind: job.GetKind(), Payload: job.GetPayload(), ContentType: job.GetContentType(), Priority: job.Priority,
 		RunAt: job.GetRunAt(), ExpiresAt: job.GetExpiresAt(), MaxAttempts: job.GetMaxAttempts(), Retry: job.GetRetry(),
-		Timeout: job.GetTimeout(), Metadata: job.GetMetadata(),
+		Timeout: job.GetTimeout(), Metadata: job.GetMetadata(), OrderingKey: job.GetOrderingKey(),
 	}
 	session := engine.SessionID{1, 2, 3, 15: 16}
 	batch := &beaverv1.EnqueueRequest{
@@ -183,7 +183,7 @@ func TestEncodeJobs(t *testing.T) {
 	want := &beaverv1.FetchResponse{Jobs: []*beaverv1.LeasedJob{{
 		Id: id.String(), Token: 1 << 50, Queue: "mail", Kind: "send", Payload: full.Spec.Payload, ContentType: contentTypeJSON,
 		Priority: 9, Attempt: 2, Failures: 1, Crashes: 300, Deadline: timestamppb.New(full.Deadline),
-		EnqueuedAt: timestamppb.New(time.UnixMilli(1_700_000_000_999)), Metadata: map[string]string{"a": "1", "m": "", "z": "26"},
+		EnqueuedAt: timestamppb.New(time.UnixMilli(1_700_000_000_999)), Metadata: map[string]string{"a": "1", "m": "", "z": "26"}, OrderingKey: "ada",
 	}, {Id: id.String(), Token: 1}}}
 	compareEncoded(t, &fetchResponse{jobs: jobs}, want)
 

@@ -295,6 +295,7 @@ type NewJob struct {
 	Retry         *RetryPolicy           `protobuf:"bytes,10,opt,name=retry,proto3" json:"retry,omitempty"`                                                                                 // default the queue's
 	Timeout       *durationpb.Duration   `protobuf:"bytes,11,opt,name=timeout,proto3" json:"timeout,omitempty"`                                                                             // of one attempt; default the queue's
 	Metadata      map[string]string      `protobuf:"bytes,12,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // at most 32 pairs, 8 KiB
+	OrderingKey   string                 `protobuf:"bytes,13,opt,name=ordering_key,json=orderingKey,proto3" json:"ordering_key,omitempty"`                                                  // jobs of a queue with the same one go to the same partition; at most 128 bytes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -413,6 +414,13 @@ func (x *NewJob) GetMetadata() map[string]string {
 	return nil
 }
 
+func (x *NewJob) GetOrderingKey() string {
+	if x != nil {
+		return x.OrderingKey
+	}
+	return ""
+}
+
 type EnqueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Jobs  []*NewJob              `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
@@ -429,6 +437,7 @@ type EnqueueRequest struct {
 	Retry       *RetryPolicy           `protobuf:"bytes,11,opt,name=retry,proto3" json:"retry,omitempty"`
 	Timeout     *durationpb.Duration   `protobuf:"bytes,12,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	Metadata    map[string]string      `protobuf:"bytes,13,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	OrderingKey string                 `protobuf:"bytes,14,opt,name=ordering_key,json=orderingKey,proto3" json:"ordering_key,omitempty"`
 	// All jobs or none; then all must live on one shard.
 	Atomic bool `protobuf:"varint,20,opt,name=atomic,proto3" json:"atomic,omitempty"`
 	// A repeat of (session, sequence) gets the first one's answer and stores nothing. 16 random bytes a client.
@@ -557,6 +566,13 @@ func (x *EnqueueRequest) GetMetadata() map[string]string {
 		return x.Metadata
 	}
 	return nil
+}
+
+func (x *EnqueueRequest) GetOrderingKey() string {
+	if x != nil {
+		return x.OrderingKey
+	}
+	return ""
 }
 
 func (x *EnqueueRequest) GetAtomic() bool {
@@ -982,6 +998,7 @@ type LeasedJob struct {
 	Deadline      *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=deadline,proto3" json:"deadline,omitempty"` // unset: as long as the worker lives
 	EnqueuedAt    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=enqueued_at,json=enqueuedAt,proto3" json:"enqueued_at,omitempty"`
 	Metadata      map[string]string      `protobuf:"bytes,13,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	OrderingKey   string                 `protobuf:"bytes,14,opt,name=ordering_key,json=orderingKey,proto3" json:"ordering_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1105,6 +1122,13 @@ func (x *LeasedJob) GetMetadata() map[string]string {
 		return x.Metadata
 	}
 	return nil
+}
+
+func (x *LeasedJob) GetOrderingKey() string {
+	if x != nil {
+		return x.OrderingKey
+	}
+	return ""
 }
 
 type Failure struct {
@@ -2292,6 +2316,7 @@ type Job struct {
 	Errors            []*AttemptError        `protobuf:"bytes,26,rep,name=errors,proto3" json:"errors,omitempty"`                           // the last ones, oldest first
 	DeadReason        string                 `protobuf:"bytes,27,opt,name=dead_reason,json=deadReason,proto3" json:"dead_reason,omitempty"` // attempts, final, poison or damaged
 	Metadata          map[string]string      `protobuf:"bytes,28,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	OrderingKey       string                 `protobuf:"bytes,29,opt,name=ordering_key,json=orderingKey,proto3" json:"ordering_key,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -2520,6 +2545,13 @@ func (x *Job) GetMetadata() map[string]string {
 		return x.Metadata
 	}
 	return nil
+}
+
+func (x *Job) GetOrderingKey() string {
+	if x != nil {
+		return x.OrderingKey
+	}
+	return ""
 }
 
 type AttemptError struct {
@@ -3015,14 +3047,17 @@ func (x *DeadResponse) GetErrors() []*JobError {
 }
 
 type QueueSettings struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	MaxAttempts   *uint32                `protobuf:"varint,1,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"` // default 25
-	Retry         *RetryPolicy           `protobuf:"bytes,2,opt,name=retry,proto3" json:"retry,omitempty"`                                       // default exponential 1 s to 1 h
-	Timeout       *durationpb.Duration   `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`                                   // of one attempt; default none
-	PoisonLimit   *uint32                `protobuf:"varint,4,opt,name=poison_limit,json=poisonLimit,proto3,oneof" json:"poison_limit,omitempty"` // lost workers until a job is dead; default 5
-	KeepEnded     *uint32                `protobuf:"varint,5,opt,name=keep_ended,json=keepEnded,proto3,oneof" json:"keep_ended,omitempty"`       // ended jobs kept for reading; default 1000, at most 1000000
-	DepthMax      *uint64                `protobuf:"varint,6,opt,name=depth_max,json=depthMax,proto3,oneof" json:"depth_max,omitempty"`          // jobs not ended; default 100000000
-	Paused        *bool                  `protobuf:"varint,7,opt,name=paused,proto3,oneof" json:"paused,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	MaxAttempts *uint32                `protobuf:"varint,1,opt,name=max_attempts,json=maxAttempts,proto3,oneof" json:"max_attempts,omitempty"` // default 25
+	Retry       *RetryPolicy           `protobuf:"bytes,2,opt,name=retry,proto3" json:"retry,omitempty"`                                       // default exponential 1 s to 1 h
+	Timeout     *durationpb.Duration   `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`                                   // of one attempt; default none
+	PoisonLimit *uint32                `protobuf:"varint,4,opt,name=poison_limit,json=poisonLimit,proto3,oneof" json:"poison_limit,omitempty"` // lost workers until a job is dead; default 5
+	KeepEnded   *uint32                `protobuf:"varint,5,opt,name=keep_ended,json=keepEnded,proto3,oneof" json:"keep_ended,omitempty"`       // ended jobs kept for reading, of each partition; default 1000, at most 1000000
+	DepthMax    *uint64                `protobuf:"varint,6,opt,name=depth_max,json=depthMax,proto3,oneof" json:"depth_max,omitempty"`          // jobs not ended, of each partition; default 100000000
+	Paused      *bool                  `protobuf:"varint,7,opt,name=paused,proto3,oneof" json:"paused,omitempty"`
+	// Each is on a shard of its own, with priority and age strict within it; default 1, at most 64 and the number of data shards. Another
+	// number is a move: see MoveQueue.
+	Partitions    *uint32 `protobuf:"varint,8,opt,name=partitions,proto3,oneof" json:"partitions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3106,30 +3141,39 @@ func (x *QueueSettings) GetPaused() bool {
 	return false
 }
 
+func (x *QueueSettings) GetPartitions() uint32 {
+	if x != nil && x.Partitions != nil {
+		return *x.Partitions
+	}
+	return 0
+}
+
 type Queue struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Shard          uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
-	Settings       *QueueSettings         `protobuf:"bytes,3,opt,name=settings,proto3" json:"settings,omitempty"`
-	Scheduled      uint64                 `protobuf:"varint,4,opt,name=scheduled,proto3" json:"scheduled,omitempty"`
-	Ready          uint64                 `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
-	Running        uint64                 `protobuf:"varint,6,opt,name=running,proto3" json:"running,omitempty"`
-	Backoff        uint64                 `protobuf:"varint,7,opt,name=backoff,proto3" json:"backoff,omitempty"`
-	Dead           uint64                 `protobuf:"varint,8,opt,name=dead,proto3" json:"dead,omitempty"`
-	EnqueuedTotal  uint64                 `protobuf:"varint,9,opt,name=enqueued_total,json=enqueuedTotal,proto3" json:"enqueued_total,omitempty"`
-	CompletedTotal uint64                 `protobuf:"varint,10,opt,name=completed_total,json=completedTotal,proto3" json:"completed_total,omitempty"`
-	FailedTotal    uint64                 `protobuf:"varint,11,opt,name=failed_total,json=failedTotal,proto3" json:"failed_total,omitempty"`    // failed attempts
-	CrashedTotal   uint64                 `protobuf:"varint,12,opt,name=crashed_total,json=crashedTotal,proto3" json:"crashed_total,omitempty"` // attempts lost with their worker
-	DiedTotal      uint64                 `protobuf:"varint,13,opt,name=died_total,json=diedTotal,proto3" json:"died_total,omitempty"`
-	CancelledTotal uint64                 `protobuf:"varint,14,opt,name=cancelled_total,json=cancelledTotal,proto3" json:"cancelled_total,omitempty"`
-	ExpiredTotal   uint64                 `protobuf:"varint,15,opt,name=expired_total,json=expiredTotal,proto3" json:"expired_total,omitempty"`
-	RetriedTotal   uint64                 `protobuf:"varint,16,opt,name=retried_total,json=retriedTotal,proto3" json:"retried_total,omitempty"`
-	DiscardedTotal uint64                 `protobuf:"varint,17,opt,name=discarded_total,json=discardedTotal,proto3" json:"discarded_total,omitempty"`
-	OldestReadyAt  *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=oldest_ready_at,json=oldestReadyAt,proto3" json:"oldest_ready_at,omitempty"`
-	MovingFrom     uint32                 `protobuf:"varint,19,opt,name=moving_from,json=movingFrom,proto3" json:"moving_from,omitempty"` // the shard that was the queue's home before, while it moves; else 0
-	LeftBehind     uint64                 `protobuf:"varint,20,opt,name=left_behind,json=leftBehind,proto3" json:"left_behind,omitempty"` // jobs that have not ended there; the counts above have them too
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Shard            uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"` // of the first partition
+	Settings         *QueueSettings         `protobuf:"bytes,3,opt,name=settings,proto3" json:"settings,omitempty"`
+	Scheduled        uint64                 `protobuf:"varint,4,opt,name=scheduled,proto3" json:"scheduled,omitempty"`
+	Ready            uint64                 `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
+	Running          uint64                 `protobuf:"varint,6,opt,name=running,proto3" json:"running,omitempty"`
+	Backoff          uint64                 `protobuf:"varint,7,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	Dead             uint64                 `protobuf:"varint,8,opt,name=dead,proto3" json:"dead,omitempty"`
+	EnqueuedTotal    uint64                 `protobuf:"varint,9,opt,name=enqueued_total,json=enqueuedTotal,proto3" json:"enqueued_total,omitempty"`
+	CompletedTotal   uint64                 `protobuf:"varint,10,opt,name=completed_total,json=completedTotal,proto3" json:"completed_total,omitempty"`
+	FailedTotal      uint64                 `protobuf:"varint,11,opt,name=failed_total,json=failedTotal,proto3" json:"failed_total,omitempty"`    // failed attempts
+	CrashedTotal     uint64                 `protobuf:"varint,12,opt,name=crashed_total,json=crashedTotal,proto3" json:"crashed_total,omitempty"` // attempts lost with their worker
+	DiedTotal        uint64                 `protobuf:"varint,13,opt,name=died_total,json=diedTotal,proto3" json:"died_total,omitempty"`
+	CancelledTotal   uint64                 `protobuf:"varint,14,opt,name=cancelled_total,json=cancelledTotal,proto3" json:"cancelled_total,omitempty"`
+	ExpiredTotal     uint64                 `protobuf:"varint,15,opt,name=expired_total,json=expiredTotal,proto3" json:"expired_total,omitempty"`
+	RetriedTotal     uint64                 `protobuf:"varint,16,opt,name=retried_total,json=retriedTotal,proto3" json:"retried_total,omitempty"`
+	DiscardedTotal   uint64                 `protobuf:"varint,17,opt,name=discarded_total,json=discardedTotal,proto3" json:"discarded_total,omitempty"`
+	OldestReadyAt    *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=oldest_ready_at,json=oldestReadyAt,proto3" json:"oldest_ready_at,omitempty"`
+	MovingFrom       uint32                 `protobuf:"varint,19,opt,name=moving_from,json=movingFrom,proto3" json:"moving_from,omitempty"`                            // the shard that was the queue's home before, or that of its first partition, while it moves; else 0
+	LeftBehind       uint64                 `protobuf:"varint,20,opt,name=left_behind,json=leftBehind,proto3" json:"left_behind,omitempty"`                            // jobs that have not ended in its homes before; the counts above have them too
+	Shards           []uint32               `protobuf:"varint,21,rep,packed,name=shards,proto3" json:"shards,omitempty"`                                               // of each partition
+	MovingFromShards []uint32               `protobuf:"varint,22,rep,packed,name=moving_from_shards,json=movingFromShards,proto3" json:"moving_from_shards,omitempty"` // of each partition before, while it moves
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Queue) Reset() {
@@ -3300,6 +3344,20 @@ func (x *Queue) GetLeftBehind() uint64 {
 		return x.LeftBehind
 	}
 	return 0
+}
+
+func (x *Queue) GetShards() []uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+func (x *Queue) GetMovingFromShards() []uint32 {
+	if x != nil {
+		return x.MovingFromShards
+	}
+	return nil
 }
 
 type ListQueuesRequest struct {
@@ -5947,7 +6005,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x06Delays\x121\n" +
 	"\x06delays\x18\x01 \x03(\v2\x19.google.protobuf.DurationR\x06delaysB\x06\n" +
 	"\x04kindB\x11\n" +
-	"\x0f_jitter_percent\"\xce\x04\n" +
+	"\x0f_jitter_percent\"\xf1\x04\n" +
 	"\x06NewJob\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12*\n" +
@@ -5962,11 +6020,12 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x05retry\x18\n" +
 	" \x01(\v2\x16.beaver.v1.RetryPolicyR\x05retry\x123\n" +
 	"\atimeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12;\n" +
-	"\bmetadata\x18\f \x03(\v2\x1f.beaver.v1.NewJob.MetadataEntryR\bmetadata\x1a;\n" +
+	"\bmetadata\x18\f \x03(\v2\x1f.beaver.v1.NewJob.MetadataEntryR\bmetadata\x12!\n" +
+	"\fordering_key\x18\r \x01(\tR\vorderingKey\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
-	"\t_priority\"\xd3\x05\n" +
+	"\t_priority\"\xf6\x05\n" +
 	"\x0eEnqueueRequest\x12%\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x11.beaver.v1.NewJobR\x04jobs\x12\x14\n" +
 	"\x05queue\x18\x02 \x01(\tR\x05queue\x12\x12\n" +
@@ -5982,7 +6041,8 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	" \x01(\rR\vmaxAttempts\x12,\n" +
 	"\x05retry\x18\v \x01(\v2\x16.beaver.v1.RetryPolicyR\x05retry\x123\n" +
 	"\atimeout\x18\f \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12C\n" +
-	"\bmetadata\x18\r \x03(\v2'.beaver.v1.EnqueueRequest.MetadataEntryR\bmetadata\x12\x16\n" +
+	"\bmetadata\x18\r \x03(\v2'.beaver.v1.EnqueueRequest.MetadataEntryR\bmetadata\x12!\n" +
+	"\fordering_key\x18\x0e \x01(\tR\vorderingKey\x12\x16\n" +
 	"\x06atomic\x18\x14 \x01(\bR\x06atomic\x12\x18\n" +
 	"\asession\x18\x15 \x01(\fR\asession\x12\x1a\n" +
 	"\bsequence\x18\x16 \x01(\x04R\bsequence\x1a;\n" +
@@ -6016,7 +6076,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x05lease\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12\x1b\n" +
 	"\tworker_id\x18\x05 \x01(\x04R\bworkerId\"9\n" +
 	"\rFetchResponse\x12(\n" +
-	"\x04jobs\x18\x01 \x03(\v2\x14.beaver.v1.LeasedJobR\x04jobs\"\x88\x04\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x14.beaver.v1.LeasedJobR\x04jobs\"\xab\x04\n" +
 	"\tLeasedJob\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\x04R\x05token\x12\x14\n" +
@@ -6032,7 +6092,8 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\bdeadline\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12;\n" +
 	"\venqueued_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"enqueuedAt\x12>\n" +
-	"\bmetadata\x18\r \x03(\v2\".beaver.v1.LeasedJob.MetadataEntryR\bmetadata\x1a;\n" +
+	"\bmetadata\x18\r \x03(\v2\".beaver.v1.LeasedJob.MetadataEntryR\bmetadata\x12!\n" +
+	"\fordering_key\x18\x0e \x01(\tR\vorderingKey\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9f\x01\n" +
@@ -6114,7 +6175,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x0eOutcomeRefused\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\x04R\x05token\x12)\n" +
-	"\x05error\x18\x03 \x01(\v2\x13.beaver.v1.JobErrorR\x05error\"\xb0\t\n" +
+	"\x05error\x18\x03 \x01(\v2\x13.beaver.v1.JobErrorR\x05error\"\xd3\t\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05queue\x18\x02 \x01(\tR\x05queue\x12)\n" +
@@ -6148,7 +6209,8 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x06errors\x18\x1a \x03(\v2\x17.beaver.v1.AttemptErrorR\x06errors\x12\x1f\n" +
 	"\vdead_reason\x18\x1b \x01(\tR\n" +
 	"deadReason\x128\n" +
-	"\bmetadata\x18\x1c \x03(\v2\x1c.beaver.v1.Job.MetadataEntryR\bmetadata\x1a;\n" +
+	"\bmetadata\x18\x1c \x03(\v2\x1c.beaver.v1.Job.MetadataEntryR\bmetadata\x12!\n" +
+	"\fordering_key\x18\x1d \x01(\tR\vorderingKey\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"~\n" +
@@ -6182,7 +6244,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\fDeadResponse\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\rR\x05count\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12+\n" +
-	"\x06errors\x18\x03 \x03(\v2\x13.beaver.v1.JobErrorR\x06errors\"\xef\x02\n" +
+	"\x06errors\x18\x03 \x03(\v2\x13.beaver.v1.JobErrorR\x06errors\"\xa3\x03\n" +
 	"\rQueueSettings\x12&\n" +
 	"\fmax_attempts\x18\x01 \x01(\rH\x00R\vmaxAttempts\x88\x01\x01\x12,\n" +
 	"\x05retry\x18\x02 \x01(\v2\x16.beaver.v1.RetryPolicyR\x05retry\x123\n" +
@@ -6191,13 +6253,17 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\n" +
 	"keep_ended\x18\x05 \x01(\rH\x02R\tkeepEnded\x88\x01\x01\x12 \n" +
 	"\tdepth_max\x18\x06 \x01(\x04H\x03R\bdepthMax\x88\x01\x01\x12\x1b\n" +
-	"\x06paused\x18\a \x01(\bH\x04R\x06paused\x88\x01\x01B\x0f\n" +
+	"\x06paused\x18\a \x01(\bH\x04R\x06paused\x88\x01\x01\x12#\n" +
+	"\n" +
+	"partitions\x18\b \x01(\rH\x05R\n" +
+	"partitions\x88\x01\x01B\x0f\n" +
 	"\r_max_attemptsB\x0f\n" +
 	"\r_poison_limitB\r\n" +
 	"\v_keep_endedB\f\n" +
 	"\n" +
 	"_depth_maxB\t\n" +
-	"\a_paused\"\xbc\x05\n" +
+	"\a_pausedB\r\n" +
+	"\v_partitions\"\x82\x06\n" +
 	"\x05Queue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x124\n" +
@@ -6222,7 +6288,9 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\vmoving_from\x18\x13 \x01(\rR\n" +
 	"movingFrom\x12\x1f\n" +
 	"\vleft_behind\x18\x14 \x01(\x04R\n" +
-	"leftBehind\"\x13\n" +
+	"leftBehind\x12\x16\n" +
+	"\x06shards\x18\x15 \x03(\rR\x06shards\x12,\n" +
+	"\x12moving_from_shards\x18\x16 \x03(\rR\x10movingFromShards\"\x13\n" +
 	"\x11ListQueuesRequest\">\n" +
 	"\x12ListQueuesResponse\x12(\n" +
 	"\x06queues\x18\x01 \x03(\v2\x10.beaver.v1.QueueR\x06queues\"%\n" +
