@@ -176,6 +176,25 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// A snapshot of a term that the replica had not heard of tells that term, in which it has voted for nobody; any other leaves the vote.
+func TestTermOfSnapshot(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		snapshot   uint64
+		term, vote uint64
+	}{{5, 7, 2}, {7, 7, 2}, {8, 8, 0}} {
+		log := &crashLog{now: logState{state: wal.ShardState{First: 10, Last: 9, HardState: wal.HardState{Term: 7, Vote: 2, Commit: 4}}, term: tc.snapshot}}
+		s, err := openStorage(Config{ID: 7, Replica: 1, Log: log}, Restored{9, tc.snapshot, nil}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hard, _, err := s.InitialState()
+		if err != nil || hard.GetTerm() != tc.term || hard.GetVote() != tc.vote || hard.GetCommit() != 9 {
+			t.Errorf("a snapshot of term %d under term 7: %v, %v; want term %d, vote %d, commit 9", tc.snapshot, hard, err, tc.term, tc.vote)
+		}
+	}
+}
+
 func TestConfigRefuses(t *testing.T) {
 	t.Parallel()
 	for _, c := range []Config{

@@ -66,7 +66,11 @@ func openStorage(cfg Config, snap Restored, conf *raftpb.ConfState) (*storage, e
 	}
 	// A commit index is written lazily. What a snapshot holds was committed, whether or not that was recorded in time.
 	s.hard.Commit = max(s.hard.Commit, snap.Index)
-	s.hard.Term = max(s.hard.Term, snap.Term)
+	if snap.Term > s.hard.Term {
+		// A snapshot of another node may be of a term that the replica had not heard of. It has voted for nobody in it, since a vote makes
+		// its term durable before anybody is told. The snapshot is durable, so every start finds the same until the hard state says more.
+		s.hard.Term, s.hard.Vote = snap.Term, 0
+	}
 	return s, nil
 }
 
