@@ -12,6 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/queue"
 	"github.com/beaver-raft/beaver/internal/vfs"
 )
@@ -365,6 +366,56 @@ func TestPartitionedRepeats(t *testing.T) {
 		}
 		if want := 4 * (len(pair) + len(both) + len(loose)); total != want {
 			t.Fatalf("%d jobs are stored, and %d were sent", total, want)
+		}
+	})
+}
+
+// TestHalfKnownRequest: of a request's two partitions one was closed already and remembers that it refused its part, and the other never heard
+// of it. Both parts go to one new home together, and so does every repeat.
+func TestHalfKnownRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		e := open(t, vfs.NewSim(1, vfs.SimOptions{}), func(o *Options) { o.Shards = 3 })
+		if _, err := e.PartitionQueue(ctx, "q", 2, asIs); err != nil {
+			t.Fatal(err)
+		}
+		at := func(count int, key string) int { return partitionOf(count, &Spec{OrderingKey: key}, 0) }
+		first, second := "", ""
+		for i := 0; second == ""; i++ {
+			switch key := fmt.Sprint(i); {
+			case first == "" && at(2, key) == 0:
+				first = key
+			case first != "" && at(2, key) == 1 && at(3, key) == at(3, first):
+				second = key
+			}
+		}
+		old := e.routes.byName("q").homes
+		r, err := e.catalog.propose(ctx, func(dst []byte) []byte { return cluster.AppendSpread(dst, "q", old[0].id, []uint16{1, 2, 3}) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		closed := r.Queue.Settings
+		closed.Closed = true
+		one := cluster.Homes{ID: r.Queue.From.ID, Shards: r.Queue.From.Shards[:1]}
+		if err := e.configureHomes(ctx, &r.Queue, &one, &closed); err != nil {
+			t.Fatal(err)
+		}
+		onShard(t, e, old[1].pump, func() { old[1].pump.setClosed(errNotLeader()) })
+		js := keyed("q", 1, first, second, first, second)
+		_, err = e.Enqueue(ctx, &EnqueueRequest{Session: SessionID{1}, Sequence: 1, Jobs: slices.Clone(js)}, nil)
+		wantError(t, err, CodeUnavailable, ReasonNotLeader)
+		onShard(t, e, old[1].pump, func() { old[1].pump.setClosed(nil) })
+		if err := e.openMove(ctx, "q"); err != nil {
+			t.Fatal(err)
+		}
+		was := send(t, e, 1, 1, false, js...)
+		for i, got := range send(t, e, 1, 1, false, js...) {
+			if !got.Duplicate || got.ID != was[i].ID || got.ID.Shard != was[0].ID.Shard {
+				t.Fatalf("again job %d is %+v, was %+v", i, got, was[i])
+			}
+		}
+		if s, err := e.Queue(ctx, "q"); err != nil || s.Info.Enqueued != 4 || s.LeftBehind != 0 {
+			t.Fatalf("%+v, %v", s, err)
 		}
 	})
 }
