@@ -161,7 +161,7 @@ func (l *Log) stepMerge() error {
 		n, err := l.copySegment(job, g, budget)
 		if err != nil {
 			if _, damaged := errors.AsType[*CorruptError](err); damaged {
-				g.damaged = true
+				g.damaged, g.hurt = true, job.hurt
 				l.NoteDamage(job.shard, job.hurt)
 			}
 			return err
@@ -195,12 +195,24 @@ func (l *Log) copySegment(job *mergeJob, g *segment, budget int64) (copied int64
 		}
 		p := place{segment: g, offset: x.offset(), fileID: g.fileID(), size: x.size, dataCRC: x.crc}
 		if err := job.w.copyFrom(&l.keeper.window, &p, index); err != nil {
+			if _, damaged := errors.AsType[*CorruptError](err); damaged && l.servedElsewhere(job.shard, g, index) {
+				continue
+			}
 			job.hurt = index
 			return copied, err
 		}
 		copied += x.size.frame()
 	}
 	return copied, nil
+}
+
+// servedElsewhere reports whether another segment serves an entry that one has: it was received, and goes first. So the one's is of no
+// use, and when it is damaged, nobody mends it.
+func (l *Log) servedElsewhere(shard ShardID, g *segment, index uint64) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	other, _, ok := l.shards[shard].segmentOf(index)
+	return ok && other != g
 }
 
 func (l *Log) finishMerge(job *mergeJob) error {

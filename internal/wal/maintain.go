@@ -274,6 +274,9 @@ func (l *Log) countDead(s *shardLog, dead *roaring64.Bitmap) {
 				g.live--
 				g.liveBytes -= g.entries[i].size.frame()
 				g.lost += g.entries[i].size.frame()
+				if g.damaged && (index == g.hurt || s.wanted[index] != nil) {
+					g.damaged = false // what is left may be merged: whatever else is damaged is found then
+				}
 			}
 		}
 	}

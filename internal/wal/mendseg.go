@@ -164,7 +164,10 @@ func (l *Log) mendItem(job *mergeJob, it mendItem) error {
 		return g.leave(it.index, err)
 	}
 	p.term = g.term(it.row)
-	return job.w.addDamaged(&p, it.index, l.keeper.window.salvage(&p))
+	damaged := job.w.g.damaged || !l.servedElsewhere(job.shard, g, it.index)
+	err = job.w.addDamaged(&p, it.index, l.keeper.window.salvage(&p))
+	job.w.g.damaged = damaged
+	return err
 }
 
 // leave gives up writing a segment anew whose index was rebuilt: the next Open does that again.

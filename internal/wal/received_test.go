@@ -560,3 +560,34 @@ func FuzzIntake(f *testing.F) {
 		}
 	})
 }
+
+// A damaged entry that was received again is served from there, and does not keep the segment that it is damaged in from being merged.
+func TestDamagedAndReceived(t *testing.T) {
+	l, sim := openSim(t, Options{FileBytes: 4096})
+	appendFlushed(t, l, 1, 2, 1, 24, 400)
+	l.Retain(1, Retention{Snapshot: 24, KeepFrom: 25, Live: roaring64.BitmapOf(every(1, 24, 1)...)})
+	appendFlushed(t, l, 1, 2, 25, 25, 400)
+	maintained(t, l)
+	if n := len(l.shards[1].segments); n < 3 {
+		t.Fatalf("%d segments, want at least 3", n)
+	}
+	own := l.shards[1].segments[0]
+	at := own.entries[0].offset() + frameHeaderBytes + 9
+	if err := sim.FlipBit(own.name, at, 1); err != nil {
+		t.Fatal(err)
+	}
+	mustInstall(t, l, Installation{Shard: 1, Index: 30, Term: 2, Held: 24, Dir: intakeDir, Segments: receive(t, intakeOptions(sim), 1)})
+	l.Retain(1, Retention{Snapshot: 30, KeepFrom: 31, Live: roaring64.BitmapOf(1, 2, 9, 24)})
+	for range settleCalls + 2 {
+		if damage := maintainAll(t, l); damage != nil {
+			t.Fatal(damage)
+		}
+	}
+	if s := l.Stats(); s.SegmentBytes > 2*s.SegmentLiveBytes {
+		t.Errorf("%d bytes of segments for %d that live", s.SegmentBytes, s.SegmentLiveBytes)
+	}
+	wantReceived(t, l, 1)
+	if e, err := l.Read(1, 2); err != nil || len(e.Data) != 400 {
+		t.Errorf("entry 2: %d bytes, %v", len(e.Data), err)
+	}
+}

@@ -83,10 +83,11 @@ type segment struct {
 	counted   bool // live and liveBytes reflect the accounted live set
 	live      int  // entries in the live set
 	liveBytes int64
-	damaged   bool  // an entry did not read back; not compacted any more
-	rebuilt   bool  // the file's index is damaged, and to be written anew: see rebuild.go
-	lost      int64 // bytes that died by the accounting under way
-	rest      int   // calls of Maintain that find nothing to do until it counts as settled: see settle
+	damaged   bool   // an entry did not read back; not compacted until that is mended or dead
+	hurt      uint64 // that entry, when a merge found it
+	rebuilt   bool   // the file's index is damaged, and to be written anew: see rebuild.go
+	lost      int64  // bytes that died by the accounting under way
+	rest      int    // calls of Maintain that find nothing to do until it counts as settled: see settle
 
 	mu     sync.RWMutex // held shared while file is read; exclusively to open or close it
 	file   vfs.File
