@@ -64,8 +64,12 @@ func (l *Log) SetMendable(shard ShardID, mendable bool) {
 	l.shardFor(shard).mendable = mendable
 }
 
-// IsDamage reports whether an error of a read says that an entry is damaged, or on a sector that the disk cannot read.
+// IsDamage reports whether an error of a read says that an entry is damaged, or on a sector that the disk cannot read. A log that has
+// failed says nothing of its entries, though its error may tell of the sector that could not be written.
 func IsDamage(err error) bool {
+	if errors.Is(err, ErrClosed) || errors.Is(err, errFinal) {
+		return false
+	}
 	_, damaged := errors.AsType[*CorruptError](err)
 	return damaged || errors.Is(err, syscall.EIO)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
@@ -378,5 +379,24 @@ func TestMendReplacedMeanwhile(t *testing.T) {
 	}
 	if e, err := l.Read(1, 1); err != nil || e.Term != 2 || string(e.Data) != "new and longer" {
 		t.Errorf("reads %+v, %v", e, err)
+	}
+}
+
+// A log that failed for a sector that cannot be written is no damage that peers could mend.
+func TestIsDamage(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{nil, false},
+		{syscall.EIO, true},
+		{fmt.Errorf("read: %w", &CorruptError{Reason: "the data checksum does not match"}), true},
+		{ErrUnavailable, false},
+		{fmt.Errorf("sync next.tmp: %w: %w", errFinal, syscall.EIO), false},
+		{fmt.Errorf("%w: %w", ErrClosed, fmt.Errorf("maintain log: %w", syscall.EIO)), false},
+	} {
+		if got := IsDamage(c.err); got != c.want {
+			t.Errorf("%v: damage %v, want %v", c.err, got, c.want)
+		}
 	}
 }
