@@ -1,6 +1,7 @@
 package beaver
 
 import (
+	"math"
 	"strings"
 	"time"
 
@@ -159,8 +160,11 @@ func (s *QueueSettings) proto() (*beaverv1.QueueSettings, error) {
 		if f.from == nil {
 			continue
 		}
-		if *f.from < 0 || int64(*f.from) > int64(^uint32(0)) {
-			return nil, invalid("settings."+f.name, "%d is out of range", *f.from)
+		switch n := int64(*f.from); {
+		case n < 0:
+			return nil, invalid("settings."+f.name, "%s is %d; it cannot be negative", f.name, n)
+		case n > math.MaxUint32:
+			return nil, invalid("settings."+f.name, "%s is %d, which is far over its limit", f.name, n)
 		}
 		*f.to = new(uint32(*f.from))
 	}

@@ -103,7 +103,8 @@ func validateQueue(name string) error {
 	}
 	for i := range len(name) {
 		if !isQueueNameByte(name[i]) {
-			return invalid("queue", "the queue's name %q has %q at %d; use A-Z a-z 0-9 . _ : / -", name, name[i], i)
+			_, size := utf8.DecodeRuneInString(name[i:])
+			return invalid("queue", "the queue's name %q has %q at %d; use A-Z a-z 0-9 . _ : / -", name, name[i:i+size], i)
 		}
 	}
 	return nil

@@ -58,6 +58,8 @@ func (a *app) enqueueFile(ctx context.Context, c *beaver.Client, base *beaver.Jo
 	run := &fileRun{app: a, client: c, base: base, ids: f.ids, reported: a.now()}
 	err := errors.Join(run.read(ctx, in), run.flush(ctx))
 	switch {
+	case err != nil && run.first != nil:
+		return fmt.Errorf("%w; stored before that: %s, and %s refused, the first: %v", err, plural(run.stored, "job"), plural(run.refused, "job"), run.first)
 	case err != nil:
 		return fmt.Errorf("%w; stored before that: %s", err, plural(run.stored, "job"))
 	case run.first != nil:

@@ -55,7 +55,7 @@ func (a *app) printQueues(queues []*beaver.QueueInfo) error {
 			notes = append(notes, fmt.Sprintf("%d partitions", len(q.Shards)))
 		}
 		if q.MovingFrom != 0 {
-			notes = append(notes, fmt.Sprintf("moves from %s to %s (%d left there)", shardList(q.MovingFromShards), shardList(q.Shards), q.LeftBehind))
+			notes = append(notes, fmt.Sprintf("moves: %d left on %s; now on %s", q.LeftBehind, shardList(q.MovingFromShards), shardList(q.Shards)))
 		}
 		rows[i] = row(q.Name, q.Ready, q.Running, q.Scheduled, q.Backoff, q.Dead, q.CompletedTotal, a.ago(q.OldestReadyAt), strings.Join(notes, "; "))
 	}

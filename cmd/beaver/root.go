@@ -57,12 +57,12 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
 	if !a.running {
-		advice := "see beaver --help"
+		advice := "see " + cmd.CommandPath() + " --help"
 		text := plainSuggestion(err.Error())
 		if strings.Contains(text, "--help") || strings.HasSuffix(text, "?") {
 			advice = ""

@@ -16,6 +16,8 @@ const (
 	DefaultShards = 4
 	// ShardsMax is how many data shards a node may have.
 	ShardsMax = cluster.ShardsMax
+	// PartitionsMax is how many partitions a queue may have.
+	PartitionsMax = cluster.PartitionsMax
 
 	// WaitingCallsMax and WaitingBytesMax bound the commands of one shard that are not yet proposed. Over them new jobs
 	// are refused at once, so that a caller slows down rather than times out. What ends or tends jobs makes room, and
@@ -33,7 +35,7 @@ const (
 	// farFetchBytesMax is FetchBytesMax for a fetch whose answer goes to another node.
 	farFetchBytesMax = 6 << 20
 	// farQueuesMax and farLegsMax bound a fetch at another node: each of its queues may move from the most partitions to the most.
-	farQueuesMax = 2 * cluster.PartitionsMax * queue.FetchQueuesMax
+	farQueuesMax = 2 * PartitionsMax * queue.FetchQueuesMax
 	farLegsMax   = cluster.ShardsMax + farQueuesMax/queue.FetchQueuesMax
 	// FinishMax is how many attempts one Finish may end.
 	FinishMax = 2000

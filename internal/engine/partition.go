@@ -155,8 +155,8 @@ func (e *Engine) PartitionQueue(ctx context.Context, name string, count int, edi
 
 func (e *Engine) checkPartitions(count int) *Error {
 	switch shards := e.Shards(); {
-	case count < 1 || count > cluster.PartitionsMax:
-		return invalid("partitions", "is %d; it must lie between 1 and %d", count, cluster.PartitionsMax)
+	case count < 1 || count > PartitionsMax:
+		return invalid("partitions", "is %d; it must lie between 1 and %d", count, PartitionsMax)
 	case count > shards:
 		return invalid("partitions", "is %d, and there are %d data shards: each partition has one of its own; add shards first, with beaver cluster add-shards or a higher --shards", count, shards)
 	}

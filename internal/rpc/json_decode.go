@@ -383,7 +383,7 @@ func twice(a, b string) string {
 // numbersMax are the limits of numbers that people write, by field, for the error of what is no such number at all.
 var numbersMax = map[string]uint64{
 	"priority": queue.PriorityCount - 1, "max_attempts": queue.MaxAttemptsMax, "poison_limit": queue.PoisonLimitMax,
-	"keep_ended": queue.KeepEndedMax, "max": queue.FetchMax, "percent": 100, "jitter_percent": 100,
+	"keep_ended": queue.KeepEndedMax, "partitions": engine.PartitionsMax, "max": queue.FetchMax, "percent": 100, "jitter_percent": 100,
 	"page_size": queue.ListMax, "limit": DeadLimitMax,
 }
 
