@@ -1,12 +1,16 @@
 package host
 
 import (
+	"errors"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
 
+	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/transfer"
 	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
@@ -55,5 +59,111 @@ func TestInstallationMeetsAFullDirectory(t *testing.T) {
 		c.edit = nil
 		c.mustOpen(behind, Replica{})
 		c.agree(behind)
+	})
+}
+
+// cutShort makes a replica that is behind end in the middle of an installation: a call of its file system fails. It returns who that is.
+func (c *cluster) cutShort(fault func(vfs.FS) vfs.FS) (behind uint64) {
+	c.found(3)
+	c.add("k")
+	c.agree(1, 2, 3)
+	behind = c.others(c.leader())[0]
+	c.net.cutOff(behind, true)
+	c.fill(3)
+	c.crash(behind, vfs.Killed())
+	c.edit = func(o *Options) { o.FS = fault(o.FS) }
+	c.mustOpen(behind, Replica{})
+	c.edit = nil
+	c.net.cutOff(behind, false)
+	c.await("the node ends", func() bool {
+		select {
+		case err := <-c.nodes[behind].fatal:
+			return err != nil
+		default:
+			return false
+		}
+	})
+	c.crash(behind, vfs.AllKept())
+	return behind
+}
+
+// spoilNewest flips a bit of the newest snapshot in a directory.
+func spoilNewest(t *testing.T, disk *vfs.Sim, dir string) {
+	t.Helper()
+	files, err := snapshot.List(disk, dir)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no snapshot in %s: %v", dir, err)
+	}
+	if err := disk.FlipBit(files[0].Path, files[0].Bytes/2, 3); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// When a snapshot that was decided to be installed is damaged before it is, the replica goes on as it was, and is brought another.
+func TestDamagedInstallationIsAbandoned(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.closeAll()
+		var times atomic.Int32
+		times.Store(1)
+		behind := c.cutShort(func(disk vfs.FS) vfs.FS { return fullDirDisk{disk, &times} })
+		spoilNewest(t, c.disks[behind], transfer.Dir("data", groupShard))
+		c.mustOpen(behind, Replica{})
+		if lost := c.nodes[behind].Lost(groupShard); lost != nil {
+			t.Fatal(lost)
+		}
+		c.agree(behind)
+		c.crash(c.others(behind)[0], vfs.AllLost())
+		c.add("k") // by its vote
+	})
+}
+
+// stuckDisk cannot say that an installation is over.
+type stuckDisk struct{ vfs.FS }
+
+func (d stuckDisk) Remove(name string) error {
+	if strings.HasSuffix(name, "/install") {
+		return syscall.EIO
+	}
+	return d.FS.Remove(name)
+}
+
+// When it is damaged after the log began behind it, the replica has no state to go on from: it is not run, at any start, until the group
+// has made the node a member anew.
+func TestDamagedInstallationIsNotRun(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.closeAll()
+		behind := c.cutShort(func(disk vfs.FS) vfs.FS { return stuckDisk{disk} })
+		old := shard.NewReplicaID(shard.NodeID(behind), 0)
+		spoilNewest(t, c.disks[behind], SnapshotDir("data", groupShard))
+		for range 3 {
+			c.mustOpen(behind, Replica{})
+			lost := c.nodes[behind].Lost(groupShard)
+			if _, damaged := errors.AsType[*transfer.DamagedError](lost); lost == nil || lost.Replica != old || !damaged {
+				t.Fatalf("it has no state, and says %v", lost)
+			}
+			c.crash(behind, vfs.AllLost())
+		}
+		c.mustOpen(behind, Replica{})
+		c.net.cutOff(behind, true)
+		c.add("k")
+		c.change(shard.Change{Kind: shard.Demote, Replica: old})
+		c.change(shard.Change{Kind: shard.Remove, Replica: old})
+		made := c.change(shard.Change{Kind: shard.AddLearner, Replica: old})
+		if err := c.nodes[behind].AddReplica(t.Context(), Replica{Shard: groupShard, ID: made[0].Replica, Join: true}); err != nil {
+			t.Fatal(err)
+		}
+		c.net.cutOff(behind, false)
+		c.agree(1, 2, 3)
+		c.change(shard.Change{Kind: shard.Promote, Replica: made[0].Replica})
+		c.crash(behind, vfs.AllLost())
+		c.mustOpen(behind, Replica{})
+		if lost := c.nodes[behind].Lost(groupShard); lost != nil {
+			t.Error(lost)
+		}
+		c.agree(1, 2, 3)
 	})
 }

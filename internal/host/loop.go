@@ -88,14 +88,6 @@ func (l *loop) receiverConfig() transfer.ReceiverConfig {
 	}
 }
 
-// completeInstallation completes what a crash interrupted. REQUIRES: nothing else uses the log yet.
-func (l *loop) completeInstallation() error {
-	if _, _, err := transfer.Recover(l.receiverConfig()); err != nil {
-		return fmt.Errorf("shard %d: %w", l.id, err)
-	}
-	return nil
-}
-
 // restore restores the replica, and records that it has a state before it speaks.
 func (l *loop) restore() error {
 	h := l.h

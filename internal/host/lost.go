@@ -1,13 +1,16 @@
 package host
 
 import (
+	"errors"
 	"maps"
 
 	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/transfer"
 )
 
-// A replica whose log may have lost what it promised (replica.LostError) is not run: to its group it is a member that is down, for
+// A replica whose log may have lost what it promised, or whose disk damaged a snapshot in the middle of its installation, so that it has no
+// state to go on from (transfer.DamagedError), is not run (replica.LostError): to its group it is a member that is down, for
 // good. All that there is of it stays, and its record says that it is a member, until the group has gone on without it: only a leader
 // that has removed it gives this node another id, by which AddReplica knows that the old one is retired. So when several members
 // lost theirs at once, and no majority is left, nothing more is lost.
@@ -25,8 +28,12 @@ func (h *Host) setLost(id shard.ID, lost *replica.LostError) {
 	delete(t.lost, id)
 	if lost != nil {
 		t.lost[id] = lost
-		h.opts.Logger.Error("the log is damaged where votes or acknowledgements of a replica may have been: it never speaks again, and its group has to make this node a member anew",
-			"shard", id, "replica", lost.Replica.String(), "damage", lost.Reason)
+		log := h.opts.Logger.With("shard", id, "replica", lost.Replica.String(), "damage", lost.Reason)
+		if _, between := errors.AsType[*transfer.DamagedError](lost.Reason); between {
+			log.Error("a snapshot was damaged while it was being installed: its replica has no state to go on from, and its group has to make this node a member anew")
+		} else {
+			log.Error("the log is damaged where votes or acknowledgements of a replica may have been: it never speaks again, and its group has to make this node a member anew")
+		}
 	}
 	h.table.Store(&t)
 }

@@ -164,7 +164,9 @@ func (l *memLog) Retained(wal.ShardID) (uint64, *roaring64.Bitmap)              
 func (l *memLog) LiveBytes(wal.ShardID, *roaring64.Bitmap) (uint64, uint64)       { return 0, 0 }
 func (l *memLog) NextReceived(wal.ShardID) uint64                                 { return 1 }
 func (l *memLog) Missing(wal.ShardID, *roaring64.Bitmap, uint64) (uint64, uint64) { return 0, 0 }
-func (l *memLog) Install(wal.Installation) (wal.Position, error)                  { return 0, wal.ErrClosed }
+func (l *memLog) Received(wal.Installation) (bool, error)                         { return false, nil }
+
+func (l *memLog) Install(wal.Installation) (wal.Position, error) { return 0, wal.ErrClosed }
 
 func (l *memLog) Forget(wal.ShardID) (wal.Position, error) { return 0, wal.ErrClosed }
 

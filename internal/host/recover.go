@@ -3,10 +3,12 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/replica"
+	"github.com/beaver-raft/beaver/internal/transfer"
 )
 
 // progressEntries is how many entries lie between two reports of Options.Progress.
@@ -25,13 +27,8 @@ func (h *Host) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, l := range loops {
-		if h.log.Lost(l.id) != nil {
-			continue // It will not be opened.
-		}
-		if err := l.completeInstallation(); err != nil {
-			return err
-		}
+	if loops, err = h.completeInstallations(loops); err != nil {
+		return err
 	}
 	errs := make([]error, len(loops))
 	for i, l := range loops {
@@ -55,4 +52,27 @@ func (h *Host) recover(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// completeInstallations completes what a crash interrupted, and returns the replicas that may go on. REQUIRES: nothing else uses the log
+// yet.
+func (h *Host) completeInstallations(loops []*loop) (good []*loop, err error) {
+	for _, l := range loops {
+		if h.log.Lost(l.id) == nil { // It will not be opened otherwise.
+			done, err := transfer.Recover(l.receiverConfig())
+			if damaged, ok := errors.AsType[*transfer.DamagedError](err); ok {
+				h.setLost(l.id, &replica.LostError{Shard: l.id, Replica: l.replica, Reason: damaged})
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("shard %d: %w", l.id, err)
+			}
+			if done.Abandoned != nil {
+				h.opts.Logger.Error("a snapshot that was to be installed is damaged: the replica goes on without, and waits for another",
+					"shard", l.id, "damage", done.Abandoned)
+			}
+		}
+		good = append(good, l)
+	}
+	return good, nil
 }

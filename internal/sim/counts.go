@@ -18,6 +18,7 @@ type Counts struct {
 	Mends         uint64 // messages about damaged entries
 	Lost          uint64 // replicas that may have lost what they promised
 	Outages       uint64 // times that a replica left its group since entries of its log were damaged
+	Abandoned     uint64 // installations of snapshots that were undone since the disk had damaged them
 	Refusals      uint64 // starts that were refused since a snapshot was damaged
 	Rebuilt       uint64 // segments whose index a start made out of their records
 	Transfers     uint64 // snapshots that were brought to other members
@@ -57,6 +58,7 @@ func (c *Counts) Rows() []Count {
 		{"messages to mend damage", c.Mends},
 		{"replicas out of their groups", c.Outages},
 		{"replicas that never speak again", c.Lost},
+		{"installations abandoned for damage", c.Abandoned},
 		{"starts refused for damage", c.Refusals},
 		{"indexes of segments made anew", c.Rebuilt},
 		{"snapshots sent", c.Transfers},
@@ -90,6 +92,7 @@ func (c *Counts) Add(o *Counts) {
 	c.Mends += o.Mends
 	c.Outages += o.Outages
 	c.Lost += o.Lost
+	c.Abandoned += o.Abandoned
 	c.Refusals += o.Refusals
 	c.Rebuilt += o.Rebuilt
 	c.Transfers += o.Transfers

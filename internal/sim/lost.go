@@ -83,13 +83,18 @@ func (n *node) lost(g *group) bool {
 	if damage == nil {
 		return false
 	}
+	n.replaced(g, damage)
+	return true
+}
+
+// replaced has a replica replaced that must not go on.
+func (n *node) replaced(g *group, damage error) {
 	w := n.w
-	w.trace.printf(n.name, "replica %v of shard %d may have lost what it promised: %v", g.identity[n.index], g.id, damage)
+	w.trace.printf(n.name, "replica %v of shard %d must not go on: %v", g.identity[n.index], g.id, damage)
 	w.counts.Lost++
 	g.identity[n.index] = 0
 	g.replace, g.resting = n.index, false
 	w.after(time.Second, g.operate)
-	return true
 }
 
 // unharmed fails the run if a disk is damaged that nobody has damaged: then something was not as durable as it was told.

@@ -58,13 +58,25 @@ func (m *member) receiverConfig() transfer.ReceiverConfig {
 	}
 }
 
-// recover completes what a crash interrupted.
-func (m *member) recover() error {
-	meta, completed, err := transfer.Recover(m.receiverConfig())
-	if completed {
-		m.n.installed[m.group.id] = meta.Index
+// recover completes what a crash interrupted. It is false when the replica must not go on, as it is between two states.
+func (m *member) recover() (ok bool, err error) {
+	n := m.n
+	done, err := transfer.Recover(m.receiverConfig())
+	if damaged, ok := errors.AsType[*transfer.DamagedError](err); ok && n.rotted {
+		n.replaced(m.group, damaged)
+		return false, nil
 	}
-	return err
+	if done.Installed {
+		n.installed[m.group.id] = done.Meta.Index
+	}
+	if done.Abandoned != nil {
+		n.w.counts.Abandoned++
+		n.w.trace.printf(m.name, "abandons the installation of a snapshot: %v", done.Abandoned)
+		if !n.rotted {
+			n.w.fail("%s abandons the installation of a snapshot, though its disk did not rot: %v", m.name, done.Abandoned)
+		}
+	}
+	return true, err
 }
 
 // open opens the replica from the disk: at a start, and when a snapshot was installed.

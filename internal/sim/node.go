@@ -164,9 +164,12 @@ func (n *node) open() error {
 			continue
 		}
 		m := newMember(n, g, id)
-		n.members[g.id] = m
-		if err := m.recover(); err != nil {
+		ok, err := m.recover()
+		if err != nil {
 			return err
+		}
+		if ok {
+			n.members[g.id] = m
 		}
 	}
 	for _, m := range n.members {

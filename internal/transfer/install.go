@@ -3,7 +3,6 @@ package transfer
 import (
 	"errors"
 	"fmt"
-	"path"
 
 	"github.com/beaver-raft/beaver/internal/invariant"
 	"github.com/beaver-raft/beaver/internal/snapshot"
@@ -127,10 +126,14 @@ func place(cfg ReceiverConfig, d decision) (m snapshot.Meta, end wal.Position, e
 	if err := loaded.Close(); err != nil {
 		return m, 0, fmt.Errorf("close snapshot: %w", err)
 	}
-	end, err = cfg.Log.Install(wal.Installation{
-		Shard: cfg.Shard, Index: d.index, Term: d.term, Held: d.held, Dir: cfg.Dir, Segments: d.segments,
-	})
+	end, err = cfg.Log.Install(d.installation(cfg))
 	return loaded.Meta, end, err
+}
+
+func (d *decision) installation(cfg ReceiverConfig) wal.Installation {
+	return wal.Installation{
+		Shard: cfg.Shard, Index: d.index, Term: d.term, Held: d.held, Dir: cfg.Dir, Segments: d.segments,
+	}
 }
 
 // Installed ends the installation, and returns what to tell the sender. REQUIRES: the log was flushed up to what Install
@@ -166,28 +169,4 @@ func end(cfg ReceiverConfig) error {
 		return fmt.Errorf("end the installation: %w", err)
 	}
 	return syncDir(cfg.FS, cfg.Dir)
-}
-
-// Recover completes the installation that a crash interrupted, if there is one, and reports what is installed. It needs no
-// Verify. Call it after wal.Open, before any shard is restored; it flushes the log, so nobody else may yet.
-func Recover(cfg ReceiverConfig) (m snapshot.Meta, installed bool, err error) {
-	b, err := readFile(cfg.FS, cfg.Dir+"/"+installName, installBytesMax)
-	if err != nil || b == nil {
-		return m, false, err
-	}
-	d, err := decodeDecision(b, cfg.Shard)
-	if err != nil {
-		return m, false, &wal.CorruptError{File: cfg.Dir + "/" + installName, Shard: cfg.Shard, Reason: err.Error()}
-	}
-	// A process that was killed may have left the name, and others that it relies on, in memory only.
-	if err := errors.Join(syncDir(cfg.FS, path.Dir(cfg.Dir)), syncDir(cfg.FS, cfg.Dir)); err != nil {
-		return m, false, err
-	}
-	if m, _, err = place(cfg, d); err != nil {
-		return m, false, fmt.Errorf("complete the installation of snapshot %d: %w", d.index, err)
-	}
-	if _, err := cfg.Log.Flush(); err != nil {
-		return m, false, fmt.Errorf("complete the installation of snapshot %d: %w", d.index, err)
-	}
-	return m, true, end(cfg)
 }

@@ -190,15 +190,19 @@ func verify(_ snapshot.Meta, content io.Reader) (transfer.State, error) {
 	return transfer.State{Fingerprint: m.sum, Live: m.live}, nil
 }
 
+func logOptions(disk *vfs.Sim) wal.Options {
+	return wal.Options{FS: disk, Dir: logDir, FileBytes: 16 << 10, ReserveBytes: 1 << 10, CompactBelow: 70, KeepHoles: true, Peers: true}
+}
+
 // open starts a node, as a host does: log, unfinished installation, snapshot, replay, retention.
 func open(disk *vfs.Sim, h *history) (*node, error) {
 	n := &node{h: h, disk: disk, m: newMachine()}
 	var err error
-	n.log, _, err = wal.Open(wal.Options{FS: disk, Dir: logDir, FileBytes: 16 << 10, ReserveBytes: 1 << 10, CompactBelow: 70})
+	n.log, _, err = wal.Open(logOptions(disk))
 	if err != nil {
 		return nil, err
 	}
-	if _, _, err = transfer.Recover(receiverConfig(disk, n.log)); err != nil {
+	if _, err = transfer.Recover(receiverConfig(disk, n.log)); err != nil {
 		return nil, err
 	}
 	if err = n.restore(); err != nil {

@@ -30,6 +30,7 @@ type FollowerLog interface {
 	Missing(shard wal.ShardID, set *roaring64.Bitmap, upTo uint64) (count, first uint64)
 	NextReceived(shard wal.ShardID) uint64
 	Full() bool
+	Received(wal.Installation) (moved bool, err error)
 	Install(wal.Installation) (wal.Position, error)
 	Flush() (wal.Position, error)
 }

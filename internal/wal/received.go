@@ -238,13 +238,7 @@ func (l *Log) take(in Installation) ([]*segment, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("take received segment: %w", err)
 		}
-		g, rebuilt, err := openOrRebuild(l.fs, name, in.Shard, id, l.opts.KeepHoles)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = &CorruptError{File: name, Shard: in.Shard, Reason: "a segment that was received is missing"}
-		}
-		if err == nil && rebuilt != nil && (len(g.entries) == 0 || !rebuilt.Whole && !l.opts.KeepHoles) {
-			err = rebuilt.damage()
-		}
+		g, err := l.openReceived(name, in.Shard, id)
 		if err != nil {
 			return nil, err
 		}
@@ -256,6 +250,45 @@ func (l *Log) take(in Installation) ([]*segment, error) {
 		}
 	}
 	return taken, nil
+}
+
+// openReceived opens a received segment. A *CorruptError says that it is missing, or that nothing of it is left.
+func (l *Log) openReceived(name string, shard ShardID, id segmentID) (*segment, error) {
+	g, rebuilt, err := openOrRebuild(l.fs, name, shard, id, l.opts.KeepHoles)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &CorruptError{File: name, Shard: shard, Reason: "a segment that was received is missing"}
+	}
+	if err == nil && rebuilt != nil && (len(g.entries) == 0 || !rebuilt.Whole && !l.opts.KeepHoles) {
+		err = rebuilt.damage()
+	}
+	return g, err
+}
+
+// Received looks at the segments of an installation that a crash interrupted, and changes nothing: moved is true when one is not where it
+// was received, so that this log has it, or had. A *CorruptError says which one is missing or damaged, so that Install would fail.
+func (l *Log) Received(in Installation) (moved bool, err error) {
+	var damage error
+	for _, base := range in.Segments {
+		id, ok := parseSegmentName(base)
+		if !ok || !id.received {
+			return false, fmt.Errorf("%s is no name of a received segment", base)
+		}
+		name := path.Join(in.Dir, base)
+		switch _, err := l.fs.Stat(name); {
+		case errors.Is(err, fs.ErrNotExist):
+			moved, name = true, path.Join(l.liveDir(in.Shard), base)
+		case err != nil:
+			return false, fmt.Errorf("look for a received segment: %w", err)
+		}
+		_, err := l.openReceived(name, in.Shard, id)
+		if _, damaged := errors.AsType[*CorruptError](err); err != nil && !damaged {
+			return false, err
+		}
+		if damage == nil {
+			damage = err
+		}
+	}
+	return moved, damage
 }
 
 // receive puts received segments and the snapshot's place into the index. It returns the segments that were replaced.
