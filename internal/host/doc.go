@@ -39,7 +39,8 @@
 // its replica speaks, is how a node knows what it has been. A founder makes the genesis only when its record says that it never
 // did, and only when whoever opens the host says who founds with it; a new member begins only when it is said that its id was
 // given out just now: a directory that is empty may be one that was lost. A replica that was retired leaves its record, and only
-// one that was born later may follow it. One that may have lost what it promised is not run: lost.go.
+// one that was born later may follow it. One that may have lost what it promised is not run, nor is one without a
+// state to go on from: lost.go.
 //
 // What comes from other nodes goes into bounded inboxes, and over the bounds is dropped: Raft and the transfers make up for losses.
 // Nothing of it is believed that does not come from the node that it names.

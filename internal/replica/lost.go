@@ -9,8 +9,8 @@ import (
 	"github.com/beaver-raft/beaver/internal/snapshot"
 )
 
-// LostError says that damage of the log may have taken what a replica promised: a vote, a term, an acknowledgement (wal: lost.go). It
-// must never speak again. Its group, which goes on as if it was down, has to remove it, and to make its node a member under another
+// LostError says that damage of the log may have taken what a replica promised: a vote, a term, an acknowledgement (wal: lost.go); or, by
+// the owner, that a damaged installation left it without a state (transfer.DamagedError). It must never speak again. Its group, which goes on as if it was down, has to remove it, and to make its node a member under another
 // id. Until that is done nothing here may be removed: should the others have lost theirs too, this is what there is.
 type LostError struct {
 	Shard   shard.ID

@@ -109,6 +109,7 @@ func (m *member) install(from int) {
 	n := m.n
 	m.rep.Stop(errGone)
 	m.lost()
+	n.cutInstallation(m.group)
 	meta, ack, err := m.receiver.Finish(func(wal.Position) error {
 		_, err := n.log.Flush()
 		return err

@@ -59,6 +59,7 @@ type node struct {
 
 	rounds int // of maintenance
 
+	cutShort  *group              // whose installation loses power, and then rots
 	spoiled   []spoil             // what its disk damaged of what a start reads
 	installed map[shard.ID]uint64 // the last snapshots that other nodes brought
 
@@ -217,6 +218,7 @@ func (n *node) crash(how string, leaves vfs.Outcome) {
 	w := n.w
 	w.trace.printf(n.name, "%s (%v)", how, leaves)
 	n.down(leaves)
+	n.spoilInstallation()
 	if w.plan.rumours && leaves == vfs.Killed() {
 		w.tellOfEnd(n)
 	}

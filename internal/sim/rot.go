@@ -24,8 +24,9 @@ const (
 // rot is what the disks of a run damage by themselves. One node rots at a time, and none does while another lacks something:
 // what is damaged everywhere is lost, and no program can bring it back.
 type rot struct {
-	chance chance
-	node   *node // the last one that rotted
+	chance    chance
+	node      *node  // the last one that rotted
+	installer chance // which installations are cut short, and what rots of them
 }
 
 // nextRot schedules the next damage, if the plan has any.
@@ -47,15 +48,8 @@ func (w *world) decay() {
 		return // Its log lacks what its state called dead.
 	}
 	n := pick(w.rot.chance, w.nodes)
-	for _, g := range w.groups {
-		if g.replace >= 0 {
-			return // The disk that was lost counts as rotten.
-		}
-	}
-	for _, o := range w.nodes {
-		if (o.up || o == w.rot.node) && o != n && !o.whole() {
-			return
-		}
+	if !w.mayRot(n) {
+		return
 	}
 	kinds := []Fault{FaultBitRot, FaultBitRot, FaultRotSnapshot, FaultRotIndex, FaultLoseFile}
 	tail, kind := w.rot.chance.percent(50), pick(w.rot.chance, kinds)
@@ -87,6 +81,21 @@ func (w *world) decay() {
 	if (tail || kind != FaultBitRot) && (n.harmed || w.rot.chance.percent(50)) {
 		w.after(w.rot.chance.between(0, time.Second), func() { n.crash("loses power after bits flipped", vfs.Mixed(n.chance.Uint64())) })
 	}
+}
+
+// mayRot reports whether the other nodes lack nothing that this one may lose.
+func (w *world) mayRot(n *node) bool {
+	for _, g := range w.groups {
+		if g.replace >= 0 {
+			return false // The disk that was lost counts as rotten.
+		}
+	}
+	for _, o := range w.nodes {
+		if (o.up || o == w.rot.node) && o != n && !o.whole() {
+			return false
+		}
+	}
+	return true
 }
 
 // rotten reports whether some node still lacks what its disk damaged: then nobody may lose a disk.

@@ -106,6 +106,7 @@ func newWorld(o Options) *world {
 	w := &world{opts: o, plan: newPlan(&o), faulting: newChance(o.Seed, forFaults), joined: make(map[joinKey]bool)}
 	w.trace = trace{to: o.Trace, hash: o.Seed, now: &w.now}
 	w.rot.chance = newChance(mix64(o.Seed, 1), forRot)
+	w.rot.installer = newChance(mix64(o.Seed, 3), forRot)
 	w.diverging = newChance(mix64(o.Seed, 1), forDivergence)
 	w.rumours = newChance(mix64(o.Seed, 1), forRumours)
 	w.bug = newBugs(o)

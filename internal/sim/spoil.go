@@ -9,6 +9,7 @@ import (
 
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/snapshot"
+	"github.com/beaver-raft/beaver/internal/transfer"
 	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
@@ -66,6 +67,49 @@ func (n *node) spoilIndex() bool {
 		return true
 	}
 	return n.flip(name, offset)
+}
+
+// cutInstallation takes the power, at times, in the middle of an installation that begins, so that what was received may rot before it
+// is completed.
+func (n *node) cutInstallation(g *group) {
+	w := n.w
+	n.cutShort = nil
+	if w.plan.rotMean == 0 || w.plan.nodes < 3 || w.healing || w.wrong() || n.cutAfter > 0 || n.harmed || len(n.spoiled) > 0 {
+		return
+	}
+	c := w.rot.installer
+	if c.percent(15) && w.mayRot(n) {
+		n.cutAfter, n.cutShort = 6+c.IntN(18), g // The first ones make the decision.
+	}
+}
+
+// spoilInstallation flips a bit of the decision to install a snapshot, or of the snapshot, where that is. A start completes the installation,
+// abandons it, or has the replica replaced.
+func (n *node) spoilInstallation() {
+	g, w := n.cutShort, n.w
+	n.cutShort = nil
+	if g == nil || w.healing || w.wrong() || !w.mayRot(n) {
+		return
+	}
+	dir := transfer.Dir(root, g.id)
+	decision := path.Join(dir, "install")
+	if _, err := n.disk.Stat(decision); err != nil {
+		return // It was not decided, or is over.
+	}
+	file := decision
+	if w.rot.installer.percent(80) {
+		for _, from := range []string{dir, snapshotDir(g.id)} {
+			if files, err := snapshot.List(n.disk, from); err == nil && len(files) > 0 {
+				file = files[0].Path
+				break
+			}
+		}
+	}
+	info, err := n.disk.Stat(file)
+	if err == nil && n.flip(file, w.rot.installer.Int64N(info.Size)) {
+		w.rot.node, n.rotted, n.harmed = n, true, true
+		w.faults[FaultRotSnapshot]++
+	}
 }
 
 // flip flips a bit of a byte.

@@ -104,4 +104,25 @@
 //   - Only when that flush has returned, the file "install" is removed. Once that is durable the installation is past.
 //
 // Between 1 and 3 snapshot and log contradict each other, so no shard may be opened before Recover.
+//
+// # Damage between the decision and its end
+//
+// The disk may damage what was decided to be installed before a start completes it. Nothing was promised on it: the replica is opened,
+// and the sender hears of it, only when the file "install" is gone. So Recover may undo it as long as the replica can still be what it was:
+//
+//   - The snapshot, or a segment that is too damaged to be opened, is still where it was received, and so is everything behind it in the
+//     order above: the installation is abandoned. The snapshot is removed from wherever it is, durably, then the file "install". What is
+//     staged is as before the decision, and serves the next transfer. If the file "install" itself is damaged, this holds while the
+//     snapshot is where it was received.
+//   - Some segments were moved, and the snapshot is damaged: the log may have removed what a moved one covers, and counts what it
+//     received, so the replica is not what it was. If the log begins behind the snapshot, its own state is of no use. Either way it has no
+//     state to go on from: DamagedError. It must not run, and its group makes the node a member anew, as one that lost what it promised.
+//   - The log begins behind the snapshot, which is good, and a segment is damaged: it was in its place by then, and is damaged as any other
+//     segment may be. The installation is completed.
+//
+// What if step 3 was cut off in the middle, and abandoned? It may have voided entries of the tail, and the replica may have acknowledged
+// those. It voids none where the replica has the very entry that the snapshot ends with, (S, t). Where it has not, the majority that
+// committed (S, t), or an entry behind it, is one without this replica, and every one of it has all entries up to S (log matching). So whoever
+// is elected has them, with or without the vote of this replica; and its entries above S are of a branch that is dead. No entry that it
+// knows as committed is voided.
 package transfer
