@@ -34,6 +34,10 @@ func TestClusterCommands(t *testing.T) {
 	}
 	text, status := run(t, "queues", "move", "mail", "--addr", "http://"+founder.public)
 	wants(t, text, status, exitUsage, "say with --to which data shard")
+	for _, address := range []string{"nonsense", ":7401", "127.0.0.1:", "127.0.0.1:99999"} {
+		text, status = run(t, "cluster", "add", address, "--addr", "http://"+founder.public)
+		wants(t, text, status, exitUsage, "want host:port", address)
+	}
 	text, status = run(t, "cluster", "add", "127.0.0.1:1", "--addr", "http://"+founder.public)
 	wants(t, text, status, exitOK, "node 2 is expected", "--cluster-secret-file", "--join "+founder.peer)
 	one.stop()

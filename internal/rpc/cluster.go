@@ -3,6 +3,8 @@ package rpc
 import (
 	"context"
 	"math"
+	"net"
+	"strconv"
 
 	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 	"github.com/beaver-raft/beaver/internal/engine"
@@ -69,8 +71,18 @@ func (h *Handler) addNode(ctx context.Context, _ Engine, in *beaverv1.AddNodeReq
 	if in.GetPeerAddress() == "" {
 		return nil, invalid("peer_address", "want host:port, where the new node will listen to its peers")
 	}
+	if !dialable(in.GetPeerAddress()) {
+		return nil, invalid("peer_address", "is %.140q: want host:port, where the new node will listen to its peers", in.GetPeerAddress())
+	}
 	node, err := c.AddNode(ctx, in.GetPeerAddress(), in.GetReplaces())
 	return &beaverv1.AddNodeResponse{NodeId: node}, err
+}
+
+// dialable reports whether an address has a host and a port.
+func dialable(address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	n, bad := strconv.ParseUint(port, 10, 16)
+	return err == nil && host != "" && bad == nil && n > 0
 }
 
 func (h *Handler) removeNode(ctx context.Context, _ Engine, in *beaverv1.RemoveNodeRequest) (*beaverv1.RemoveNodeResponse, error) {
