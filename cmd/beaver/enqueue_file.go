@@ -59,7 +59,7 @@ func (a *app) enqueueFile(ctx context.Context, c *beaver.Client, base *beaver.Jo
 	err := errors.Join(run.read(ctx, in), run.flush(ctx))
 	switch {
 	case err != nil && run.first != nil:
-		return fmt.Errorf("%w; stored before that: %s, and %s refused, the first: %v", err, plural(run.stored, "job"), plural(run.refused, "job"), run.first)
+		return fmt.Errorf("%w; stored before that: %s, and %s refused, the first: %w", err, plural(run.stored, "job"), plural(run.refused, "job"), run.first)
 	case err != nil:
 		return fmt.Errorf("%w; stored before that: %s", err, plural(run.stored, "job"))
 	case run.first != nil:
