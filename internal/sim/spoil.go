@@ -166,8 +166,10 @@ func (n *node) mayRefuse(err error) bool {
 		switch {
 		case !behind || path.Dir(s.file) != snapshotDir(state.Shard):
 			return false
-		case n.installed[state.Shard] == s.snapshot:
-			return true // The log begins behind a snapshot of another node, and what is before that is of no use.
+		case n.installed[state.Shard] == s.snapshot, n.log.State(state.Shard).First == s.snapshot+1:
+			// The log begins behind a snapshot of another node, and what is before that is of no use. A node that dies as it ends the
+			// installation has not told of it, but behind a snapshot of its own a log keeps the entries since the one before.
+			return true
 		default:
 			return n.torn && n.log.State(state.Shard).First <= s.snapshot+1 // It may begin behind a hole that the snapshot covered.
 		}
