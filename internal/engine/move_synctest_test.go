@@ -36,6 +36,20 @@ func send(t testing.TB, e *Engine, session byte, seq uint64, atomic bool, js ...
 	}
 }
 
+// sendAgain sends a request of a producer to any node, and up to two repeats of it to any others: they are the same operation.
+func (c *fleet) sendAgain(rng *rand.Rand, producer int, seq uint64, js []NewJob) {
+	c.t.Helper()
+	node := func() *Engine { return c.nodes[uint64(1+rng.IntN(3))] }
+	was := send(c.t, node(), byte(producer+1), seq, false, js...)
+	for range rng.IntN(3) {
+		for i, got := range send(c.t, node(), byte(producer+1), seq, false, js...) {
+			if got.ID != was[i].ID || !got.Duplicate {
+				c.t.Errorf("producer %d, request %d: job %d is %+v, was %+v", producer, seq, i, got, was[i])
+			}
+		}
+	}
+}
+
 // again repeats a request at every node, and checks that it is the same operation.
 func (c *fleet) again(want []Enqueued, session byte, seq uint64, atomic bool, js ...NewJob) {
 	c.t.Helper()
@@ -262,14 +276,7 @@ func TestMovesUnderLoad(t *testing.T) {
 						sent[name]++
 						mu.Unlock()
 					}
-					was := send(t, c.nodes[uint64(1+rng.IntN(3))], byte(producer+1), seq, false, js...)
-					for range rng.IntN(3) {
-						for i, got := range send(t, c.nodes[uint64(1+rng.IntN(3))], byte(producer+1), seq, false, js...) {
-							if got.ID != was[i].ID || !got.Duplicate {
-								t.Errorf("producer %d, request %d: job %d is %+v, was %+v", producer, seq, i, got, was[i])
-							}
-						}
-					}
+					c.sendAgain(rng, producer, seq, js)
 					pauseFor(time.Duration(rng.IntN(20)) * time.Millisecond)
 				}
 			})

@@ -148,22 +148,7 @@ func TestDamagedInstallationIsNotRun(t *testing.T) {
 			c.crash(behind, vfs.AllLost())
 		}
 		c.mustOpen(behind, Replica{})
-		c.net.cutOff(behind, true)
-		c.add("k")
-		c.change(shard.Change{Kind: shard.Demote, Replica: old})
-		c.change(shard.Change{Kind: shard.Remove, Replica: old})
-		made := c.change(shard.Change{Kind: shard.AddLearner, Replica: old})
-		if err := c.nodes[behind].AddReplica(t.Context(), Replica{Shard: groupShard, ID: made[0].Replica, Join: true}); err != nil {
-			t.Fatal(err)
-		}
-		c.net.cutOff(behind, false)
-		c.agree(1, 2, 3)
-		c.change(shard.Change{Kind: shard.Promote, Replica: made[0].Replica})
-		c.crash(behind, vfs.AllLost())
-		c.mustOpen(behind, Replica{})
-		if lost := c.nodes[behind].Lost(groupShard); lost != nil {
-			t.Error(lost)
-		}
+		c.replaced(behind)
 		c.agree(1, 2, 3)
 	})
 }

@@ -128,24 +128,32 @@ func testLostPromises(t *testing.T, harm func(t *testing.T, disk *vfs.Sim) (plac
 	if err := n.AddReplica(t.Context(), Replica{Shard: groupShard, ID: old, Join: true}); err == nil {
 		t.Error("the old replica is let in again")
 	}
-	c.net.cutOff(victim, true)
+	c.replaced(victim)
+	c.crash(c.others(victim)[0], vfs.AllLost())
+	c.add("k") // by its vote
+}
+
+// replaced has the group make a node a member anew whose replica must not be run, while that node hears of nothing; it comes back, is what
+// the others are, and stays so over a crash.
+func (c *cluster) replaced(node uint64) {
+	c.t.Helper()
+	old := shard.NewReplicaID(shard.NodeID(node), 0)
+	c.net.cutOff(node, true)
 	c.add("k")
 	c.change(shard.Change{Kind: shard.Demote, Replica: old})
 	c.change(shard.Change{Kind: shard.Remove, Replica: old})
 	made := c.change(shard.Change{Kind: shard.AddLearner, Replica: old})
-	if err := n.AddReplica(t.Context(), Replica{Shard: groupShard, ID: made[0].Replica, Join: true}); err != nil {
-		t.Fatal(err)
+	if err := c.nodes[node].AddReplica(c.t.Context(), Replica{Shard: groupShard, ID: made[0].Replica, Join: true}); err != nil {
+		c.t.Fatal(err)
 	}
-	c.net.cutOff(victim, false)
+	c.net.cutOff(node, false)
 	c.agree(1, 2, 3)
 	c.change(shard.Change{Kind: shard.Promote, Replica: made[0].Replica})
-	c.crash(victim, vfs.AllLost())
-	c.mustOpen(victim, Replica{})
-	if lost := c.nodes[victim].Lost(groupShard); lost != nil {
-		t.Error(lost)
+	c.crash(node, vfs.AllLost())
+	c.mustOpen(node, Replica{})
+	if lost := c.nodes[node].Lost(groupShard); lost != nil {
+		c.t.Error(lost)
 	}
-	c.crash(c.others(victim)[0], vfs.AllLost())
-	c.add("k") // by its vote
 }
 
 // A replica that has no others refuses damage anywhere in its log, and names file and offset.
@@ -157,7 +165,6 @@ func TestLoneReplicaRefusesDamage(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCluster(t)
-			defer c.closeAll()
 			defer c.closeAll()
 			c.edit = func(o *Options) { o.SnapshotBytes = 1 << 30 }
 			c.found(1)
