@@ -9,8 +9,8 @@ type phase uint16
 const (
 	phaseAbsent    phase = 1 << iota
 	phaseWaiting         // scheduled, ready or backing off
-	phaseHeld            // leased, under the last token that anybody saw
-	phaseBusy            // leased, under a later token that nobody saw
+	phaseHeld            // leased, under the last token that a worker was handed
+	phaseBusy            // leased, under a later token that no worker came with yet
 	phaseHeldWish        // as held, and to be cancelled
 	phaseBusyWish        // as busy, and to be cancelled
 	phaseDead            // until it is retried or discarded
@@ -26,20 +26,22 @@ const (
 	phasesEnded   = phaseCompleted | phaseCancelled | phaseExpired | phaseDiscarded
 )
 
-// modelState is what the model knows of one job. Tokens and attempts only grow.
+// modelState is what the model knows of one job. Tokens only grow, and so do the attempts that began. A lease that no worker was told of can be
+// taken back: then the next attempt has its number, and the job may have its former token.
 type modelState struct {
 	phases  phase
 	expires bool
-	attempt uint32
-	token   queue.Token
-	pos     queue.Pos // 0: nobody was told yet
+	attempt uint32      // the last that certainly began
+	token   queue.Token // of that one, or of one that ended since
+	seen    queue.Token // the greatest of a lease
+	pos     queue.Pos   // 0: nobody was told yet
 }
 
 const hashPrime = 0x9e3779b97f4a7c15
 
 func (s modelState) hash() uint64 {
 	h := uint64(s.phases)
-	for _, v := range [...]uint64{uint64(s.token), uint64(s.attempt), uint64(s.pos)} {
+	for _, v := range [...]uint64{uint64(s.token), uint64(s.seen), uint64(s.attempt), uint64(s.pos)} {
 		h = (h ^ v) * hashPrime
 		h ^= h >> 29
 	}
@@ -128,10 +130,10 @@ func (s modelState) step(o *Operation) modelState {
 	case Enqueue:
 		return s.enqueue(o)
 	case Lease:
-		if s = s.only(phaseWaiting); o.Token <= s.token || o.Attempt <= s.attempt {
+		if s = s.only(phaseWaiting); o.Token <= s.seen || o.Attempt <= s.attempt {
 			return modelState{}
 		}
-		s.token, s.attempt = o.Token, o.Attempt
+		s.token, s.seen, s.attempt = o.Token, o.Token, o.Attempt
 		return s.move(phaseWaiting, phaseHeld)
 	case Ack, Fail, Release, Extend, Progress:
 		return s.byHolder(o)
@@ -264,6 +266,9 @@ func (s modelState) get(o *Operation) modelState {
 	}
 	p := phasesOf(o.State)
 	if o.State == queue.StateRunning {
+		if o.Token < s.seen {
+			return modelState{}
+		}
 		p = phaseHeld | phaseBusy
 		if o.Wished {
 			p = phaseHeldWish | phaseBusyWish
@@ -273,8 +278,10 @@ func (s modelState) get(o *Operation) modelState {
 		} else {
 			p &= phasesBusy
 		}
+		s.seen = o.Token
+		return s.only(p)
 	}
-	s = s.only(p).move(phaseBusy, phaseHeld).move(phaseBusyWish, phaseHeldWish)
-	s.token, s.attempt = o.Token, o.Attempt
+	s = s.only(p)
+	s.token, s.seen, s.attempt = o.Token, max(s.seen, o.Token), o.Attempt
 	return s
 }

@@ -51,6 +51,8 @@ func (m *Machine) applyToLease(t itemType, pos Pos, r *reader) {
 		m.failAttempt(q, p, &rec, pos, &fail)
 	case itemRelease:
 		m.releaseAttempt(q, p, &rec)
+	case itemTakeBack:
+		m.takeBackLease(q, p, &rec)
 	case itemExtend:
 		m.extendTo(q, p, &rec, extend.leaseMillis)
 		m.out.Items = append(m.out.Items, Result{State: rec.state, Pos: p, At: rec.at})
@@ -124,6 +126,24 @@ func (m *Machine) releaseAttempt(q *queueState, p Pos, r *record) {
 		return
 	}
 	m.wait(q, p, r, StateReady, 0, false)
+}
+
+// takeBackLease takes a lease back of which nobody was told: the job is as it was before, and at its old place.
+func (m *Machine) takeBackLease(q *queueState, p Pos, r *record) {
+	m.unlease(q, p, r)
+	r.attempt--
+	r.percent, r.progressPos = 0, 0
+	if r.attempt == 0 {
+		r.token, r.worker, r.startedAt = 0, 0, 0
+	}
+	if r.has(flagCancel) {
+		m.end(q, p, r, StateCancelled, 0)
+		return
+	}
+	m.wait(q, p, r, StateReady, 0, false)
+	if r.state == StateReady && r.plain() {
+		m.dropRecord(p)
+	}
 }
 
 // applyWorker takes all leases from a worker, by age of the job.

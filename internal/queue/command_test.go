@@ -46,6 +46,8 @@ func (c *command) encode(items [][]byte) [][]byte {
 		return append(items, AppendFail(nil, c.pos, c.token, &c.failure))
 	case itemRelease:
 		return append(items, AppendRelease(nil, c.pos, c.token))
+	case itemTakeBack:
+		return append(items, AppendTakeBack(nil, c.pos, c.token))
 	case itemExtend:
 		return append(items, AppendExtend(nil, c.pos, c.token, c.leaseMillis))
 	case itemProgress:

@@ -32,7 +32,8 @@
 //
 // Order is strict priority, then age: a job that comes back takes its old place. An attempt that ends in a failure or a
 // timeout counts as a failure; one that ends in a lost worker, or an anonymous lease that ran out, counts as a crash; a
-// released one counts as neither. The attempt's number counts leases and is never reused, nor is a token.
+// released one counts as neither. The attempt's number counts leases, but for those that were taken back before anybody was told of
+// them. A token is never reused.
 //
 // # Time
 //

@@ -29,6 +29,7 @@ import (
 //	tick        empty
 //	verify      index v, fingerprint u64
 //	hold        ms v
+//	take back   pos u64, token v
 //
 //	settings    max attempts v, timeout ms v, poison limit v, keep ended v, depth max v, flags u8 (1 paused, 2 closed), retry
 //	retry       kind u8, jitter u8, base ms v, max ms v, list v × (ms v)
@@ -56,6 +57,7 @@ const (
 	itemTick
 	itemVerify
 	itemHold
+	itemTakeBack
 )
 
 const itemHeaderBytes = 2
@@ -71,7 +73,7 @@ func Forwardable(item []byte) bool {
 	}
 	switch itemType(item[0]) {
 	case itemConfigure, itemEnqueue, itemJob, itemAck, itemFail, itemRelease, itemExtend, itemProgress, itemCancel, itemRetryDead,
-		itemDiscardDead, itemDamaged, itemWorkerLost, itemWorkerGone:
+		itemDiscardDead, itemDamaged, itemWorkerLost, itemWorkerGone, itemTakeBack:
 		return true
 	case itemFetch, itemTick, itemVerify, itemHold:
 	}
@@ -170,8 +172,12 @@ func AppendFail(dst []byte, p Pos, t Token, f *Failure) []byte {
 	return appendBytes(dst, f.Stack)
 }
 
-// AppendRelease appends an item that gives a job back as if it had not been tried.
+// AppendRelease appends an item that gives a job back as if it had not been tried, but for the attempt's number.
 func AppendRelease(dst []byte, p Pos, t Token) []byte { return appendLease(dst, itemRelease, p, t) }
+
+// AppendTakeBack appends an item that takes back a lease of which nobody was told: the attempt did not begin, and the next one has its
+// number. Nobody may say so of a lease that its worker can have heard of.
+func AppendTakeBack(dst []byte, p Pos, t Token) []byte { return appendLease(dst, itemTakeBack, p, t) }
 
 // AppendExtend appends an item that moves a lease's deadline to leaseMillis from now, and no further than the job's
 // timeout, counted from the start of the attempt, allows. Result.At is the deadline.

@@ -134,7 +134,7 @@ func (m *Machine) applyItem(index uint64, i int, items [][]byte) int {
 		m.applyJob(pos, item)
 	case itemFetch:
 		m.applyFetch(&r)
-	case itemAck, itemFail, itemRelease, itemExtend, itemProgress, itemDamaged:
+	case itemAck, itemFail, itemRelease, itemExtend, itemProgress, itemDamaged, itemTakeBack:
 		m.applyToLease(itemType(item[0]), pos, &r)
 	case itemConfigure:
 		m.applyConfigure(&r)

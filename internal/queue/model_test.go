@@ -268,7 +268,7 @@ func (m *model) command(index uint64, c *command) {
 		m.enqueue(index, c)
 	case itemFetch:
 		m.fetch(c)
-	case itemAck, itemFail, itemRelease, itemExtend, itemProgress, itemDamaged:
+	case itemAck, itemFail, itemRelease, itemExtend, itemProgress, itemDamaged, itemTakeBack:
 		m.toLease(here, c)
 	case itemCancel:
 		m.cancel(c)
@@ -530,6 +530,13 @@ func (m *model) toLease(here Pos, c *command) {
 	case itemFail:
 		m.fail(j, here, &c.failure)
 	case itemRelease:
+		m.release(j)
+	case itemTakeBack:
+		i := &j.info
+		if i.Attempt--; i.Attempt == 0 {
+			i.Token, i.Worker, i.StartedAt = 0, 0, 0
+		}
+		i.ProgressPercent, i.ProgressPos = 0, 0
 		m.release(j)
 	case itemExtend:
 		at := m.now + Millis(c.leaseMillis)

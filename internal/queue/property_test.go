@@ -442,7 +442,7 @@ func (h *history) fetch() command {
 
 func (h *history) toLease() command {
 	r := h.rng
-	kinds := []itemType{itemAck, itemAck, itemAck, itemFail, itemFail, itemRelease, itemExtend, itemProgress, itemDamaged}
+	kinds := []itemType{itemAck, itemAck, itemAck, itemFail, itemFail, itemRelease, itemTakeBack, itemExtend, itemProgress, itemDamaged}
 	c := command{
 		kind: kinds[r.IntN(len(kinds))], pos: h.target(), token: Token(r.IntN(5)), text: "t", percent: uint8(r.IntN(101)),
 		leaseMillis: 1 + int64(r.IntN(9000)),

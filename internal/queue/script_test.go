@@ -18,7 +18,7 @@ import (
 //	queue NAME [attempts= retry= timeout= poison= keep= depth= paused closed version=]
 //	enqueue job=j1 queue=q [priority= in= expires= attempts= retry= timeout=] [session= seq= atomic]; job=(j1,j2) for several
 //	fetch worker=w1 queue=(q,r) n=1 [lease=30s]; worker=none is the anonymous one
-//	ack, fail, release, extend, progress, damaged job=j1 [attempt=1]: by the lease of that attempt, or the last
+//	ack, fail, release, take-back, extend, progress, damaged job=j1 [attempt=1]: by the lease of that attempt, or the last
 //	cancel, retry, discard job=j1
 //	lost, gone worker=w1
 //	advance
@@ -176,6 +176,8 @@ func (s *script) items(t *testing.T, d *datadriven.TestData) [][]byte {
 	case "fail":
 		f := Failure{Message: "oops", Final: d.HasArg("final"), DelayMillis: int64(s.millisArg(t, d, "delay"))}
 		return [][]byte{AppendFail(nil, j.pos, token, &f)}
+	case "take-back":
+		return [][]byte{AppendTakeBack(nil, j.pos, token)}
 	case "release":
 		return [][]byte{AppendRelease(nil, j.pos, token)}
 	case "extend":

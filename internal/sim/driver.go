@@ -246,6 +246,10 @@ func (d *driver) answer(p placed, index uint64) {
 			}
 			a.leases = append(a.leases, granted{Lease: l})
 		}
+		if len(a.leases) > 0 && uint64(a.leases[0].Token)%leaveEvery == 0 {
+			d.takeBack(a.leases)
+			a.leases = nil
+		}
 		if !d.payloads(&a) {
 			d.unread = append(d.unread, unread{p.call, a})
 			return
@@ -260,6 +264,18 @@ func (d *driver) answer(p placed, index uint64) {
 func (d *driver) damaged(l queue.Lease) {
 	c := newCall(d.m.n.w, int(d.m.group.id))
 	c.items.Commit(queue.AppendDamaged(c.items.Buf(), l.Pos, l.Token))
+	d.waiting = append(d.waiting, c)
+}
+
+// leaveEvery is of how many leases about one is granted to a fetch whose caller has left meanwhile.
+const leaveEvery = 50
+
+// takeBack takes leases back of which nobody will hear.
+func (d *driver) takeBack(leases []granted) {
+	c := newCall(d.m.n.w, int(d.m.group.id))
+	for _, l := range leases {
+		c.items.Commit(queue.AppendTakeBack(c.items.Buf(), l.Pos, l.Token))
+	}
 	d.waiting = append(d.waiting, c)
 }
 

@@ -19,6 +19,8 @@ type jobFact struct {
 	since   queue.Millis // when the lease was granted, or extended last
 	granted uint64       // by which entry
 	ended   bool
+
+	attempts uint32 // that began
 }
 
 // takeover is when a proposer began to lead, and what it had applied.
@@ -77,6 +79,7 @@ const (
 	typeGone     = 15
 	typeVerify   = 17
 	typeHold     = 18
+	typeTakeBack = 19
 )
 
 // applied is told of every entry that any replica applies, and what its machine was given of it: the same, unless a bug was put
@@ -206,7 +209,7 @@ func (o *oracle) follow(d *driver, index, proposer uint64, items [][]byte) {
 			for _, l := range d.out.Leases[r.Lo:r.Hi] {
 				o.leased(l, queue.WorkerID(worker), d.machine.Now(), index)
 			}
-		case typeAck, typeFail, typeRelease, typeExtend, typeProgress, typeDamaged:
+		case typeAck, typeFail, typeRelease, typeExtend, typeProgress, typeDamaged, typeTakeBack:
 			o.finished(item, r, d.machine.Now())
 		case typeCancel, typeRetry, typeDiscard:
 			o.operated(item, r)
@@ -251,6 +254,9 @@ func (o *oracle) leased(l queue.Lease, worker queue.WorkerID, now queue.Millis, 
 	case l.Token <= o.token:
 		o.w.fail("token %d follows token %d", l.Token, o.token)
 	}
+	if j.attempts++; l.Attempt != j.attempts {
+		o.w.fail("job %d.%d: attempt %d began, and says it is %d", l.Pos.Index(), l.Pos.Ordinal(), j.attempts, l.Attempt)
+	}
 	j.token, j.worker, j.since, j.granted, o.token = l.Token, worker, now, index, l.Token
 	o.holders[l.Token] = worker
 	if j.until = l.Deadline; worker == 0 {
@@ -272,6 +278,9 @@ func (o *oracle) finished(item []byte, r queue.Result, now queue.Millis) {
 	}
 	if !holds || item[0] == typeExtend || item[0] == typeProgress {
 		return
+	}
+	if item[0] == typeTakeBack {
+		j.attempts--
 	}
 	j.token, j.worker = 0, 0
 	j.ended = ended(r.State)
