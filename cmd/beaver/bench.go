@@ -62,10 +62,10 @@ func newBenchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure this machine: durable rates and latencies, beside the disk's own",
 		Long: `Each scenario runs against a server of its own, in a process of its own, on a fresh data directory. Every rate is durable:
-the reply comes after the fdatasync. Just before each scenario two floors are measured: a 4 KiB write and fdatasync on the same
-disk, and a round trip of 1 KiB to another process over loopback, at the pace of the scenario. With --runs the figures are
-medians, and the best rate stands beside them; the runs go through all scenarios in turn, so that a slow minute of the machine
-touches each of them once.
+the reply comes after the fdatasync. Just before each scenario its floors are measured: a 4 KiB write and fdatasync on the same
+disk, one after another and (PACED) at the pace of the scenario, where disk and processor fall asleep in between; and a round
+trip of 1 KiB to another process over loopback, paced too. With --runs the figures are medians, and the best rate stands beside
+them; the runs go through all scenarios in turn, so that a slow minute of the machine touches each of them once.
 
 With --nodes 3 the servers are three, a cluster on this machine: every reply comes after the fdatasync of a quorum. Callers take
 turns to ask all nodes, whoever leads. With --queues the load is spread over queues that live on different shards.
@@ -208,9 +208,15 @@ func runScenario(ctx context.Context, opts benchOptions, s benchScenario) (rows 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	sync, err := measureSync(dir)
+	sync, err := measureSync(ctx, dir, 0)
 	if err != nil {
 		return nil, err
+	}
+	paced := sync
+	if s.rest > 0 {
+		if paced, err = measureSync(ctx, dir, s.rest); err != nil {
+			return nil, err
+		}
 	}
 	roundTrip, err := measureRoundTrip(ctx, s.rest)
 	if err != nil {
@@ -224,7 +230,7 @@ func runScenario(ctx context.Context, opts benchOptions, s benchScenario) (rows 
 	defer end()
 	rows, err = s.run(ctx, b)
 	for i := range rows {
-		rows[i].SyncMicros, rows[i].RoundTripMicros = micros(sync), micros(roundTrip)
+		rows[i].SyncMicros, rows[i].PacedSyncMicros, rows[i].RoundTripMicros = micros(sync), micros(paced), micros(roundTrip)
 	}
 	return rows, err
 }

@@ -18,8 +18,9 @@ import (
 	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
-// measureSync returns the median time of a 4 KiB write and fdatasync in a preallocated file of dir.
-func measureSync(dir string) (_ time.Duration, err error) {
+// measureSync returns the median time of a 4 KiB write and fdatasync in a preallocated file of dir. Between two of them it
+// rests for the given time: a disk and a processor that are asleep when a job comes take longer than those kept busy.
+func measureSync(ctx context.Context, dir string, rest time.Duration) (_ time.Duration, err error) {
 	const blocks, blockBytes = 1000, 4096
 	disk, name := vfs.OS(), filepath.Join(dir, "sync")
 	f, err := disk.Create(name)
@@ -33,6 +34,11 @@ func measureSync(dir string) (_ time.Duration, err error) {
 	durations := make([]time.Duration, blocks)
 	block := make([]byte, blockBytes)
 	for i := range durations {
+		if rest > 0 {
+			if err := pause(ctx, rest); err != nil {
+				return 0, err
+			}
+		}
 		began := time.Now()
 		if _, err := f.WriteAt(block, int64(i)*blockBytes); err != nil {
 			return 0, err

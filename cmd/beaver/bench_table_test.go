@@ -37,12 +37,12 @@ func TestMedianRows(t *testing.T) {
 
 func TestPrintRows(t *testing.T) {
 	var out strings.Builder
-	err := printRows(&out, []benchRow{{Name: "enqueue-64", JobsPerSec: 50000.4, CPUMicros: 12.34, SyncMicros: 200, Note: "64 callers"}})
+	err := printRows(&out, []benchRow{{Name: "enqueue-64", JobsPerSec: 50000.4, CPUMicros: 12.34, SyncMicros: 200, PacedSyncMicros: 210, Note: "64 callers"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(out.String(), "\n")
-	if got, want := strings.Fields(lines[1]), []string{"enqueue-64", "50000", "-", "-", "-", "12.3", "200", "-", "64", "callers"}; !slices.Equal(got, want) {
+	if got, want := strings.Fields(lines[1]), []string{"enqueue-64", "50000", "-", "-", "-", "12.3", "200", "210", "-", "64", "callers"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
