@@ -88,7 +88,7 @@ func (g *group) stepRest(leader *member, n *node) {
 	changes := []shard.Change{{Kind: shard.Demote, Replica: id}}
 	switch {
 	case voter && over && !g.asked:
-		if g.knows(n, id) {
+		if g.knows(leader, n, id) {
 			g.w.trace.printf("operator", "shard %d: %v votes again", g.id, id)
 			g.next(leader)
 		}
@@ -154,13 +154,16 @@ func (g *group) leader() *member {
 }
 
 // knows reports whether a new voter has heard itself that it is one. Before that, the loss of another may cost the majority of
-// the voters that there were: the change is committed, and nobody is left who knows.
-func (g *group) knows(n *node, id shard.ReplicaID) bool {
+// the voters that there were: the change is committed, and nobody is left who knows. It must know the same members as the
+// leader, and the leader must have left the joint ones: a voter that heard nothing since it was made a learner takes itself for a
+// voter still.
+func (g *group) knows(leader *member, n *node, id shard.ReplicaID) bool {
 	if !n.up || n.members[g.id] == nil {
 		return false
 	}
-	m := n.members[g.id].rep.Members()
-	return slices.Contains(m.Voters, id) && len(m.Outgoing) == 0
+	m, l := n.members[g.id].rep.Members(), leader.rep.Members()
+	return slices.Contains(m.Voters, id) && len(l.Outgoing) == 0 && len(m.Outgoing) == 0 &&
+		slices.Equal(m.Voters, l.Voters) && slices.Equal(m.Learners, l.Learners)
 }
 
 func (g *group) step(leader *member, lost *node) {
@@ -172,7 +175,7 @@ func (g *group) step(leader *member, lost *node) {
 		case r.Node() != lost.id:
 			continue
 		case r == id && voter:
-			if g.knows(lost, id) {
+			if g.knows(leader, lost, id) {
 				g.w.trace.printf("operator", "shard %d: %v is a voter", g.id, r)
 				g.next(leader)
 			}
