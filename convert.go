@@ -95,8 +95,11 @@ func (r *RetryPolicy) proto() (*beaverv1.RetryPolicy, error) {
 	case RetryFixed:
 		p.Kind = &beaverv1.RetryPolicy_Fixed_{Fixed: &beaverv1.RetryPolicy_Fixed{Delay: durationpb.New(r.Base)}}
 	case RetryList:
-		if len(r.Delays) == 0 || len(r.Delays) > retryDelaysMax {
-			return nil, invalid("retry.delays", "the list has %d delays; give 1 to %d", len(r.Delays), retryDelaysMax)
+		switch n := len(r.Delays); {
+		case n == 0:
+			return nil, invalid("retry.delays", "the list has no delays; give 1 to %d", retryDelaysMax)
+		case n > retryDelaysMax:
+			return nil, tooLarge("retry.delays", "the list has %d delays; give at most %d", n, retryDelaysMax)
 		}
 		list := &beaverv1.RetryPolicy_Delays{}
 		for _, d := range r.Delays {

@@ -62,7 +62,7 @@ func (c *Client) EnqueueAtomic(ctx context.Context, jobs []Job) ([]JobID, error)
 		return nil, nil
 	}
 	if len(jobs) > messageJobsMax {
-		return nil, invalid("jobs", "%d jobs cannot be stored atomically; at most %d can", len(jobs), messageJobsMax)
+		return nil, tooLarge("jobs", "%d jobs cannot be stored atomically; at most %d can", len(jobs), messageJobsMax)
 	}
 	prepared := slices.Clone(jobs)
 	for i := range prepared {

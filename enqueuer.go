@@ -166,7 +166,7 @@ func (e *enqueuer) fillLocked(b *batch, jobs []Job) error {
 		}
 		b.append(&encoded)
 		if len(jobs) > 1 && len(b.jobs) > messageBytesMax {
-			return invalid("jobs", "the jobs have more than %d bytes together; fewer can be stored atomically", messageBytesMax)
+			return tooLarge("jobs", "the jobs have more than %d bytes together; fewer can be stored atomically", messageBytesMax)
 		}
 	}
 	return nil

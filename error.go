@@ -38,7 +38,7 @@ const (
 // Error is what the server, or the client on its behalf, refused an operation with.
 type Error struct {
 	Code    Code
-	Reason  string // one word in capitals, stable, e.g. LEASE_LOST; may be empty
+	Reason  string // one word in capitals, stable, e.g. LEASE_LOST or TOO_LARGE; may be empty
 	Field   string // of the request, if one is at fault
 	Message string // for a person: what is wrong and what to do
 	Leader  uint64 // the node that leads the shard in question, as far as the one that answered knew; 0: it did not, or there is none
@@ -67,6 +67,8 @@ var (
 )
 
 const (
+	reasonInvalid        = "INVALID"
+	reasonTooLarge       = "TOO_LARGE"
 	reasonQueueFull      = "QUEUE_FULL"
 	reasonLeaseLost      = "LEASE_LOST"
 	reasonWorkerLost     = "WORKER_LOST"
@@ -113,7 +115,14 @@ func (e *Error) passing() bool {
 
 // invalid is a refusal made before anything was sent.
 func invalid(field, format string, args ...any) *Error {
-	return &Error{Code: CodeInvalidArgument, Field: field, Message: fmt.Sprintf(format, args...)}
+	return &Error{Code: CodeInvalidArgument, Reason: reasonInvalid, Field: field, Message: fmt.Sprintf(format, args...)}
+}
+
+// tooLarge is a refusal of something that has too many bytes or items, made before anything was sent.
+func tooLarge(field, format string, args ...any) *Error {
+	err := invalid(field, format, args...)
+	err.Reason = reasonTooLarge
+	return err
 }
 
 // fromJobError turns the refusal of one item of a batch into an Error.

@@ -110,8 +110,10 @@ func (c *Client) Fetch(ctx context.Context, r FetchRequest) ([]*LeasedJob, error
 
 func (r *FetchRequest) validate() error {
 	switch {
-	case len(r.Queues) == 0 || len(r.Queues) > fetchQueuesMax:
-		return invalid("queues", "%d queues are named; name 1 to %d", len(r.Queues), fetchQueuesMax)
+	case len(r.Queues) == 0:
+		return invalid("queues", "no queue is named; name 1 to %d", fetchQueuesMax)
+	case len(r.Queues) > fetchQueuesMax:
+		return tooLarge("queues", "%d queues are named; name at most %d", len(r.Queues), fetchQueuesMax)
 	case r.Max < 0 || r.Max > fetchJobsMax:
 		return invalid("max", "%d jobs are asked for; ask for 1 to %d", r.Max, fetchJobsMax)
 	case r.Wait < 0:

@@ -14,7 +14,7 @@ func (j *Job) prepare() error {
 		}
 		b, err := json.Marshal(j.JSON)
 		if err != nil {
-			return &Error{Code: CodeInvalidArgument, Field: "payload", Message: "the JSON payload cannot be marshalled: " + err.Error(), cause: err}
+			return &Error{Code: CodeInvalidArgument, Reason: reasonInvalid, Field: "payload", Message: "the JSON payload cannot be marshalled: " + err.Error(), cause: err}
 		}
 		j.Payload, j.JSON = b, nil
 		if j.ContentType == "" {
@@ -33,17 +33,17 @@ func (j *Job) validate() error {
 	}
 	switch {
 	case len(j.Kind) > kindBytesMax:
-		return invalid("kind", "the kind has %d bytes; use at most %d", len(j.Kind), kindBytesMax)
+		return tooLarge("kind", "the kind has %d bytes; use at most %d", len(j.Kind), kindBytesMax)
 	case !utf8.ValidString(j.Kind):
 		return invalid("kind", "the kind is not valid UTF-8")
 	case len(j.Payload) > payloadBytesMax:
-		return invalid("payload", "the payload has %d bytes; use at most %d, and keep larger data elsewhere", len(j.Payload), payloadBytesMax)
+		return tooLarge("payload", "the payload has %d bytes; use at most %d, and keep larger data elsewhere", len(j.Payload), payloadBytesMax)
 	case len(j.ContentType) > contentTypeBytesMax:
-		return invalid("content_type", "the content type has %d bytes; use at most %d", len(j.ContentType), contentTypeBytesMax)
+		return tooLarge("content_type", "the content type has %d bytes; use at most %d", len(j.ContentType), contentTypeBytesMax)
 	case !utf8.ValidString(j.ContentType):
 		return invalid("content_type", "the content type is not valid UTF-8")
 	case len(j.OrderingKey) > orderKeyBytesMax:
-		return invalid("ordering_key", "the ordering key has %d bytes; use at most %d", len(j.OrderingKey), orderKeyBytesMax)
+		return tooLarge("ordering_key", "the ordering key has %d bytes; use at most %d", len(j.OrderingKey), orderKeyBytesMax)
 	case !utf8.ValidString(j.OrderingKey):
 		return invalid("ordering_key", "the ordering key is not valid UTF-8")
 	case j.Priority != nil && (*j.Priority < 0 || *j.Priority > priorityMax):
@@ -117,7 +117,7 @@ func isQueueNameByte(b byte) bool {
 
 func validateMetadata(m map[string]string) error {
 	if len(m) > metadataCountMax {
-		return invalid("metadata", "the metadata has %d pairs; use at most %d", len(m), metadataCountMax)
+		return tooLarge("metadata", "the metadata has %d pairs; use at most %d", len(m), metadataCountMax)
 	}
 	bytes := 0
 	for k, v := range m {
@@ -127,7 +127,7 @@ func validateMetadata(m map[string]string) error {
 		bytes += len(k) + len(v)
 	}
 	if bytes > metadataBytesMax {
-		return invalid("metadata", "the metadata has %d bytes; use at most %d", bytes, metadataBytesMax)
+		return tooLarge("metadata", "the metadata has %d bytes; use at most %d", bytes, metadataBytesMax)
 	}
 	return nil
 }
@@ -135,7 +135,7 @@ func validateMetadata(m map[string]string) error {
 func validateResult(contentType string, b []byte) error {
 	switch {
 	case len(b) > resultBytesMax:
-		return invalid("result", "the result has %d bytes; use at most %d, and keep larger data elsewhere", len(b), resultBytesMax)
+		return tooLarge("result", "the result has %d bytes; use at most %d, and keep larger data elsewhere", len(b), resultBytesMax)
 	case len(contentType) > contentTypeBytesMax || !utf8.ValidString(contentType):
 		return invalid("content_type", "the result's content type is not valid: use at most %d bytes of UTF-8", contentTypeBytesMax)
 	}

@@ -18,6 +18,10 @@ func TestJobLimits(t *testing.T) {
 		}
 		return m
 	}
+	large := map[string]bool{
+		"kind too long": true, "payload too long": true, "payload of JSON too long": true, "content type too long": true,
+		"ordering key too long": true, "metadata too many": true, "metadata too long": true,
+	}
 	for _, tc := range []struct {
 		name string
 		job  Job
@@ -76,11 +80,15 @@ func TestJobLimits(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			err := tc.job.prepare()
 			e, _ := errors.AsType[*Error](err)
+			reason := reasonInvalid
+			if large[tc.name] {
+				reason = reasonTooLarge
+			}
 			switch {
 			case tc.bad == "" && err != nil:
 				t.Error(err)
-			case tc.bad != "" && (e == nil || e.Field != tc.bad || !errors.Is(err, ErrInvalidArgument)):
-				t.Errorf("got %v, want an invalid %s", err, tc.bad)
+			case tc.bad != "" && (e == nil || e.Field != tc.bad || e.Reason != reason || !errors.Is(err, ErrInvalidArgument)):
+				t.Errorf("got %#v, want %s of %s", err, reason, tc.bad)
 			}
 		})
 	}

@@ -98,15 +98,15 @@ func TestEnqueueStream(t *testing.T) {
 func TestEnqueueStreamRefusals(t *testing.T) {
 	n := newTestNode(t, Options{})
 	tests := []struct {
-		name, field string
-		bad         *beaverv1.EnqueueStreamRequest
+		name, reason, field string
+		bad                 *beaverv1.EnqueueStreamRequest
 	}{
-		{"gap", "sequence", &beaverv1.EnqueueStreamRequest{Sequence: 3, Jobs: namedJobs("q", 1)}},
-		{"no number", "sequence", &beaverv1.EnqueueStreamRequest{Jobs: namedJobs("q", 1)}},
-		{"no jobs", "jobs", &beaverv1.EnqueueStreamRequest{Sequence: 2}},
-		{"late session", "session", &beaverv1.EnqueueStreamRequest{Session: make([]byte, 16), Sequence: 2, Jobs: namedJobs("q", 1)}},
-		{"short session", "session", &beaverv1.EnqueueStreamRequest{Session: make([]byte, 15), Sequence: 2, Jobs: namedJobs("q", 1)}},
-		{"too many", "jobs", &beaverv1.EnqueueStreamRequest{Sequence: 2, Jobs: namedJobs("q", 2001)}},
+		{"gap", "INVALID", "sequence", &beaverv1.EnqueueStreamRequest{Sequence: 3, Jobs: namedJobs("q", 1)}},
+		{"no number", "INVALID", "sequence", &beaverv1.EnqueueStreamRequest{Jobs: namedJobs("q", 1)}},
+		{"no jobs", "INVALID", "jobs", &beaverv1.EnqueueStreamRequest{Sequence: 2}},
+		{"late session", "INVALID", "session", &beaverv1.EnqueueStreamRequest{Session: make([]byte, 16), Sequence: 2, Jobs: namedJobs("q", 1)}},
+		{"short session", "INVALID", "session", &beaverv1.EnqueueStreamRequest{Session: make([]byte, 15), Sequence: 2, Jobs: namedJobs("q", 1)}},
+		{"too many", "TOO_LARGE", "jobs", &beaverv1.EnqueueStreamRequest{Sequence: 2, Jobs: namedJobs("q", 2001)}},
 	}
 	for _, test := range tests {
 		s := n.jobs.EnqueueStream(t.Context())
@@ -115,7 +115,7 @@ func TestEnqueueStreamRefusals(t *testing.T) {
 		receiveThrough(t, s, 1)
 		_, err := s.Receive()
 		t.Log(test.name, err)
-		refused(t, err, connect.CodeInvalidArgument, "INVALID", test.field)
+		refused(t, err, connect.CodeInvalidArgument, test.reason, test.field)
 	}
 }
 
@@ -305,16 +305,16 @@ func TestWorkRefusals(t *testing.T) {
 	n := newTestNode(t, Options{})
 	hello := &beaverv1.WorkerInfo{Queues: []string{"q"}}
 	tests := []struct {
-		name, field string
-		messages    []*beaverv1.WorkRequest
+		name, reason, field string
+		messages            []*beaverv1.WorkRequest
 	}{
-		{"no hello", "hello", []*beaverv1.WorkRequest{{Credits: 1}}},
-		{"no queues", "hello.queues", []*beaverv1.WorkRequest{{Hello: &beaverv1.WorkerInfo{}}}},
-		{"long name", "hello.name", []*beaverv1.WorkRequest{{Hello: &beaverv1.WorkerInfo{Name: strings.Repeat("x", 257)}}}},
-		{"second hello", "hello", []*beaverv1.WorkRequest{{Hello: hello}, {Hello: hello}}},
-		{"credits", "credits", []*beaverv1.WorkRequest{{Hello: hello, Credits: 100_001}}},
-		{"no number", "outcomes_sequence", []*beaverv1.WorkRequest{{Hello: hello}, {Outcomes: []*beaverv1.Outcome{{Id: "0000000000000000"}}}}},
-		{"bad id", "outcomes[0].id", []*beaverv1.WorkRequest{{Hello: hello}, {OutcomesSequence: 1, Outcomes: []*beaverv1.Outcome{{Id: "u"}}}}},
+		{"no hello", "INVALID", "hello", []*beaverv1.WorkRequest{{Credits: 1}}},
+		{"no queues", "INVALID", "hello.queues", []*beaverv1.WorkRequest{{Hello: &beaverv1.WorkerInfo{}}}},
+		{"long name", "TOO_LARGE", "hello.name", []*beaverv1.WorkRequest{{Hello: &beaverv1.WorkerInfo{Name: strings.Repeat("x", 257)}}}},
+		{"second hello", "INVALID", "hello", []*beaverv1.WorkRequest{{Hello: hello}, {Hello: hello}}},
+		{"credits", "INVALID", "credits", []*beaverv1.WorkRequest{{Hello: hello, Credits: 100_001}}},
+		{"no number", "INVALID", "outcomes_sequence", []*beaverv1.WorkRequest{{Hello: hello}, {Outcomes: []*beaverv1.Outcome{{Id: "0000000000000000"}}}}},
+		{"bad id", "INVALID", "outcomes[0].id", []*beaverv1.WorkRequest{{Hello: hello}, {OutcomesSequence: 1, Outcomes: []*beaverv1.Outcome{{Id: "u"}}}}},
 	}
 	for _, test := range tests {
 		s := n.jobs.Work(t.Context())
@@ -326,7 +326,7 @@ func TestWorkRefusals(t *testing.T) {
 			_, err = s.Receive()
 		}
 		t.Log(test.name, err)
-		refused(t, err, connect.CodeInvalidArgument, "INVALID", test.field)
+		refused(t, err, connect.CodeInvalidArgument, test.reason, test.field)
 	}
 }
 

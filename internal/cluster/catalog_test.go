@@ -276,8 +276,8 @@ func TestLimits(t *testing.T) {
 		bad := good
 		edit(&bad)
 		var fe *FieldError
-		if err := bad.Validate(); !errors.As(err, &fe) || fe.Field != field {
-			t.Errorf("over the limit of %s: %v", field, err)
+		if err := bad.Validate(); !errors.As(err, &fe) || fe.Field != field || fe.TooLarge != (field != "pid" && field != "concurrency") {
+			t.Errorf("over the limit of %s: %#v", field, err)
 		}
 		s := &script{c: New()}
 		if bad.PID >= 0 {

@@ -163,7 +163,18 @@ func (d *decoder) workerInfo() WorkerInfo {
 }
 
 // FieldError says which field of a request breaks which limit.
-type FieldError struct{ Field, Problem string }
+type FieldError struct {
+	Field, Problem string
+	TooLarge       bool // it has too many bytes or items, which says nothing against each of them
+}
+
+func invalid(field, format string, args ...any) *FieldError {
+	return &FieldError{Field: field, Problem: fmt.Sprintf(format, args...)}
+}
+
+func tooLarge(field, format string, args ...any) *FieldError {
+	return &FieldError{Field: field, Problem: fmt.Sprintf(format, args...), TooLarge: true}
+}
 
 func (e *FieldError) Error() string { return e.Field + " " + e.Problem }
 
@@ -172,27 +183,27 @@ func (w *WorkerInfo) Validate() error {
 	texts := [...]struct{ field, value string }{{"name", w.Name}, {"host", w.Host}, {"version", w.Version}}
 	for _, t := range texts {
 		if len(t.value) > WorkerTextBytesMax {
-			return &FieldError{t.field, fmt.Sprintf("is %d bytes long; at most %d are kept", len(t.value), WorkerTextBytesMax)}
+			return tooLarge(t.field, "is %d bytes long; at most %d are kept", len(t.value), WorkerTextBytesMax)
 		}
 	}
 	switch {
 	case w.PID < 0 || w.PID > WorkerPIDMax:
-		return &FieldError{"pid", fmt.Sprintf("is %d; it must lie between 0 and %d", w.PID, WorkerPIDMax)}
+		return invalid("pid", "is %d; it must lie between 0 and %d", w.PID, WorkerPIDMax)
 	case w.Concurrency < 0 || w.Concurrency > WorkerConcurrencyMax:
-		return &FieldError{"concurrency", fmt.Sprintf("is %d; it must lie between 0 and %d", w.Concurrency, WorkerConcurrencyMax)}
+		return invalid("concurrency", "is %d; it must lie between 0 and %d", w.Concurrency, WorkerConcurrencyMax)
 	case len(w.Labels) > WorkerLabelsMax:
-		return &FieldError{"labels", fmt.Sprintf("has %d items; at most %d are kept", len(w.Labels), WorkerLabelsMax)}
+		return tooLarge("labels", "has %d items; at most %d are kept", len(w.Labels), WorkerLabelsMax)
 	case len(w.Queues) > WorkerQueuesMax:
-		return &FieldError{"queues", fmt.Sprintf("has %d names; at most %d are kept", len(w.Queues), WorkerQueuesMax)}
+		return tooLarge("queues", "has %d names; at most %d are kept", len(w.Queues), WorkerQueuesMax)
 	}
 	for _, l := range w.Labels {
 		if len(l) > WorkerLabelBytesMax {
-			return &FieldError{"labels", fmt.Sprintf("has an item of %d bytes; at most %d are kept", len(l), WorkerLabelBytesMax)}
+			return tooLarge("labels", "has an item of %d bytes; at most %d are kept", len(l), WorkerLabelBytesMax)
 		}
 	}
 	for _, q := range w.Queues {
 		if !ValidQueueName(q) {
-			return &FieldError{"queues", fmt.Sprintf("has %.140q, which is no queue name: want 1 to %d of letters, digits and . _ : / -", q, QueueNameBytesMax)}
+			return invalid("queues", "has %.140q, which is no queue name: want 1 to %d of letters, digits and . _ : / -", q, QueueNameBytesMax)
 		}
 	}
 	return nil

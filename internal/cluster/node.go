@@ -211,16 +211,16 @@ func (d *decoder) node() Node {
 // Validate names the first field that breaks a limit, in a *FieldError.
 func (i *NodeInfo) Validate() error {
 	if err := ValidAddress(i.Peer); err != nil {
-		return &FieldError{"peer address", err.Error()}
+		return &FieldError{Field: "peer address", Problem: err.Error()}
 	}
 	if err := ValidAddress(i.Public); err != nil && i.Public != "" {
-		return &FieldError{"public address", err.Error()}
+		return &FieldError{Field: "public address", Problem: err.Error()}
 	}
 	if len(i.Zone) > ZoneBytesMax || strings.ContainsFunc(i.Zone, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-		return &FieldError{"zone", fmt.Sprintf("is %.80q; want at most %d bytes without spaces", i.Zone, ZoneBytesMax)}
+		return invalid("zone", "is %.80q; want at most %d bytes without spaces", i.Zone, ZoneBytesMax)
 	}
 	if len(i.Version) > NodeVersionBytesMax {
-		return &FieldError{"version", fmt.Sprintf("is %d bytes long; at most %d are kept", len(i.Version), NodeVersionBytesMax)}
+		return tooLarge("version", "is %d bytes long; at most %d are kept", len(i.Version), NodeVersionBytesMax)
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func (e *Engine) onDead(ctx context.Context, ids []JobID, dst []Ended, encode fu
 	case len(ids) == 0:
 		return dst, invalid("ids", "is empty; name 1 to %d jobs", IDsMax)
 	case len(ids) > IDsMax:
-		return dst, invalid("ids", "has %d items; at most %d fit one request", len(ids), IDsMax)
+		return dst, tooLarge("ids", "has %d items; at most %d fit one request", len(ids), IDsMax)
 	}
 	before := len(dst)
 	dst = append(dst, make([]Ended, len(ids))...)

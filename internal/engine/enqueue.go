@@ -158,7 +158,7 @@ func checkEnqueue(r *EnqueueRequest) error {
 	case len(r.Jobs) == 0:
 		return invalid("jobs", "is empty; give 1 to %d jobs", queue.EnqueueJobsMax)
 	case len(r.Jobs) > queue.EnqueueJobsMax:
-		return invalid("jobs", "has %d items; at most %d fit one request", len(r.Jobs), queue.EnqueueJobsMax)
+		return tooLarge("jobs", "has %d items; at most %d fit one request", len(r.Jobs), queue.EnqueueJobsMax)
 	case r.Session != SessionID{} && r.Sequence == 0:
 		return invalid("sequence", "is 0; a session counts its requests from 1")
 	case r.Session == SessionID{} && r.Sequence != 0:
@@ -352,10 +352,7 @@ func encodeJobs(c *call, to berth, r *EnqueueRequest, out []Enqueued, now queue.
 		s := &r.Jobs[i].Spec
 		c.items.Commit(queue.AppendJob(c.items.Buf(), s))
 		if c.items.Size() > shard.CommandBytesMax {
-			return header, &Error{
-				Code: CodeInvalidArgument, Reason: ReasonTooLarge, Field: "jobs",
-				Message: fmt.Sprintf("jobs are together over %d MiB; send them in several requests", shard.CommandBytesMax>>20),
-			}
+			return header, tooLarge("jobs", "are together over %d MiB; send them in several requests", shard.CommandBytesMax>>20)
 		}
 		if s.RunAt <= now {
 			c.addReady(s.Queue)

@@ -60,23 +60,29 @@ func invalid(field, format string, args ...any) *Error {
 	}
 }
 
+// tooLarge says which field of a request has too many bytes or items.
+func tooLarge(field, format string, args ...any) *Error {
+	err := invalid(field, format, args...)
+	err.Reason = ReasonTooLarge
+	return err
+}
+
 // fieldError turns what a Validate method found into an error of ours.
 func fieldError(err error) *Error {
+	e := &Error{Code: CodeInvalidArgument, Reason: ReasonInvalid, Message: err.Error(), Cause: err}
 	var ofQueue *queue.FieldError
 	var ofCluster *cluster.FieldError
+	large := false
 	switch {
 	case errors.As(err, &ofQueue):
-		return &Error{
-			Code: CodeInvalidArgument, Reason: ReasonInvalid, Field: ofQueue.Field,
-			Message: ofQueue.Error(), Cause: err,
-		}
+		e.Field, e.Message, large = ofQueue.Field, ofQueue.Error(), ofQueue.TooLarge
 	case errors.As(err, &ofCluster):
-		return &Error{
-			Code: CodeInvalidArgument, Reason: ReasonInvalid, Field: ofCluster.Field,
-			Message: ofCluster.Error(), Cause: err,
-		}
+		e.Field, e.Message, large = ofCluster.Field, ofCluster.Error(), ofCluster.TooLarge
 	}
-	return &Error{Code: CodeInvalidArgument, Reason: ReasonInvalid, Message: err.Error(), Cause: err}
+	if large {
+		e.Reason = ReasonTooLarge
+	}
+	return e
 }
 
 // refusal is the one table from the machine's codes to errors. It is nil for codes that are no refusal.

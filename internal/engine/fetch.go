@@ -127,7 +127,7 @@ func (e *Engine) checkFetch(ctx context.Context, r *FetchRequest) (*worker, erro
 	case len(r.Queues) == 0:
 		return nil, invalid("queues", "is empty; name 1 to %d queues", queue.FetchQueuesMax)
 	case len(r.Queues) > queue.FetchQueuesMax:
-		return nil, invalid("queues", "has %d names; at most %d fit one fetch", len(r.Queues), queue.FetchQueuesMax)
+		return nil, tooLarge("queues", "has %d names; at most %d fit one fetch", len(r.Queues), queue.FetchQueuesMax)
 	case r.Max < 1 || r.Max > queue.FetchMax:
 		return nil, invalid("max", "is %d; it must lie between 1 and %d", r.Max, queue.FetchMax)
 	case r.Wait < 0 || r.Wait > queue.WaitMillisMax*time.Millisecond:

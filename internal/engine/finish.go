@@ -15,7 +15,7 @@ func (e *Engine) Finish(ctx context.Context, worker WorkerID, outcomes []Outcome
 	case len(outcomes) == 0:
 		return dst, invalid("outcomes", "is empty; give 1 to %d outcomes", FinishMax)
 	case len(outcomes) > FinishMax:
-		return dst, invalid("outcomes", "has %d items; at most %d fit one request", len(outcomes), FinishMax)
+		return dst, tooLarge("outcomes", "has %d items; at most %d fit one request", len(outcomes), FinishMax)
 	}
 	if w := e.workers.get(worker); w != nil {
 		w.hear()
@@ -152,19 +152,19 @@ func checkOutcome(o *Outcome) *Error {
 	case o.Kind == OutcomeRelease:
 		return nil
 	case o.Kind == OutcomeAck && len(o.Result) > queue.ResultBytesMax:
-		return invalid("result", "is %d bytes long; at most %d are kept, so store it elsewhere and put a reference here", len(o.Result), queue.ResultBytesMax)
+		return tooLarge("result", "is %d bytes long; at most %d are kept, so store it elsewhere and put a reference here", len(o.Result), queue.ResultBytesMax)
 	case o.Kind == OutcomeAck && len(o.ContentType) > queue.ContentTypeMax:
-		return invalid("content_type", "is %d bytes long; at most %d are kept", len(o.ContentType), queue.ContentTypeMax)
+		return tooLarge("content_type", "is %d bytes long; at most %d are kept", len(o.ContentType), queue.ContentTypeMax)
 	case o.Kind == OutcomeAck && !utf8.ValidString(o.ContentType):
 		return invalid("content_type", "is not valid UTF-8")
 	case o.Kind == OutcomeAck:
 		return nil
 	case len(f.Type) > queue.ErrorTypeBytesMax:
-		return invalid("failure.type", "is %d bytes long; at most %d are kept", len(f.Type), queue.ErrorTypeBytesMax)
+		return tooLarge("failure.type", "is %d bytes long; at most %d are kept", len(f.Type), queue.ErrorTypeBytesMax)
 	case len(f.Message) > queue.ErrorTextBytesMax:
-		return invalid("failure.message", "is %d bytes long; at most %d are kept", len(f.Message), queue.ErrorTextBytesMax)
+		return tooLarge("failure.message", "is %d bytes long; at most %d are kept", len(f.Message), queue.ErrorTextBytesMax)
 	case len(f.Stack) > queue.ErrorStackBytesMax:
-		return invalid("failure.stack", "is %d bytes long; at most %d are kept", len(f.Stack), queue.ErrorStackBytesMax)
+		return tooLarge("failure.stack", "is %d bytes long; at most %d are kept", len(f.Stack), queue.ErrorStackBytesMax)
 	case f.DelayMillis < 0 || f.DelayMillis > queue.DelayMillisMax:
 		return invalid("failure.delay", "is %d ms; it must lie between 0 and %d", f.DelayMillis, int64(queue.DelayMillisMax))
 	}
@@ -201,7 +201,7 @@ func (e *Engine) Progress(ctx context.Context, id JobID, t Token, percent int, m
 	case percent < 0 || percent > 100:
 		return invalid("percent", "is %d; it must lie between 0 and 100", percent)
 	case len(message) > queue.ProgressBytesMax:
-		return invalid("message", "is %d bytes long; at most %d are kept", len(message), queue.ProgressBytesMax)
+		return tooLarge("message", "is %d bytes long; at most %d are kept", len(message), queue.ProgressBytesMax)
 	}
 	_, err := e.onJob(ctx, id, func(dst []byte) []byte {
 		return queue.AppendProgress(dst, id.Pos, t, uint8(percent), message)

@@ -55,86 +55,86 @@ func TestRequestLimits(t *testing.T) {
 	list := func(r ListRequest) error { _, _, err := e.List(t.Context(), r); return err }
 	long := strings.Repeat("n", cluster.QueueNameBytesMax)
 	tests := []struct {
-		field     string
-		good, bad func() error
+		field, reason string
+		good, bad     func() error
 	}{
-		{"jobs", func() error { return enqueueN(queue.EnqueueJobsMax) }, func() error { return enqueueN(queue.EnqueueJobsMax + 1) }},
-		{"jobs", func() error { return enqueueN(1) }, func() error { return enqueueN(0) }},
-		{"queue", func() error { return named(long) }, func() error { return named(long + "n") }},
-		{"queue", func() error { return named("a/b:c.d_e-f") }, func() error { return named("two words") }},
+		{"jobs", ReasonTooLarge, func() error { return enqueueN(queue.EnqueueJobsMax) }, func() error { return enqueueN(queue.EnqueueJobsMax + 1) }},
+		{"jobs", ReasonInvalid, func() error { return enqueueN(1) }, func() error { return enqueueN(0) }},
+		{"queue", ReasonInvalid, func() error { return named(long) }, func() error { return named(long + "n") }},
+		{"queue", ReasonInvalid, func() error { return named("a/b:c.d_e-f") }, func() error { return named("two words") }},
 		{
-			"payload", func() error { return spec(func(s *Spec) { s.Payload = make([]byte, queue.PayloadBytesMax) }) },
+			"payload", ReasonTooLarge, func() error { return spec(func(s *Spec) { s.Payload = make([]byte, queue.PayloadBytesMax) }) },
 			func() error { return spec(func(s *Spec) { s.Payload = make([]byte, queue.PayloadBytesMax+1) }) },
 		},
-		{"priority", func() error { return spec(func(s *Spec) { s.Priority = 9 }) }, func() error { return spec(func(s *Spec) { s.Priority = 10 }) }},
-		{"expires_at", func() error { return nil }, func() error { return spec(func(s *Spec) { s.ExpiresAt = 5 }) }},
+		{"priority", ReasonInvalid, func() error { return spec(func(s *Spec) { s.Priority = 9 }) }, func() error { return spec(func(s *Spec) { s.Priority = 10 }) }},
+		{"expires_at", ReasonInvalid, func() error { return nil }, func() error { return spec(func(s *Spec) { s.ExpiresAt = 5 }) }},
 		{
-			"max", func() error { return fetch(FetchRequest{Queues: []string{"none"}, Max: queue.FetchMax}) },
+			"max", ReasonInvalid, func() error { return fetch(FetchRequest{Queues: []string{"none"}, Max: queue.FetchMax}) },
 			func() error { return fetch(FetchRequest{Queues: []string{"none"}, Max: queue.FetchMax + 1}) },
 		},
 		{
-			"queues", func() error {
+			"queues", ReasonTooLarge, func() error {
 				return fetch(FetchRequest{Queues: slices.Repeat([]string{"none"}, queue.FetchQueuesMax), Max: 1})
 			},
 			func() error {
 				return fetch(FetchRequest{Queues: slices.Repeat([]string{"none"}, queue.FetchQueuesMax+1), Max: 1})
 			},
 		},
-		{"queues", func() error { return nil }, func() error { return fetch(FetchRequest{Max: 1}) }},
-		{"queues", func() error { return nil }, func() error { return fetch(FetchRequest{Queues: []string{"bad name"}, Max: 1}) }},
-		{"wait", func() error { return nil }, func() error {
+		{"queues", ReasonInvalid, func() error { return nil }, func() error { return fetch(FetchRequest{Max: 1}) }},
+		{"queues", ReasonInvalid, func() error { return nil }, func() error { return fetch(FetchRequest{Queues: []string{"bad name"}, Max: 1}) }},
+		{"wait", ReasonInvalid, func() error { return nil }, func() error {
 			return fetch(FetchRequest{Queues: []string{"q"}, Max: 1, Wait: queue.WaitMillisMax*time.Millisecond + 1})
 		}},
 		{
-			"lease", func() error { return fetch(FetchRequest{Queues: []string{"none"}, Max: 1, Lease: AnonymousLeaseMin}) },
+			"lease", ReasonInvalid, func() error { return fetch(FetchRequest{Queues: []string{"none"}, Max: 1, Lease: AnonymousLeaseMin}) },
 			func() error {
 				return fetch(FetchRequest{Queues: []string{"none"}, Max: 1, Lease: AnonymousLeaseMin - 1})
 			},
 		},
 		{
-			"result", func() error { return outcome(Outcome{Result: make([]byte, queue.ResultBytesMax)}) },
+			"result", ReasonTooLarge, func() error { return outcome(Outcome{Result: make([]byte, queue.ResultBytesMax)}) },
 			func() error { return outcome(Outcome{Result: make([]byte, queue.ResultBytesMax+1)}) },
 		},
 		{
-			"failure.message", func() error {
+			"failure.message", ReasonTooLarge, func() error {
 				return outcome(Outcome{Kind: OutcomeFail, Failure: Failure{Message: strings.Repeat("m", queue.ErrorTextBytesMax)}})
 			}, func() error {
 				return outcome(Outcome{Kind: OutcomeFail, Failure: Failure{Message: strings.Repeat("m", queue.ErrorTextBytesMax+1)}})
 			},
 		},
 		{
-			"failure.stack", func() error {
+			"failure.stack", ReasonTooLarge, func() error {
 				return outcome(Outcome{Kind: OutcomeFail, Failure: Failure{Stack: strings.Repeat("m", queue.ErrorStackBytesMax)}})
 			}, func() error {
 				return outcome(Outcome{Kind: OutcomeFail, Failure: Failure{Stack: strings.Repeat("m", queue.ErrorStackBytesMax+1)}})
 			},
 		},
-		{"kind", func() error { return outcome(Outcome{Kind: OutcomeRelease}) }, func() error { return outcome(Outcome{Kind: OutcomeRelease + 1}) }},
-		{"duration", func() error { return extend(time.Minute) }, func() error { return extend(time.Microsecond) }},
+		{"kind", ReasonInvalid, func() error { return outcome(Outcome{Kind: OutcomeRelease}) }, func() error { return outcome(Outcome{Kind: OutcomeRelease + 1}) }},
+		{"duration", ReasonInvalid, func() error { return extend(time.Minute) }, func() error { return extend(time.Microsecond) }},
 		{
-			"duration", func() error { return extend(queue.LeaseMillisMax * time.Millisecond) },
+			"duration", ReasonInvalid, func() error { return extend(queue.LeaseMillisMax * time.Millisecond) },
 			func() error { return extend(queue.LeaseMillisMax*time.Millisecond + time.Millisecond) },
 		},
 		{
-			"percent", func() error { return e.Progress(t.Context(), job.ID, job.Token, 100, "") },
+			"percent", ReasonInvalid, func() error { return e.Progress(t.Context(), job.ID, job.Token, 100, "") },
 			func() error { return e.Progress(t.Context(), job.ID, job.Token, 101, "") },
 		},
 		{
-			"message", func() error {
+			"message", ReasonTooLarge, func() error {
 				return e.Progress(t.Context(), job.ID, job.Token, 1, strings.Repeat("m", queue.ProgressBytesMax))
 			}, func() error {
 				return e.Progress(t.Context(), job.ID, job.Token, 1, strings.Repeat("m", queue.ProgressBytesMax+1))
 			},
 		},
-		{"limit", func() error { return all(BulkMax) }, func() error { return all(BulkMax + 1) }},
+		{"limit", ReasonInvalid, func() error { return all(BulkMax) }, func() error { return all(BulkMax + 1) }},
 		{
-			"limit", func() error { return list(ListRequest{Queue: "q", State: queue.StateReady, Limit: queue.ListMax}) },
+			"limit", ReasonInvalid, func() error { return list(ListRequest{Queue: "q", State: queue.StateReady, Limit: queue.ListMax}) },
 			func() error {
 				return list(ListRequest{Queue: "q", State: queue.StateReady, Limit: queue.ListMax + 1})
 			},
 		},
-		{"state", func() error { return nil }, func() error { return list(ListRequest{Queue: "q", Limit: 1}) }},
-		{"cursor", func() error { return nil }, func() error {
+		{"state", ReasonInvalid, func() error { return nil }, func() error { return list(ListRequest{Queue: "q", Limit: 1}) }},
+		{"cursor", ReasonInvalid, func() error { return nil }, func() error {
 			return list(ListRequest{Queue: "q", State: queue.StateReady, Limit: 1, Cursor: "!"})
 		}},
 	}
@@ -144,7 +144,7 @@ func TestRequestLimits(t *testing.T) {
 		}
 		err := test.bad()
 		own, ok := errors.AsType[*Error](err)
-		if !ok || own.Code != CodeInvalidArgument || own.Field != test.field || own.Message == "" {
+		if !ok || own.Code != CodeInvalidArgument || own.Reason != test.reason || own.Field != test.field || own.Message == "" {
 			t.Errorf("%s over its limit: %+v", test.field, err)
 		}
 	}
@@ -306,7 +306,7 @@ func TestHeldLimit(t *testing.T) {
 	w := e.workers.get(id)
 	w.beat.Store(0)
 	_, err = e.Heartbeat(t.Context(), id, make([]LeaseRef, HeldMax+1))
-	wantError(t, err, CodeInvalidArgument, ReasonInvalid)
+	wantError(t, err, CodeInvalidArgument, ReasonTooLarge)
 	if w.beat.Load() == 0 {
 		t.Error("a heartbeat that is refused is no sign of life")
 	}

@@ -60,7 +60,7 @@ func (e *Engine) Heartbeat(ctx context.Context, id WorkerID, held []LeaseRef) (H
 	}
 	e.met(w) // whatever it says, it lives
 	if len(held) > HeldMax {
-		return HeartbeatReply{}, invalid("held", "has %d leases; at most %d fit one heartbeat", len(held), HeldMax)
+		return HeartbeatReply{}, tooLarge("held", "has %d leases; at most %d fit one heartbeat", len(held), HeldMax)
 	}
 	reply := HeartbeatReply{State: WorkerState(w.want.Load()), TTL: w.ttl}
 	asking, cancel := context.WithTimeout(ctx, w.ttl/beatShare)

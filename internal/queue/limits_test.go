@@ -3,6 +3,7 @@ package queue
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -23,6 +24,7 @@ func TestSpecLimits(t *testing.T) {
 		}
 		return kv
 	}
+	sized := []string{"kind", "content_type", "payload", "metadata", "ordering_key"}
 	list := func(n int) Retry { return Retry{Kind: RetryList, List: make([]int64, n)} }
 	for _, c := range []struct {
 		field    string
@@ -63,6 +65,8 @@ func TestSpecLimits(t *testing.T) {
 		var fieldError *FieldError
 		if err := s.Validate(); !errors.As(err, &fieldError) || fieldError.Field != c.field || !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: over the limit: %v", c.field, err)
+		} else if large := slices.Contains(sized, c.field) || len(s.Retry.List) > RetryListMax; fieldError.TooLarge != large {
+			t.Errorf("%s: too large: %v, want %v", c.field, fieldError.TooLarge, large)
 		}
 		if out := apply(m, AppendJob(nil, &s)); out.Items[0].Code != CodeMalformed {
 			t.Errorf("%s: over the limit: applied with code %d", c.field, out.Items[0].Code)

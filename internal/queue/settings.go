@@ -26,10 +26,15 @@ func invalid(field, format string, args ...any) error {
 	return &FieldError{Field: field, Message: fmt.Sprintf(format, args...)}
 }
 
+func tooLarge(field, format string, args ...any) error {
+	return &FieldError{Field: field, Message: fmt.Sprintf(format, args...), TooLarge: true}
+}
+
 // FieldError names a field that breaks a limit.
 type FieldError struct {
-	Field   string // as in the API, e.g. "max_attempts"
-	Message string
+	Field    string // as in the API, e.g. "max_attempts"
+	Message  string
+	TooLarge bool // it has too many bytes or items, which says nothing against each of them
 }
 
 func (e *FieldError) Error() string { return e.Field + ": " + e.Message }
@@ -90,8 +95,11 @@ func (r *Retry) validate() error {
 		return invalid("retry.jitter_percent", "is %d; at most %d are allowed", r.JitterPercent, jitterPercentMax)
 	}
 	if r.Kind == RetryList {
-		if len(r.List) == 0 || len(r.List) > RetryListMax {
-			return invalid("retry.list", "has %d delays; want 1 to %d", len(r.List), RetryListMax)
+		if len(r.List) == 0 {
+			return invalid("retry.list", "has no delays; want 1 to %d", RetryListMax)
+		}
+		if len(r.List) > RetryListMax {
+			return tooLarge("retry.list", "has %d delays; at most %d are allowed", len(r.List), RetryListMax)
 		}
 		for i, d := range r.List {
 			if d < 0 || d > DelayMillisMax {

@@ -212,22 +212,22 @@ func (s *Spec) Validate() error {
 		return invalid("timeout", "is %d ms; want -1 (none), 0 (the queue's) or at most %d ms",
 			s.TimeoutMillis, int64(DelayMillisMax))
 	case len(s.Kind) > KindBytesMax:
-		return invalid("kind", "has %d bytes; at most %d are allowed", len(s.Kind), KindBytesMax)
+		return tooLarge("kind", "has %d bytes; at most %d are allowed", len(s.Kind), KindBytesMax)
 	case len(s.ContentType) > ContentTypeMax:
-		return invalid("content_type", "has %d bytes; at most %d are allowed", len(s.ContentType), ContentTypeMax)
+		return tooLarge("content_type", "has %d bytes; at most %d are allowed", len(s.ContentType), ContentTypeMax)
 	case len(s.OrderingKey) > OrderKeyBytesMax:
-		return invalid("ordering_key", "has %d bytes; at most %d are allowed", len(s.OrderingKey), OrderKeyBytesMax)
+		return tooLarge("ordering_key", "has %d bytes; at most %d are allowed", len(s.OrderingKey), OrderKeyBytesMax)
 	case len(s.Payload) > PayloadBytesMax:
-		return invalid("payload", "has %d bytes; at most %d are allowed", len(s.Payload), PayloadBytesMax)
+		return tooLarge("payload", "has %d bytes; at most %d are allowed", len(s.Payload), PayloadBytesMax)
 	case len(s.Metadata) > MetadataCountMax:
-		return invalid("metadata", "has %d keys; at most %d are allowed", len(s.Metadata), MetadataCountMax)
+		return tooLarge("metadata", "has %d keys; at most %d are allowed", len(s.Metadata), MetadataCountMax)
 	}
 	total := 0
 	for i := range s.Metadata {
 		total += len(s.Metadata[i].Key) + len(s.Metadata[i].Value)
 	}
 	if total > MetadataBytesMax {
-		return invalid("metadata", "has %d bytes in all; at most %d are allowed", total, MetadataBytesMax)
+		return tooLarge("metadata", "has %d bytes in all; at most %d are allowed", total, MetadataBytesMax)
 	}
 	return s.Retry.validate()
 }

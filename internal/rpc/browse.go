@@ -95,7 +95,7 @@ func dead(
 	case len(texts) == 0 && in.GetQueue() == "":
 		return nil, invalid("ids", "missing: want the ids of dead jobs, or a queue to take all of")
 	case len(texts) > DeadIDsMax:
-		return nil, invalid("ids", "has %d ids: want at most %d", len(texts), DeadIDsMax)
+		return nil, tooLarge("ids", "has %d ids: want at most %d", len(texts), DeadIDsMax)
 	case in.GetLimit() > DeadLimitMax:
 		return nil, invalid("limit", "is %d: want at most %d a call", in.GetLimit(), DeadLimitMax)
 	}

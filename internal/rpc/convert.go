@@ -227,8 +227,11 @@ func exponentialDefaults(r *queue.Retry) {
 }
 
 func delaysOf(field string, delays []*durationpb.Duration) ([]int64, *engine.Error) {
-	if n := len(delays); n == 0 || n > queue.RetryListMax {
-		return nil, invalid(field, "has %d items: want 1 to %d", n, queue.RetryListMax)
+	switch n := len(delays); {
+	case n == 0:
+		return nil, invalid(field, "missing: want 1 to %d delays", queue.RetryListMax)
+	case n > queue.RetryListMax:
+		return nil, tooLarge(field, "has %d items: want at most %d", n, queue.RetryListMax)
 	}
 	list := make([]int64, len(delays))
 	for i, d := range delays {

@@ -63,6 +63,13 @@ func invalid(field, format string, args ...any) *engine.Error {
 	return &engine.Error{Code: engine.CodeInvalidArgument, Reason: reasonInvalid, Field: field, Message: message}
 }
 
+// tooLarge is a refusal of one field that has too many bytes or items.
+func tooLarge(field, format string, args ...any) *engine.Error {
+	err := invalid(field, format, args...)
+	err.Reason = reasonTooLarge
+	return err
+}
+
 // asEngineError finds or makes the engine.Error that describes err.
 func asEngineError(err error) *engine.Error {
 	if e, ok := errors.AsType[*engine.Error](err); ok {

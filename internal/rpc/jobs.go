@@ -73,8 +73,11 @@ func leaseOf(msg *beaverv1.FetchRequest) (time.Duration, *engine.Error) {
 }
 
 func checkQueues(field string, queues []string) *engine.Error {
-	if n := len(queues); n == 0 || n > queue.FetchQueuesMax {
-		return invalid(field, "has %d names: want 1 to %d", n, queue.FetchQueuesMax)
+	switch n := len(queues); {
+	case n == 0:
+		return invalid(field, "missing: want the names of 1 to %d queues", queue.FetchQueuesMax)
+	case n > queue.FetchQueuesMax:
+		return tooLarge(field, "has %d names: want at most %d", n, queue.FetchQueuesMax)
 	}
 	return nil
 }
@@ -168,7 +171,7 @@ func (r *finishRequest) setProto(data []byte) {
 			continue
 		}
 		if len(r.outcomes) == OutcomesMax {
-			r.err = invalid("outcomes", "more than %d in one message: send several", OutcomesMax)
+			r.err = tooLarge("outcomes", "more than %d in one message: send several", OutcomesMax)
 			return
 		}
 		r.outcomes = append(r.outcomes, engine.Outcome{})

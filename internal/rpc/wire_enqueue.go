@@ -49,7 +49,7 @@ func (b *enqueueBuffers) clear() {
 func (b *enqueueBuffers) addJob() (*engine.NewJob, *engine.Error) {
 	jobs := b.request.Jobs
 	if len(jobs) == EnqueueJobsMax {
-		return nil, invalid("jobs", "more than %d jobs in one message: send several", EnqueueJobsMax)
+		return nil, tooLarge("jobs", "more than %d jobs in one message: send several", EnqueueJobsMax)
 	}
 	if len(jobs) < cap(jobs) {
 		jobs = jobs[:len(jobs)+1] // keeps the metadata's room of the job that stood here

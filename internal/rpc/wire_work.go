@@ -96,7 +96,7 @@ func (r *workRequest) decode() *engine.Error {
 
 func (r *workRequest) outcome(data []byte) *engine.Error {
 	if len(r.outcomes) == OutcomesMax {
-		return invalid("outcomes", "more than %d in one message: send several", OutcomesMax)
+		return tooLarge("outcomes", "more than %d in one message: send several", OutcomesMax)
 	}
 	r.outcomes = append(r.outcomes, engine.Outcome{})
 	if err := r.decoder.outcome(data, &r.outcomes[len(r.outcomes)-1]); err != nil {
@@ -107,7 +107,7 @@ func (r *workRequest) outcome(data []byte) *engine.Error {
 
 func (r *workRequest) lease(data []byte) *engine.Error {
 	if len(r.held) == HeldMax {
-		return invalid("held", "more than %d leases in one message", HeldMax)
+		return tooLarge("held", "more than %d leases in one message", HeldMax)
 	}
 	var l engine.LeaseRef
 	f := fields{data: data}

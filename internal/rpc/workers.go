@@ -50,7 +50,7 @@ func (h *Handler) heartbeat(ctx context.Context, e Engine, in *beaverv1.Heartbea
 
 func leasesOf(field string, refs []*beaverv1.LeaseRef) ([]engine.LeaseRef, *engine.Error) {
 	if len(refs) > HeldMax {
-		return nil, invalid(field, "has %d leases: want at most %d", len(refs), HeldMax)
+		return nil, tooLarge(field, "has %d leases: want at most %d", len(refs), HeldMax)
 	}
 	leases := make([]engine.LeaseRef, len(refs))
 	for i, ref := range refs {
@@ -125,19 +125,19 @@ func workerInfoOf(path string, in *beaverv1.WorkerInfo) (engine.WorkerInfo, *eng
 	texts := map[string]string{"name": info.Name, "host": info.Host, "version": info.Version}
 	for _, field := range []string{"name", "host", "version"} {
 		if n := len(texts[field]); n > WorkerTextBytesMax {
-			return info, invalid(path+"."+field, "has %d bytes: want at most %d", n, WorkerTextBytesMax)
+			return info, tooLarge(path+"."+field, "has %d bytes: want at most %d", n, WorkerTextBytesMax)
 		}
 	}
 	if n := len(info.Labels); n > WorkerLabelsMax {
-		return info, invalid(path+".labels", "has %d: want at most %d", n, WorkerLabelsMax)
+		return info, tooLarge(path+".labels", "has %d: want at most %d", n, WorkerLabelsMax)
 	}
 	for _, label := range info.Labels {
 		if len(label) > WorkerTextBytesMax {
-			return info, invalid(path+".labels", "one has %d bytes: want at most %d", len(label), WorkerTextBytesMax)
+			return info, tooLarge(path+".labels", "one has %d bytes: want at most %d", len(label), WorkerTextBytesMax)
 		}
 	}
 	if n := len(info.Queues); n > queue.FetchQueuesMax {
-		return info, invalid(path+".queues", "has %d names: want at most %d", n, queue.FetchQueuesMax)
+		return info, tooLarge(path+".queues", "has %d names: want at most %d", n, queue.FetchQueuesMax)
 	}
 	if info.Concurrency > WorkerConcurrencyMax {
 		return info, invalid(path+".concurrency", "is %d: want at most %d", info.Concurrency, WorkerConcurrencyMax)
