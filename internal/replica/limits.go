@@ -31,6 +31,9 @@ const (
 	WakeupMin = time.Millisecond
 	// SnapshotRetry is how long a snapshot that found no room waits.
 	SnapshotRetry = 10 * time.Second
+	// staleShare is what part of a snapshot's size may be applied behind it before it is too old to be brought to a member: some bytes
+	// end a job of a KiB, which would be sent in vain.
+	staleShare = 64
 	// WantedPause lies between two snapshots of a shard that the log wants, so that a log that asks again and again does
 	// not keep an idle shard busy.
 	WantedPause = 100 * time.Millisecond

@@ -75,7 +75,7 @@ func Open(cfg Config) (*Replica, error) {
 	if err := r.openHoles(passed); err != nil {
 		return nil, err
 	}
-	r.snap.index = snap.Index
+	r.snap.index, r.snap.kept = snap.Index, min(first, snap.Index+1)-1
 	r.count.SnapshotIndex = snap.Index
 	r.stamp = cfg.Driver.Stamp()
 	if snap.Index == 0 {

@@ -36,7 +36,8 @@ type Effects struct {
 	// Messages go to other replicas of the group. They may be lost, late, twice or in another order. They depend on
 	// nothing that is not durable; the slice is valid until the next Turn.
 	Messages []*raftpb.Message
-	// Snapshots are to be brought to members that lack what the log has forgotten; SnapshotSent ends each.
+	// Snapshots are to be brought to members that lack what the log has forgotten; SnapshotSent ends each. A wish may have waited for a
+	// snapshot of this replica.
 	Snapshots []shard.SnapshotWish
 	// Flush asks for what was appended; Durable answers it.
 	Flush Flush
@@ -199,6 +200,7 @@ func (r *Replica) turn() error {
 		r.settle = false
 		r.cfg.Driver.Settled()
 	}
+	r.bring()
 	if err := r.snapshot(); err != nil {
 		return err
 	}
@@ -305,7 +307,7 @@ func (r *Replica) process() error {
 		return err
 	}
 	r.eff.Messages = append(r.eff.Messages, r.mute(eff.Messages)...)
-	r.eff.Snapshots = append(r.eff.Snapshots, eff.Snapshots...)
+	r.wish(eff.Snapshots)
 	if err := r.append(&eff.Append); err != nil {
 		return err
 	}

@@ -24,6 +24,10 @@ type snapshotState struct {
 	wantedAfter time.Duration // when the log's next wish is granted
 
 	closing bool // one was begun since the replica is closing
+
+	bringing []bringing // wishes that wait for one
+	kept     uint64     // the log has all behind this index
+	keeps    bool       // the one that is due makes it forget nothing
 }
 
 // SnapshotJob is a frozen state on its way to the disk. Store it from any one goroutine.
@@ -37,7 +41,7 @@ type SnapshotJob struct {
 	log   Log
 	image shard.Image
 	bytes uint64 // as snapshotState.bytes
-	since uint64 // index of the snapshot before it, which stays
+	since uint64 // the log keeps all behind this index: no more than that of the snapshot before it, which stays
 	bulk  int64  // size of that one's file
 }
 
@@ -48,6 +52,7 @@ type SnapshotResult struct {
 
 	meta  snapshot.Meta
 	bytes uint64
+	since uint64
 	size  int64
 }
 
@@ -65,7 +70,8 @@ func (r *Replica) snapshot() error {
 	applied, _, bytes := r.sh.Applied()
 	wanted := r.snap.wanted && r.now.Mono >= r.snap.wantedAfter
 	due := wanted || bytes-r.snap.bytes >= uint64(r.cfg.SnapshotBytes) || r.closingSnapshot()
-	if !due || r.now.Mono < r.snap.notBefore {
+	r.snap.keeps = !due // It is only to be brought to a member.
+	if !due && len(r.snap.bringing) == 0 || r.now.Mono < r.snap.notBefore {
 		return nil
 	}
 	if applied == r.snap.index {
@@ -83,6 +89,10 @@ func (r *Replica) Freeze() (SnapshotJob, error) {
 		return SnapshotJob{}, fmt.Errorf("shard %d: encode configuration: %w", r.cfg.Shard, err)
 	}
 	applied, term, bytes := r.sh.Applied()
+	since := r.snap.index
+	if r.snap.keeps {
+		since = r.snap.kept
+	}
 	image := r.cfg.Driver.Snapshot()
 	r.snap.wanted, r.snap.running, r.snap.closing = false, true, r.closing
 	return SnapshotJob{
@@ -95,7 +105,7 @@ func (r *Replica) Freeze() (SnapshotJob, error) {
 			Fingerprint: image.Fingerprint(),
 		},
 		fs: r.cfg.FS, dir: r.cfg.SnapshotDir, disk: r.cfg.DiskDir, log: r.cfg.Log,
-		image: image, bytes: bytes, since: r.snap.index, bulk: r.count.SnapshotBytes,
+		image: image, bytes: bytes, since: since, bulk: r.count.SnapshotBytes,
 	}, nil
 }
 
@@ -131,8 +141,8 @@ func (r *Replica) SnapshotStored(now Instant, res SnapshotResult) {
 	}
 	r.snap.wantedAfter = now.Mono + WantedPause
 	m := &res.meta
-	r.sh.Snapshotted(shard.Restored{Index: m.Index, Term: m.Term, ConfState: m.ConfState}, r.snap.index+1)
-	r.snap.index, r.snap.bytes = m.Index, res.bytes
+	r.sh.Snapshotted(shard.Restored{Index: m.Index, Term: m.Term, ConfState: m.ConfState}, res.since+1)
+	r.snap.index, r.snap.bytes, r.snap.kept = m.Index, res.bytes, res.since
 	r.count.SnapshotIndex, r.count.SnapshotBytes = m.Index, res.size
 	r.count.SnapshotMillis = now.Millis
 	r.count.SnapshotSeconds = res.Took.Seconds()
@@ -142,7 +152,7 @@ func (r *Replica) SnapshotStored(now Instant, res SnapshotResult) {
 // Store makes a snapshot durable, and only then tells the log what it may forget. When NoSpace reports true of the
 // result's error, nothing is broken; any other error is final.
 func (j *SnapshotJob) Store() SnapshotResult {
-	res := SnapshotResult{meta: j.Meta, bytes: j.bytes}
+	res := SnapshotResult{meta: j.Meta, bytes: j.bytes, since: j.since}
 	res.size, res.Err = j.write()
 	for NoSpace(res.Err) && j.log.ReleaseReserve() {
 		// This is what the reserve is for: without snapshots the log cannot shrink.
