@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ var (
 	machinePath  = regexp.MustCompile(`(^|[\s"'` + "`" + `(=:])/(` + strings.Join([]string{"work", "root", "home", "Users"}, "|") + `)/`)
 	testDeclared = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
 	testNamed    = regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w*)`")
+	reasonGiven  = regexp.MustCompile(`(?m)^\s*(?:const )?[rR]eason[A-Z]\w*\s*=\s*"([A-Z_]+)"`)
 	unfinished   = regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X)\b`)
 )
 
@@ -97,6 +99,36 @@ func TestNamedTestsExist(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestReasonsAreDocumented: programs branch on the reasons of errors, so that the table of them is whole.
+func TestReasonsAreDocumented(t *testing.T) {
+	api, err := os.ReadFile("docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, dir := range []string{"internal/engine", "internal/rpc", "server"} {
+		files, err := filepath.Glob(dir + "/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			source, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range reasonGiven.FindAllSubmatch(source, -1) {
+				found++
+				if !bytes.Contains(api, []byte("`"+string(m[1])+"`")) {
+					t.Errorf("%s gives the reason %s, which docs/api.md does not explain", name, m[1])
+				}
+			}
+		}
+	}
+	if found < 30 {
+		t.Errorf("only %d reasons were found: they are no longer declared as this test expects", found)
+	}
 }
 
 // TestNoLeftovers keeps out what only makes sense on one machine or for one person.

@@ -47,11 +47,16 @@ QUEUE and the flags are what a line does not say; QUEUE may be left out if all l
 			if len(args) > 0 {
 				job.Queue = args[0]
 			}
+			if f.file == "" {
+				if err := a.payload(&job, args); err != nil {
+					return err
+				}
+			}
 			return a.client(cmd.Context(), func(c *beaver.Client) error {
 				if f.file != "" {
 					return a.enqueueFile(cmd.Context(), c, &job, &f, args)
 				}
-				return a.enqueueOne(cmd.Context(), c, &job, args)
+				return a.enqueueOne(cmd.Context(), c, &job)
 			})
 		},
 	}
@@ -79,6 +84,9 @@ func (f *enqueueFlags) job(cmd *cobra.Command) (beaver.Job, error) {
 	job := beaver.Job{
 		Kind: f.kind, ContentType: f.contentType, Delay: f.delay, MaxAttempts: f.maxAttempts, Timeout: f.timeout, OrderingKey: f.orderingKey, Metadata: f.meta,
 	}
+	if f.runAt != "" && cmd.Flags().Changed("delay") {
+		return job, usage("--delay and --run-at both say when the job is ready; give one of them")
+	}
 	if cmd.Flags().Changed("priority") {
 		job.Priority = &f.priority
 	}
@@ -105,23 +113,32 @@ func (f *enqueueFlags) job(cmd *cobra.Command) (beaver.Job, error) {
 	return job, nil
 }
 
-func (a *app) enqueueOne(ctx context.Context, c *beaver.Client, job *beaver.Job, args []string) error {
+// payload reads the payload of the one job that the arguments name.
+func (a *app) payload(job *beaver.Job, args []string) error {
 	if len(args) == 0 {
 		return usage("name the queue: beaver enqueue QUEUE [PAYLOAD]")
 	}
-	if len(args) == 2 {
-		job.Payload = []byte(args[1])
-		if args[1] == "-" {
-			b, err := io.ReadAll(a.stdin)
-			if err != nil {
-				return fmt.Errorf("read the payload from the standard input: %w", err)
-			}
-			job.Payload = b
-		}
-		if job.ContentType == "" {
-			job.ContentType = guessContentType(job.Payload)
-		}
+	if len(args) == 1 {
+		return nil
 	}
+	job.Payload = []byte(args[1])
+	if args[1] == "-" {
+		b, err := io.ReadAll(a.stdin)
+		if err != nil {
+			return fmt.Errorf("read the payload from the standard input: %w", err)
+		}
+		job.Payload = b
+	}
+	switch {
+	case job.ContentType == "":
+		job.ContentType = guessContentType(job.Payload)
+	case job.ContentType == beaver.ContentTypeJSON && !json.Valid(job.Payload):
+		return usage("the payload is not the JSON that --content-type says it is; mend it, or leave the flag out")
+	}
+	return nil
+}
+
+func (a *app) enqueueOne(ctx context.Context, c *beaver.Client, job *beaver.Job) error {
 	id, err := c.Enqueue(ctx, *job)
 	if err != nil {
 		return err

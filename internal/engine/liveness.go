@@ -292,6 +292,9 @@ func (e *Engine) SignalWorker(ctx context.Context, id WorkerID, s WorkerState) e
 		return invalid("state", "is %d; want run, quiet or stop", s)
 	}
 	_, err := e.ask(ctx, &query{Kind: querySignal, Shard: catalogShard, Worker: id, Wish: s})
+	if err != nil && asError(err).Reason == ReasonWorkerLost { // who asks is not the worker
+		return newError(CodeNotFound, ReasonWorkerLost, "no worker with this id is registered: it was silent for too long, said goodbye, or never came")
+	}
 	return err
 }
 

@@ -283,5 +283,8 @@ func (e *Engine) configureHomes(ctx context.Context, q *cluster.Queue, at *clust
 }
 
 func badQueueName(field, name string) *Error {
+	if name == "" {
+		return invalid(field, "is missing or empty; want the name of a queue")
+	}
 	return invalid(field, "%.140q is no queue name: want 1 to %d of letters, digits and . _ : / -", name, cluster.QueueNameBytesMax)
 }

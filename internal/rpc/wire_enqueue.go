@@ -93,7 +93,7 @@ func (b *enqueueBuffers) setSession(data []byte) *engine.Error {
 func sessionOf(data []byte) (engine.SessionID, *engine.Error) {
 	var id engine.SessionID
 	if len(data) != 0 && len(data) != len(id) {
-		return id, invalid("session", "has %d bytes: want %d random ones", len(data), len(id))
+		return id, invalid("session", "has %d bytes: want %d random ones, which are in base64 in JSON", len(data), len(id))
 	}
 	copy(id[:], data)
 	return id, nil
