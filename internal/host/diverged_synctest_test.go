@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/replica"
+	"github.com/beaver-raft/beaver/internal/snapshot"
 	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
@@ -115,6 +116,37 @@ func TestDivergedLeaderIsOutvoted(t *testing.T) {
 	})
 }
 
+// A follower whose state went wrong, and that is then cut off until the log has forgotten what it lacks, is healed by the snapshot
+// that it is brought for that, before anybody finds out: nothing that the wrong state let the log forget is missing then.
+func TestDivergedFollowerIsBehind(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		defer c.closeAll()
+		c.found(3)
+		c.add("precious|once")
+		c.fill(3)
+		wrong := c.others(c.leader())[0]
+		c.skew(wrong, "precious")
+		c.fill(3)
+		c.net.cutOff(wrong, true)
+		c.fill(3)
+		c.verify()
+		c.crash(wrong, vfs.AllLost())
+		c.mustOpen(wrong, Replica{})
+		c.net.cutOff(wrong, false)
+		c.agree(1, 2, 3)
+		c.verify()
+		c.agree(1, 2, 3)
+		if s := c.nodes[wrong].Stats().Shards[0]; s.Rebuilt != 0 || s.Doubt.Trust != replica.Trusted {
+			t.Errorf("rebuilt %d times, %+v", s.Rebuilt, s.Doubt)
+		}
+		c.crash(wrong, vfs.AllLost())
+		c.mustOpen(wrong, Replica{})
+		c.agree(1, 2, 3)
+	})
+}
+
 // Crashes at each stage of being rebuilt: whatever they leave, the replica serves no wrong state, and is rebuilt at last.
 func TestDivergedCrashes(t *testing.T) {
 	t.Parallel()
@@ -128,8 +160,13 @@ func TestDivergedCrashes(t *testing.T) {
 			wrong := c.others(c.leader())[1]
 			c.skew(wrong, "precious")
 			c.fill(3)
+			// One that is so far behind that the log has forgotten what it lacks is healed by the snapshot that it is brought for that.
+			c.await("it has applied what the others have", func() bool {
+				return c.nodes[wrong].Stats().Shards[0].Applied == c.nodes[c.leader()].Stats().Shards[0].Applied
+			})
 			c.net.let(wrong, 0)
 			c.verify()
+			marked := false
 			// The first crash may come before the verdict is durable: then the next fingerprint leads to it again.
 			for i, rebuilt := 0, false; !rebuilt; i++ {
 				if i == 100 {
@@ -141,8 +178,13 @@ func TestDivergedCrashes(t *testing.T) {
 				if s.Leading && s.Doubt.Trust != replica.Trusted {
 					t.Error("a replica leads that must not")
 				}
-				rebuilt = s.Rebuilt == 1
 				c.crash(wrong, o)
+				_, still, err := snapshot.Condemned(c.disks[wrong], SnapshotDir("data", groupShard))
+				if err != nil {
+					t.Fatal(err)
+				}
+				rebuilt = s.Rebuilt == 1 || marked && !still // It may end between the look and the crash.
+				marked = still
 				c.mustOpen(wrong, Replica{})
 				c.verify()
 			}
