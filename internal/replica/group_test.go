@@ -347,7 +347,7 @@ func (g *group) bring(from *member, w shard.SnapshotWish) error {
 //	close node=1                begin to close
 //	crash node=1                lose what is not durable, and stop
 //	wipe node=1                 lose all, and begin again as a founder under the old id
-//	restart node=1
+//	restart node=1              after a crash; else an orderly stop, and another start
 //	status                      what each member knows
 func TestGroup(t *testing.T) {
 	t.Parallel()
@@ -462,6 +462,9 @@ func (g *group) runMembers(t *testing.T, d *datadriven.TestData, m *member) erro
 	case "crash":
 		m.crash()
 	case "restart":
+		if m.log != nil {
+			m.flush() // It was stopped, and did not crash.
+		}
 		return m.open(nil)
 	case "wipe":
 		g.add(m.id, g.founders)

@@ -77,7 +77,8 @@ type Replica struct {
 	committed shard.Committed
 	waits     []waiting // oldest first
 	durable   wal.Position
-	lastPos   wal.Position // of what this replica appended, or found appended
+	lastPos   wal.Position // of what this replica appended, or found appended, and promises rest on
+	lazyPos   wal.Position // of a commit index that was appended; no promise rests on it
 	handed    wal.Position // what was appended up to it was flushed, or the owner was asked to
 	unsynced  int          // bytes appended behind handed
 
@@ -163,6 +164,7 @@ func (r *Replica) Turn(now Instant) (Effects, error) {
 	if err := r.turn(); err != nil {
 		return Effects{}, err
 	}
+	r.eff.Messages = spare(r.eff.Messages)
 	return r.eff, nil
 }
 
@@ -219,6 +221,9 @@ func (r *Replica) turn() error {
 	}
 	if r.sh.HasReady() {
 		r.eff.More = true
+		if r.eff.Batch.Items > 0 {
+			return r.process() // The batch goes out with what this turn has found committed: see spare.
+		}
 		return nil
 	}
 	r.wishFlush()
@@ -240,6 +245,7 @@ func (r *Replica) tick() error {
 	case r.now.Mono >= r.nextTick:
 		// Ticks that were missed stay missed: a stalled node should not hurry into an election.
 		r.nextTick = r.now.Mono + r.cfg.TickInterval
+		r.flushLazily()
 		return r.sh.Tick()
 	}
 	return nil
@@ -339,13 +345,18 @@ func (r *Replica) append(a *shard.Append) error {
 		if err != nil {
 			return fmt.Errorf("shard %d: append to log: %w", r.cfg.Shard, err)
 		}
-		r.lastPos = position
+		if r.lazyPos = position; !a.CommitOnly {
+			r.lastPos = position
+		}
 		for i := range a.Entries {
 			r.unsynced += len(a.Entries[i].Data)
 		}
 	}
-	if !a.Done.Waits() {
+	switch {
+	case !a.Done.Waits():
 		return nil // Nobody waits for it: it becomes durable together with what comes next.
+	case len(r.waits) == 0 && r.lastPos <= r.durable:
+		return r.sh.AppendDone(a.Done) // What it promises is durable already: see shard.Append.CommitOnly.
 	}
 	r.waits = append(r.waits, waiting{r.lastPos, a.Done, r.now.Mono})
 	if len(r.waits) > 1 || r.unsynced > FlushHereBytes {
@@ -357,7 +368,16 @@ func (r *Replica) append(a *shard.Append) error {
 // flushAside asks for a flush that somebody else does.
 func (r *Replica) flushAside() {
 	if r.lastPos > r.handed {
-		r.handed, r.unsynced = r.lastPos, 0
+		r.handed, r.unsynced = max(r.lastPos, r.lazyPos), 0
+		r.eff.Flush = FlushAside
+	}
+}
+
+// flushLazily asks for a flush of a commit index that no entry has taken along for a while. Nobody waits for it; but a start knows by it
+// what was applied, and what is written behind an entry tells damage of that from a torn end.
+func (r *Replica) flushLazily() {
+	if r.lazyPos > r.handed && r.lazyPos > r.durable {
+		r.handed, r.unsynced = r.lazyPos, 0
 		r.eff.Flush = FlushAside
 	}
 }
@@ -365,7 +385,7 @@ func (r *Replica) flushAside() {
 // wishFlush asks for a flush of what waits and was not asked for yet.
 func (r *Replica) wishFlush() {
 	if len(r.waits) > 0 && r.waits[len(r.waits)-1].position > r.handed {
-		r.handed, r.unsynced = r.lastPos, 0
+		r.handed, r.unsynced = max(r.lastPos, r.lazyPos), 0
 		r.eff.Flush = FlushHere
 	}
 }

@@ -18,7 +18,8 @@ import (
 //  2. Send Messages; they depend on nothing that is not durable.
 //  3. Hand Committed to Apply.
 //  4. When everything appended so far is durable, call AppendDone with Append.Done, in the order of the appends. An
-//     append without Done need not be made durable for its own sake.
+//     append without Done need not be made durable for its own sake, and neither need one that is CommitOnly: its Done waits
+//     for what was appended before it.
 //
 // Steps 2 and 3 may happen before or after 4. The slices of Append are valid until the next Ready.
 type Effects struct {
@@ -43,6 +44,8 @@ type Append struct {
 	HardState *wal.HardState // nil when unchanged
 	Entries   []wal.Entry    // an entry at or below the log's last index replaces it and all behind it
 	Done      Done
+	// CommitOnly says that nothing but the commit index is new. No promise rests on that: whoever forgets it is told again.
+	CommitOnly bool
 }
 
 // Empty reports whether there is nothing to write. Done may still wait for earlier appends.
@@ -116,8 +119,11 @@ func (s *Shard) appendEffect(m *raftpb.Message) Append {
 	// A snapshot to install arrives by its own stream, never inside a message; see Step.
 	invariant.Check(m.GetSnapshot() == nil, "shard %d: raft installs a snapshot by message", s.cfg.ID)
 	a := Append{Done: Done{m.GetResponses()}}
+	a.CommitOnly = len(m.GetEntries()) == 0
 	if m.Term != nil {
-		s.hard = wal.HardState{Term: m.GetTerm(), Vote: m.GetVote(), Commit: m.GetCommit()}
+		hard := wal.HardState{Term: m.GetTerm(), Vote: m.GetVote(), Commit: m.GetCommit()}
+		a.CommitOnly = a.CommitOnly && hard.Term == s.hard.Term && hard.Vote == s.hard.Vote
+		s.hard = hard
 		a.HardState = &s.hard
 	}
 	clear(s.entries)

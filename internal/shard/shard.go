@@ -34,7 +34,7 @@ type Shard struct {
 	leads   bool              // the library says so; see Leading
 	outbox  []*raftpb.Message // responses to others that became sendable by AppendDone
 	entries []wal.Entry       // Ready's memory
-	hard    wal.HardState     // Ready's memory
+	hard    wal.HardState     // as it was appended last
 	items   [][]byte          // Apply's memory
 }
 
@@ -61,7 +61,10 @@ func Open(cfg Config, snap Restored) (s *Shard, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s = &Shard{cfg: cfg, store: store, conf: conf, applied: snap.Index, appliedTerm: snap.Term, term: store.hard.Term}
+	s = &Shard{
+		cfg: cfg, store: store, conf: conf, applied: snap.Index, appliedTerm: snap.Term, term: store.hard.Term,
+		hard: cfg.Log.State(cfg.ID).HardState,
+	}
 	defer s.caught(&err)
 	s.node, err = raft.NewRawNode(cfg.raftConfig(store, snap.Index))
 	return s, err

@@ -78,7 +78,7 @@ var found = map[sim.Bug][]string{
 	sim.BugServeDamaged:       {lostPayload},
 	sim.BugDropMends:          {notHealed},
 	sim.BugVoteWithHole:       {refusedEntry, "failed: shard 1: read log entry"},
-	sim.BugIgnoreFingerprint:  {notHealed, "has a wrong state"},
+	sim.BugIgnoreFingerprint:  {notHealed, "has a wrong state", "after a leader took over: nobody could keep it"},
 	sim.BugPromiseUnsynced:    {forgotten, otherEntry, fencing, lostData},
 	sim.BugSendTooLittle:      {missingLive, missingEntry, unreadable, lostPayload},
 	sim.BugMendWrongly:        {lostPayload, otherLive},
