@@ -35,7 +35,7 @@ type JobInfo struct {
 	StartedAt         time.Time // of the last attempt
 	EndedAt           time.Time
 	Deadline          time.Time // running: when the attempt times out
-	Attempt           int       // 1 for the first; one that was given back counts, though it is no failure
+	Attempt           int       // 1 for the first; one that its worker released counts, though it is no failure
 	Failures          int
 	Crashes           int           // attempts lost with their worker
 	MaxAttempts       int           // as the job says; 0: the queue's

@@ -25,7 +25,7 @@ type LeasedJob struct {
 	Payload     []byte
 	ContentType string
 	Priority    int
-	Attempt     int       // 1 for the first; one that was given back counts, though it is no failure
+	Attempt     int       // 1 for the first; one that its worker released counts, though it is no failure
 	Failures    int       // attempts that failed
 	Crashes     int       // attempts lost with their worker
 	Deadline    time.Time // of this attempt; zero: as long as the worker lives

@@ -3,10 +3,7 @@ package engine
 import (
 	"context"
 	"slices"
-	"sync"
 	"time"
-
-	"github.com/beaver-raft/beaver/internal/queue"
 )
 
 // site is a node, and those shards of a fetch that it leads.
@@ -42,7 +39,7 @@ func sameSites(a, b []site) bool {
 }
 
 // fetchAcross fetches from shards that any nodes lead. First it asks them one after the other, so that a worker that finds work gets no
-// more than it can hold; when there is none it parks on all of them, takes what comes first, and gives back what comes second.
+// more than it can hold; when there is none it parks on all of them, and takes what comes first; see race for what comes second.
 func (e *Engine) fetchAcross(ctx context.Context, r *FetchRequest, legs []leg, w *worker, until time.Time, missing bool, view *table) ([]FetchedJob, fetchEnd, error) {
 	s := e.search(legs[0].pump.shard)
 	for {
@@ -102,57 +99,18 @@ func (e *Engine) fetchOn(
 	}
 	wait := max(time.Until(until), 0)
 	if one := sites[0]; len(sites) == 1 && one.here && len(one.legs) == len(legs) {
-		return e.fetchAtHome(ctx, r, legs, w, wait, missing, view)
+		return e.fetchAtHome(ctx, r, legs, w, wait, view.awaited(missing))
 	}
-	race := &race{engine: e, results: make(chan catch, len(sites))}
-	run, cancel := context.WithCancel(ctx)
-	defer race.end()
-	defer cancel()
-	for _, s := range sites {
-		if !e.spawn(func() { race.deliver(e.fetchAt(run, s, r, w, wait)) }) {
-			return nil, endOver, errStopping()
-		}
+	race, err := e.startRace(r, sites, w, wait)
+	if err != nil {
+		return nil, endOver, err
 	}
-	changed := view.awaited(missing)
-	over := time.NewTimer(wait + fetchSlack)
-	defer over.Stop()
-	var failed error
-	for left := len(sites); left > 0; {
-		select {
-		case c := <-race.results:
-			switch left--; {
-			case len(c.jobs) > 0:
-				return c.jobs, endAnswered, nil
-			case c.err != nil && asError(c.err).Code == CodeUnknownOutcome:
-				return nil, endOver, c.err
-			case c.err != nil && left > 0 && nothingHappened(asError(c.err)):
-				return nil, endMoved, nil
-			case c.err != nil:
-				failed = c.err
-			}
-		case <-moved:
-			moved = e.host.Moved()
-			if !sameSites(e.sites(legs), sites) {
-				return nil, endMoved, nil
-			}
-		case <-changed:
-			return nil, endQueueCame, nil
-		case <-over.C:
-			return nil, endOver, nil
-		case <-ctx.Done():
-			return nil, endOver, contextError(ctx.Err())
-		case <-w.goneChan():
-			return nil, endOver, errWorkerLost()
-		case <-e.background.Done():
-			return nil, endOver, errStopping()
-		}
-	}
-	return nil, endOver, failed
+	return race.run(ctx, func() bool { return sameSites(e.sites(legs), sites) }, wait, moved, view.awaited(missing))
 }
 
 // fetchAtHome is a round of fetchAcross when this node leads all the shards: then it is as on a single node.
-func (e *Engine) fetchAtHome(ctx context.Context, r *FetchRequest, legs []leg, w *worker, wait time.Duration, missing bool, view *table) ([]FetchedJob, fetchEnd, error) {
-	ft, end, err := e.fetchParked(ctx, r, legs, w, wait, missing, view)
+func (e *Engine) fetchAtHome(ctx context.Context, r *FetchRequest, legs []leg, w *worker, wait time.Duration, changed <-chan struct{}) ([]FetchedJob, fetchEnd, error) {
+	ft, end, err := e.fetchParked(ctx, r, legs, w, wait, changed)
 	if err != nil || ft == nil || len(ft.leases) == 0 {
 		if err == nil {
 			ft.free()
@@ -169,10 +127,10 @@ func (e *Engine) fetchTurn(ctx context.Context, r *FetchRequest, sites []site, w
 	asked := false
 	var failed error
 	for i := range sites {
-		c := e.fetchAt(ctx, sites[(turn+i)%len(sites)], r, w, 0)
+		c := e.fetchAt(ctx, ctx, sites[(turn+i)%len(sites)], r, w, 0)
 		switch {
 		case ctx.Err() != nil:
-			e.giveBack(c.jobs)
+			e.takeBack(c.jobs)
 			return nil, contextError(ctx.Err())
 		case len(c.jobs) > 0:
 			return c.jobs, nil
@@ -196,61 +154,14 @@ type catch struct {
 	err  error
 }
 
-func (e *Engine) fetchAt(ctx context.Context, s site, r *FetchRequest, w *worker, wait time.Duration) catch {
+// fetchAt fetches at one site until wanted ends, and then leaves in an orderly way: it says what it was granted until then. When ctx ends it
+// leaves this node's own pumps at once.
+func (e *Engine) fetchAt(ctx, wanted context.Context, s site, r *FetchRequest, w *worker, wait time.Duration) catch {
 	var c catch
 	if s.here {
-		c.jobs, c.err = e.fetchHere(ctx, r, s.legs, w, wait)
+		c.jobs, c.err = e.fetchHere(ctx, wanted.Done(), r, s.legs, w, wait)
 	} else {
-		c.jobs, c.err = e.fetchThere(ctx, s.node, r, s.legs, wait)
+		c.jobs, c.err = e.fetchThere(wanted, s.node, r, s.legs, wait)
 	}
 	return c
-}
-
-// race is a fetch that is parked at several sites. The first catch is the caller's; what comes when it is over is given back.
-type race struct {
-	engine  *Engine
-	results chan catch // has room for all
-
-	mu   sync.Mutex
-	over bool // REQUIRES: mu
-}
-
-func (r *race) deliver(c catch) {
-	r.mu.Lock()
-	over := r.over
-	if !over {
-		r.results <- c
-	}
-	r.mu.Unlock()
-	if over {
-		r.engine.giveBack(c.jobs)
-	}
-}
-
-func (r *race) end() {
-	r.mu.Lock()
-	r.over = true
-	r.mu.Unlock()
-	for {
-		select {
-		case c := <-r.results:
-			r.engine.giveBack(c.jobs)
-		default:
-			return
-		}
-	}
-}
-
-// giveBack gives jobs back that nobody wants any more, no attempt counted. Nobody waits for it.
-func (e *Engine) giveBack(jobs []FetchedJob) {
-	leases := make(map[*pump][]queue.Lease)
-	for i := range jobs {
-		p := e.pump(shardID(jobs[i].ID))
-		leases[p] = append(leases[p], queue.Lease{Pos: jobs[i].ID.Pos, Token: jobs[i].Token})
-	}
-	for p, some := range leases {
-		if p != nil {
-			e.release(p, some)
-		}
-	}
 }

@@ -37,7 +37,8 @@
 //     call got no answer, nobody knows: they end with CodeUnknownOutcome.
 //   - Reads are typed queries, answered by the shard's leader after it made sure that it still leads.
 //   - A fetch asks one node after the other. When there is no work it parks on all of them; what comes first is the caller's, and what
-//     comes second is given back. A fetch at another node is stopped by name and its answer waited for, never just
+//     comes second is settled before the same worker's next fetch is answered; see race. A fetch at another node is stopped by name and
+//     its answer, which says what it was granted until then, waited for, never just
 //     abandoned: an answer that nobody reads would leave leases with nobody. What an answer leased that is lost with its
 //     connection comes to light when the worker says what it holds: see ResumeWorker.
 //   - A catalog command is answered when the node that was asked has applied it: who was told of a change sees it there.
@@ -58,4 +59,5 @@
 //	sender      up to OutletSendersMax for each shard that another node leads, while commands wait for it
 //	courier     one for each other node while there are notices for its workers
 //	racer       one for each node that a fetch is parked at
+//	settler     one for a worker's fetch that was answered, while other nodes have not said what they granted
 package engine

@@ -149,8 +149,8 @@ func (v *visitors) stop(name visitor) {
 	}
 }
 
-// serveFetch carries out a fetch of another node. It ends early, with no jobs, when it is stopped or the connection is lost; what is
-// being leased then is given back.
+// serveFetch carries out a fetch of another node. It ends early when it is stopped: with what it was granted until then, so that the other
+// node knows. When the connection is lost, that is taken back.
 func (e *Engine) serveFetch(ctx context.Context, from uint64, r *reader) ([]byte, *Error) {
 	f := r.farFetch()
 	if !r.end() {
@@ -172,12 +172,12 @@ func (e *Engine) serveFetch(ctx context.Context, from uint64, r *reader) ([]byte
 		}
 		e.workers.seenBy(f.worker, from)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	wanted, stop := context.WithCancel(ctx)
+	defer stop()
 	name := visitor{from, f.id}
-	e.visitors.come(name, cancel)
+	e.visitors.come(name, stop)
 	defer e.visitors.leave(name)
-	jobs, err := e.fetchHere(ctx, &request, legs, w, f.wait)
+	jobs, err := e.fetchHere(ctx, wanted.Done(), &request, legs, w, f.wait)
 	if err != nil && ctx.Err() == nil {
 		return nil, asError(err)
 	}
@@ -194,14 +194,14 @@ func (e *Engine) serveStopFetch(from uint64, r *reader) ([]byte, *Error) {
 	return startAnswer(), nil
 }
 
-// fetchHere fetches on shards that this node leads.
-func (e *Engine) fetchHere(ctx context.Context, r *FetchRequest, legs []leg, w *worker, wait time.Duration) ([]FetchedJob, error) {
+// fetchHere fetches on shards that this node leads. When stop is closed it ends, with what it was granted until then.
+func (e *Engine) fetchHere(ctx context.Context, stop <-chan struct{}, r *FetchRequest, legs []leg, w *worker, wait time.Duration) ([]FetchedJob, error) {
 	var ft *fetch
 	var err error
 	if wait <= 0 {
-		ft, _, err = e.fetchOnce(ctx, r, legs, w)
+		ft, _, err = e.fetchOnce(ctx, stop, r, legs, w)
 	} else {
-		ft, _, err = e.fetchParked(ctx, r, legs, w, wait, false, nil)
+		ft, _, err = e.fetchParked(ctx, r, legs, w, wait, stop)
 	}
 	if err != nil {
 		return nil, err
@@ -214,7 +214,7 @@ func (e *Engine) fetchHere(ctx context.Context, r *FetchRequest, legs []leg, w *
 }
 
 // fetchThere has another node fetch. The call outlives ctx: an answer that nobody reads would leave leases with nobody, so a fetch that
-// is not wanted any more is stopped, and its answer is waited for.
+// is not wanted any more is stopped, and its answer is waited for. It may have been granted something before.
 func (e *Engine) fetchThere(ctx context.Context, node uint64, r *FetchRequest, legs []leg, wait time.Duration) ([]FetchedJob, error) {
 	f := farFetch{id: e.fetches.Add(1), worker: r.Worker, max: r.Max, wait: wait}
 	if r.Worker == 0 {

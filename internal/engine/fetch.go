@@ -21,13 +21,16 @@ import (
 // Of queues on several shards those are served whose shards can serve; the others' come when their shards do. It is an
 // error only when none can.
 //
-// When ctx ends, what was or is being leased is given back, and no attempt is counted.
+// When ctx ends, what was or is being leased is taken back: the jobs are in their old places, and no attempt began.
 func (e *Engine) Fetch(ctx context.Context, r *FetchRequest) ([]FetchedJob, error) {
 	w, err := e.checkFetch(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	until := time.Now().Add(r.Wait)
+	if jobs, err := e.catchUp(ctx, w, r); err != nil || len(jobs) > 0 {
+		return jobs, err
+	}
 	for {
 		view := e.routes.table()
 		legs, old, missing, owing := e.plan(view, r, w)
@@ -51,9 +54,9 @@ func (e *Engine) Fetch(ctx context.Context, r *FetchRequest) ([]FetchedJob, erro
 		case len(legs) == 0:
 			end, err = e.awaitQueue(ctx, view, w, time.Until(until))
 		case r.Wait <= 0:
-			ft, end, err = e.fetchOnce(ctx, r, legs, w)
+			ft, end, err = e.fetchOnce(ctx, nil, r, legs, w)
 		default:
-			ft, end, err = e.fetchParked(ctx, r, legs, w, time.Until(until), missing, view)
+			ft, end, err = e.fetchParked(ctx, r, legs, w, time.Until(until), view.awaited(missing))
 		}
 		if err != nil {
 			return nil, err
@@ -86,7 +89,7 @@ func (e *Engine) fetchOld(ctx context.Context, r *FetchRequest, legs []leg, w *w
 	var err error
 	if e.clustered() {
 		jobs, _, err = e.fetchAcross(ctx, &now, legs, w, time.Now(), false, nil)
-	} else if ft, _, err = e.fetchOnce(ctx, &now, legs, w); err == nil && ft != nil {
+	} else if ft, _, err = e.fetchOnce(ctx, nil, &now, legs, w); err == nil && ft != nil {
 		jobs, err = e.unpack(ctx, ft, w)
 	}
 	if err != nil && ofOneShard(err) && asError(err).Code != CodeUnknownOutcome {
@@ -95,13 +98,13 @@ func (e *Engine) fetchOld(ctx context.Context, r *FetchRequest, legs []leg, w *w
 	return jobs, err
 }
 
-// unpack loads what a fetch was granted and frees it. What is of no use to the caller any more is given back.
+// unpack loads what a fetch was granted and frees it. What is of no use to the caller any more is taken back.
 func (e *Engine) unpack(ctx context.Context, ft *fetch, w *worker) ([]FetchedJob, error) {
 	defer ft.free()
 	jobs, err := e.load(ctx, ft)
 	gone := w.isGone()
 	if err == nil && (gone || ctx.Err() != nil) {
-		e.release(ft.from, ft.leases)
+		e.takeBackLeases(ft.from, ft.leases)
 		if err = contextError(ctx.Err()); gone {
 			err = errWorkerLost()
 		}
@@ -226,8 +229,8 @@ func (e *Engine) awaitQueue(ctx context.Context, view *table, w *worker, wait ti
 }
 
 // fetchOnce asks one shard after the other and does not wait. It starts with another shard each time, and passes over those
-// that cannot serve: it fails when none can.
-func (e *Engine) fetchOnce(ctx context.Context, r *FetchRequest, legs []leg, w *worker) (*fetch, fetchEnd, error) {
+// that cannot serve: it fails when none can. When stop is closed it ends, with what it was granted until then.
+func (e *Engine) fetchOnce(ctx context.Context, stop <-chan struct{}, r *FetchRequest, legs []leg, w *worker) (*fetch, fetchEnd, error) {
 	turn := 0
 	if len(legs) > 1 {
 		turn = int(e.turn.Add(1) % uint64(len(legs)))
@@ -237,7 +240,7 @@ func (e *Engine) fetchOnce(ctx context.Context, r *FetchRequest, legs []leg, w *
 	for i := range legs {
 		l := legs[(turn+i)%len(legs):][:1]
 		ft := e.newFetch(r, l, true)
-		end, err := e.runFetch(ctx, ft, w, 0, nil)
+		end, err := e.runFetch(ctx, ft, w, 0, stop)
 		if err != nil {
 			if !ofOneShard(err) {
 				return nil, end, err
@@ -258,16 +261,17 @@ func (e *Engine) fetchOnce(ctx context.Context, r *FetchRequest, legs []leg, w *
 }
 
 // fetchParked parks a fetch on all its shards. Of several it asks one after the other before: which of them is the first to look at a fetch
-// that is parked at all is nobody's choice, and one that is seldom the first would starve.
-func (e *Engine) fetchParked(ctx context.Context, r *FetchRequest, legs []leg, w *worker, wait time.Duration, missing bool, view *table) (*fetch, fetchEnd, error) {
+// that is parked at all is nobody's choice, and one that is seldom the first would starve. When changed is closed it ends, with what it was
+// granted until then.
+func (e *Engine) fetchParked(ctx context.Context, r *FetchRequest, legs []leg, w *worker, wait time.Duration, changed <-chan struct{}) (*fetch, fetchEnd, error) {
 	if len(legs) > 1 {
-		ft, end, err := e.fetchOnce(ctx, r, legs, w)
+		ft, end, err := e.fetchOnce(ctx, changed, r, legs, w)
 		if ft != nil || err != nil && !ofOneShard(err) {
 			return ft, end, err
 		}
 	}
 	ft := e.newFetch(r, legs, false)
-	end, err := e.runFetch(ctx, ft, w, max(wait, 0), view.awaited(missing))
+	end, err := e.runFetch(ctx, ft, w, max(wait, 0), changed)
 	if err != nil {
 		return nil, end, err
 	}
@@ -364,12 +368,12 @@ func (e *Engine) runFetch(ctx context.Context, ft *fetch, w *worker, wait time.D
 	case <-w.goneChan():
 		err = errWorkerLost()
 	}
-	if err != nil {
-		e.abandon(ft)
+	if ft.leave() {
 		return end, err
 	}
-	if ft.leave() {
-		return end, nil
+	if err != nil {
+		e.awaitAbandoned(ft, w)
+		return end, err
 	}
 	select {
 	case <-ft.done:
@@ -381,8 +385,25 @@ func (e *Engine) runFetch(ctx context.Context, ft *fetch, w *worker, wait time.D
 		}
 		return end, nil
 	case <-ctx.Done():
-		e.abandon(ft)
+		e.awaitAbandoned(ft, w)
 		return end, contextError(ctx.Err())
+	}
+}
+
+// awaitAbandoned waits for the answer of a fetch that is not wanted any more, a commit away, and takes back what it was granted: then the
+// caller's next fetch finds all in its place. When it takes long, the fetch is left to the pumps.
+func (e *Engine) awaitAbandoned(ft *fetch, w *worker) {
+	over := time.NewTimer(settleWait)
+	defer over.Stop()
+	select {
+	case <-ft.done:
+		if err := e.finishFetch(ft); err == nil && len(ft.leases) > 0 {
+			e.takeBackLeases(ft.from, ft.leases)
+		}
+	case <-over.C:
+		e.abandon(ft)
+	case <-w.goneChan():
+		e.abandon(ft)
 	}
 }
 
@@ -419,7 +440,7 @@ func (ft *fetch) unpark() {
 	}
 }
 
-// abandon leaves a fetch to the pumps, or gives back what it was granted already.
+// abandon leaves a fetch to the pumps, or takes back what it was granted already.
 func (e *Engine) abandon(ft *fetch) {
 	for {
 		switch s := ft.state.Load(); s {
@@ -427,7 +448,7 @@ func (e *Engine) abandon(ft *fetch) {
 			<-ft.done
 			ft.unpark()
 			if len(ft.leases) > 0 {
-				e.release(ft.from, ft.leases)
+				e.takeBackLeases(ft.from, ft.leases)
 			}
 			return
 		default:
@@ -439,16 +460,8 @@ func (e *Engine) abandon(ft *fetch) {
 	}
 }
 
-// release gives leases back on behalf of a caller who left. Nobody waits for it.
-func (e *Engine) release(p *pump, leases []queue.Lease) {
-	if err := p.submit(p.releaseCall(leases)); err != nil {
-		e.opts.Logger.Warn("leases of an abandoned fetch could not be given back; their jobs wait for the worker to end or the lease to run out",
-			slog.Int("shard", int(p.shard)), slog.Int("jobs", len(leases)), slog.Any("error", err))
-	}
-}
-
 // load reads the payloads of what a fetch was granted. A job whose payload is damaged is reported to the machine, which
-// buries it, and left out. On another error all leases are given back.
+// buries it, and left out. On another error all leases are taken back.
 func (e *Engine) load(ctx context.Context, ft *fetch) ([]FetchedJob, error) {
 	jobs := make([]FetchedJob, 0, len(ft.leases))
 	items := leasedItems{host: e.host, shard: ft.from.shard, leases: ft.leases}
@@ -470,7 +483,7 @@ func (e *Engine) load(ctx context.Context, ft *fetch) ([]FetchedJob, error) {
 			continue
 		}
 		if err != nil {
-			e.release(ft.from, ft.leases)
+			e.takeBackLeases(ft.from, ft.leases)
 			return nil, hostError(err)
 		}
 		j := FetchedJob{

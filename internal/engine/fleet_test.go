@@ -31,14 +31,15 @@ type callLeg struct {
 // network carries messages and calls between the engines of one process, unless a node is cut off.
 type network struct {
 	mu      sync.Mutex
-	hosts   map[uint64]*host.Host // guarded by mu
-	engines map[uint64]*Engine    // guarded by mu
-	cut     map[uint64]bool       // guarded by mu
-	alone   map[uint64]bool       // guarded by mu; is told that it reaches too few others
-	mute    map[uint64]bool       // guarded by mu; what is sent there gets lost, and no connection breaks
-	broken  chan struct{}         // guarded by mu; closed when calls under way lose their connections
-	calls   map[uint8]int         // guarded by mu; made, by kind
-	lose    map[callLeg]int       // guarded by mu; of how many calls on a leg the answers get lost
+	hosts   map[uint64]*host.Host     // guarded by mu
+	engines map[uint64]*Engine        // guarded by mu
+	cut     map[uint64]bool           // guarded by mu
+	alone   map[uint64]bool           // guarded by mu; is told that it reaches too few others
+	mute    map[uint64]bool           // guarded by mu; what is sent there gets lost, and no connection breaks
+	broken  chan struct{}             // guarded by mu; closed when calls under way lose their connections
+	calls   map[uint8]int             // guarded by mu; made, by kind
+	lose    map[callLeg]int           // guarded by mu; of how many calls on a leg the answers get lost
+	late    map[callLeg]time.Duration // guarded by mu; for how long the answers on a leg are under way
 }
 
 // wire is the network as one node sees it: host.Transport and Forwarder.
@@ -118,6 +119,7 @@ func (w wire) Call(ctx context.Context, node uint64, kind uint8, body []byte) ([
 	if lost {
 		w.net.lose[callLeg{w.from, node, kind}]--
 	}
+	late := w.net.late[callLeg{w.from, node, kind}]
 	w.net.mu.Unlock()
 	type result struct {
 		answer []byte
@@ -136,6 +138,7 @@ func (w wire) Call(ctx context.Context, node uint64, kind uint8, body []byte) ([
 	select {
 	case r := <-done:
 		cancel()
+		pauseFor(late)
 		if lost {
 			return nil, errHungUp
 		}
@@ -171,7 +174,7 @@ func found(t testing.TB) *fleet {
 		t: t, shards: 3, nodes: map[uint64]*Engine{}, disks: map[uint64]*vfs.Sim{},
 		net: &network{
 			hosts: map[uint64]*host.Host{}, engines: map[uint64]*Engine{}, cut: map[uint64]bool{}, alone: map[uint64]bool{}, mute: map[uint64]bool{}, broken: make(chan struct{}),
-			calls: map[uint8]int{}, lose: map[callLeg]int{},
+			calls: map[uint8]int{}, lose: map[callLeg]int{}, late: map[callLeg]time.Duration{},
 		},
 	}
 	ids := []uint64{1, 2, 3}

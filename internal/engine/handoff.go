@@ -332,7 +332,7 @@ func (p *pump) putBack(pt *part) {
 	}
 }
 
-// settleFetches wakes the callers of served fetches, and gives back what was granted to those who left.
+// settleFetches wakes the callers of served fetches, and takes back what was granted to those who left.
 func (p *pump) settleFetches() {
 	for i, pt := range p.served {
 		p.served[i] = nil
@@ -342,7 +342,7 @@ func (p *pump) settleFetches() {
 			continue
 		}
 		if len(ft.leases) > 0 && ft.err == nil {
-			p.requeue(p.releaseCall(ft.leases))
+			p.requeue(p.takeBackCall(ft.leases))
 			p.wake()
 		}
 	}
@@ -358,7 +358,17 @@ func (p *pump) settleFetches() {
 	p.freed = p.freed[:0]
 }
 
-// releaseCall gives back leases that never reached a worker. Nobody waits for its answer.
+// takeBackCall takes leases back of which nobody was told.
+func (p *pump) takeBackCall(leases []queue.Lease) *call {
+	c := p.newCall()
+	c.urgent = true
+	for _, l := range leases {
+		c.items.Commit(queue.AppendTakeBack(c.items.Buf(), l.Pos, l.Token))
+	}
+	return c
+}
+
+// releaseCall gives back leases that a worker does not know of, though it may have been told of them.
 func (p *pump) releaseCall(leases []queue.Lease) *call {
 	c := p.newCall()
 	c.urgent = true

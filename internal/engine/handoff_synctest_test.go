@@ -255,7 +255,7 @@ func TestAbandonedFetchGivesItsLeasesBack(t *testing.T) {
 				t.Fatalf("job %+v, %v", d.Info, err)
 			}
 		}
-		if again := fetchJobs(t, e, 0, 2, "q"); len(again) != 2 {
+		if again := fetchJobs(t, e, 0, 2, "q"); len(again) != 2 || again[0].ID != ids[0] || again[0].Attempt != 1 || again[1].Attempt != 1 {
 			t.Fatalf("fetched %+v", again)
 		}
 	})

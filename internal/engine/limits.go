@@ -104,6 +104,8 @@ const (
 	errorTextMax = 2 << 10
 	// movedGrace is how long the answer of a node is waited for after another one leads the shard.
 	movedGrace = 250 * time.Millisecond
+	// settleWait is how long a fetch waits for what became of one before it, or of its own at other nodes, when it has ended.
+	settleWait = time.Second
 	// fetchSlack is how much later than its wait a fetch ends that another node does not answer in time.
 	fetchSlack = time.Second
 	// fetchCallGrace is how much longer than its wait a fetch at another node may take.

@@ -212,6 +212,7 @@ func (e *Engine) DeregisterWorker(ctx context.Context, id WorkerID) error {
 		return err
 	}
 	w.hear()
+	_, _ = e.catchUp(ctx, w, nil) // what it was not told of is taken back, as no attempt
 	w.leave()
 	if err := e.dismiss(ctx, []WorkerID{id}, queue.AppendWorkerGone); err != nil {
 		w.farewell.Store(true)

@@ -15,6 +15,7 @@ func TestCancelReachesAnotherNode(t *testing.T) {
 		name := c.queueOn(2)
 		e := c.nodes[3]
 		w := register(t, e)
+		c.await("the leader knows the worker", func() bool { return c.nodes[2].workers.get(w) != nil })
 		ids := enqueue(t, e, jobs(name, 1)...)
 		got := fetchJobs(t, e, w, 1, name)
 		notices, end := e.Notices(w)

@@ -34,13 +34,15 @@ type worker struct {
 	once sync.Once
 	gone chan struct{} // closed when it is lost or said goodbye
 
-	debts atomic.Int32 // len(owed)
+	debts   atomic.Int32 // len(owed)
+	trailed atomic.Int32 // len(trails)
 
 	home atomic.Uint64 // the node that last spoke for it, as its jobs' shards here know; 0: this one
 
 	mu        sync.Mutex
 	listeners []chan Notice            // REQUIRES: mu
 	owed      map[shard.ID]knownLeases // REQUIRES: mu; what it knew of when it came back and the shard could not be asked
+	trails    []*race                  // REQUIRES: mu; of its former fetches: what they got too late, oldest first
 }
 
 // knownLeases are the leases that a worker said it holds.
