@@ -192,8 +192,7 @@ func (h *Host) openFiles(openLog logOpener) error {
 		return err
 	}
 	o.WAL.FS, o.WAL.Dir = o.FS, LogDir(o.Dir)
-	o.WAL.KeepHoles = true // a replica with holes keeps out of its group, one that lost more is not run; alone, both refuse
-	o.WAL.Peers = o.Transport != nil
+	o.WAL.KeepHoles = true // a replica with holes keeps out of its group, one that lost more is not run; alone, the log is refused
 	// The log is durable before the first snapshot is written: with a snapshot and no log, the log was lost.
 	if h.records, err = ReadRecords(o.FS, o.Dir); err != nil {
 		return err
@@ -201,13 +200,13 @@ func (h *Host) openFiles(openLog logOpener) error {
 	if o.WAL.Existing, err = h.hasData(); err != nil {
 		return err
 	}
+	if o.WAL.Peers, err = h.hasPeers(); err != nil {
+		return err
+	}
 	h.log, h.recovery, err = openLog(o.WAL)
 	if err != nil {
 		h.log = nil
-		if wal.IsDamage(err) {
-			return fmt.Errorf("open log: %w; if its shards have replicas on other nodes, remove this node and let it join anew, as a new one with an empty data directory; else restore the directory from a copy", err)
-		}
-		return fmt.Errorf("open log: %w", err)
+		return h.advise(fmt.Errorf("open log: %w", err))
 	}
 	for _, b := range h.recovery.Rebuilt {
 		o.Logger.Warn("the index of a log segment is damaged, and was made anew out of its records", "file", b.File, "shard", b.Shard, "damage", b.Reason,
@@ -230,6 +229,35 @@ func (h *Host) hasData() (bool, error) {
 		found, err := snapshot.Exists(h.opts.FS, SnapshotDir(h.opts.Dir, r.Shard))
 		if found || err != nil {
 			return found, err
+		}
+	}
+	return false, nil
+}
+
+// hasPeers reports whether the shards have, or may have, replicas on other nodes: a record or a snapshot says so.
+func (h *Host) hasPeers() (bool, error) {
+	if h.opts.Transport == nil {
+		return false, nil
+	}
+	for _, r := range h.records {
+		if r.State == Joining || r.Replica.Birth() > 0 {
+			return true, nil
+		}
+	}
+	for _, r := range h.opts.Replicas {
+		if len(r.Founders) > 1 {
+			return true, nil
+		}
+		loaded, _, err := snapshot.Load(h.opts.FS, SnapshotDir(h.opts.Dir, r.Shard))
+		if err != nil {
+			continue // Who opens the replica says what is wrong with it.
+		}
+		conf := loaded.Meta.ConfState
+		if err := loaded.Close(); err != nil {
+			return false, fmt.Errorf("close snapshot: %w", err)
+		}
+		if members, err := shard.DecodeMembers(conf); err == nil && len(members.All()) > 1 {
+			return true, nil
 		}
 	}
 	return false, nil

@@ -152,3 +152,56 @@ func TestDamagedInstallationIsNotRun(t *testing.T) {
 		c.agree(1, 2, 3)
 	})
 }
+
+// A snapshot that was brought and is installed may be damaged, or be gone, at a later start. The log begins behind it, so the replica has no
+// state to go on from: it is not run, at any start, until the group has made the node a member anew.
+func TestBroughtSnapshotIsLost(t *testing.T) {
+	t.Parallel()
+	for name, harm := range map[string]func(*testing.T, *vfs.Sim){
+		"damaged": func(t *testing.T, disk *vfs.Sim) { spoilNewest(t, disk, SnapshotDir("data", groupShard)) },
+		"missing": removeNewest,
+	} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { testBroughtSnapshotIsLost(t, harm) }) })
+	}
+}
+
+func testBroughtSnapshotIsLost(t *testing.T, harm func(*testing.T, *vfs.Sim)) {
+	c := newCluster(t)
+	defer c.closeAll()
+	c.found(3)
+	c.add("k")
+	c.agree(1, 2, 3)
+	behind := c.others(c.leader())[0]
+	c.net.cutOff(behind, true)
+	c.fill(3)
+	c.net.cutOff(behind, false)
+	c.agree(1, 2, 3)
+	c.crash(behind, vfs.AllLost())
+	harm(t, c.disks[behind])
+	old := shard.NewReplicaID(shard.NodeID(behind), 0)
+	for range 3 {
+		c.mustOpen(behind, Replica{})
+		if lost := c.nodes[behind].Lost(groupShard); lost == nil || lost.Replica != old {
+			t.Fatalf("it has no state, and says %v", lost)
+		}
+		c.crash(behind, vfs.AllLost())
+	}
+	c.mustOpen(behind, Replica{})
+	c.replaced(behind)
+	c.agree(1, 2, 3)
+	c.crash(c.others(behind)[0], vfs.AllLost())
+	c.add("k") // by its vote
+}
+
+// removeNewest removes the newest snapshot of the group's shard.
+func removeNewest(t *testing.T, disk *vfs.Sim) {
+	t.Helper()
+	dir := SnapshotDir("data", groupShard)
+	files, err := snapshot.List(disk, dir)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no snapshot in %s: %v", dir, err)
+	}
+	if err := errors.Join(disk.Remove(files[0].Path), disk.SyncDir(dir)); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -100,6 +100,7 @@ func (l *loop) restore() error {
 		FS:          h.opts.FS,
 		SnapshotDir: SnapshotDir(h.opts.Dir, l.id),
 		DiskDir:     h.opts.Dir,
+		Peers:       h.opts.WAL.Peers || l.record.State == Joining || l.replica.Birth() > 0,
 
 		TickInterval:     h.opts.TickInterval,
 		ElectionTicks:    h.opts.ElectionTicks,

@@ -7,10 +7,11 @@ import (
 	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/transfer"
+	"github.com/beaver-raft/beaver/internal/wal"
 )
 
-// A replica whose log may have lost what it promised, or whose disk damaged a snapshot in the middle of its installation, so that it has no
-// state to go on from (transfer.DamagedError), is not run (replica.LostError): to its group it is a member that is down, for
+// A replica whose log may have lost what it promised, or that has no state to go on from, since the disk damaged its snapshots, or one in the
+// middle of its installation (transfer.DamagedError), is not run (replica.LostError): to its group it is a member that is down, for
 // good. All that there is of it stays, and its record says that it is a member, until the group has gone on without it: only a leader
 // that has removed it gives this node another id, by which AddReplica knows that the old one is retired. So when several members
 // lost theirs at once, and no majority is left, nothing more is lost.
@@ -29,9 +30,13 @@ func (h *Host) setLost(id shard.ID, lost *replica.LostError) {
 	if lost != nil {
 		t.lost[id] = lost
 		log := h.opts.Logger.With("shard", id, "replica", lost.Replica.String(), "damage", lost.Reason)
-		if _, between := errors.AsType[*transfer.DamagedError](lost.Reason); between {
+		_, between := errors.AsType[*transfer.DamagedError](lost.Reason)
+		switch {
+		case between:
 			log.Error("a snapshot was damaged while it was being installed: its replica has no state to go on from, and its group has to make this node a member anew")
-		} else {
+		case !wal.IsDamage(lost.Reason):
+			log.Error("the snapshots of a replica are damaged or missing: it has no state to go on from, and its group has to make this node a member anew")
+		default:
 			log.Error("the log is damaged where votes or acknowledgements of a replica may have been: it never speaks again, and its group has to make this node a member anew")
 		}
 	}

@@ -2,6 +2,8 @@ package host
 
 import (
 	"errors"
+	"maps"
+	"path"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -156,35 +158,98 @@ func (c *cluster) replaced(node uint64) {
 	}
 }
 
-// A replica that has no others refuses damage anywhere in its log, and names file and offset.
+// A replica that has no others refuses damage anywhere in its log, each time that it is started, names file and offset, says what to do, and
+// changes nothing: what was lost can be put back.
 func TestLoneReplicaRefusesDamage(t *testing.T) {
 	t.Parallel()
-	for name, pick := range map[string]func(wal.Record) bool{
-		"an entry's header": func(r wal.Record) bool { return r.Index == 3 },
-		"every header":      func(wal.Record) bool { return true },
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			c := newCluster(t)
-			defer c.closeAll()
-			c.edit = func(o *Options) { o.SnapshotBytes = 1 << 30 }
-			c.found(1)
-			for range 3 {
-				c.add("k")
-			}
-			if err := c.nodes[1].Close(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			c.crash(1, vfs.AllLost()) // the mark of the end proves all
-			if flipHeaders(t, c.disks[1], pick) == 0 {
+	const first = "data/log/tail/0000000001.wal"
+	flip := func(pick func(wal.Record) bool) func(*testing.T, *vfs.Sim) {
+		return func(t *testing.T, disk *vfs.Sim) {
+			if flipHeaders(t, disk, pick) == 0 {
 				t.Fatal("nothing was damaged")
 			}
-			err := c.open(1, Replica{})
-			damage, ok := errors.AsType[*wal.CorruptError](err)
-			if !ok || damage.File != "data/log/tail/0000000001.wal" || damage.Offset == 0 {
-				t.Errorf("%s: opens with %v", name, err)
-			}
-		})
+		}
 	}
+	for name, harm := range map[string]func(*testing.T, *vfs.Sim){
+		"an entry's header": flip(func(r wal.Record) bool { return r.Index == 3 }),
+		"every header":      flip(func(wal.Record) bool { return true }),
+		"the first file":    func(t *testing.T, disk *vfs.Sim) { removeSynced(t, disk, first) },
+		"every file":        func(t *testing.T, disk *vfs.Sim) { loseTail(t, disk) },
+	} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { testLoneReplicaRefuses(t, harm) }) })
+	}
+}
+
+func testLoneReplicaRefuses(t *testing.T, harm func(*testing.T, *vfs.Sim)) {
+	c := newCluster(t)
+	defer c.closeAll()
+	c.edit = func(o *Options) { o.SnapshotBytes = 1 << 30 }
+	c.found(1)
+	for range 3 {
+		c.add("k")
+	}
+	if err := c.nodes[1].Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.crash(1, vfs.AllLost()) // the mark of the end proves all
+	good := c.disks[1].CrashClone(vfs.AllLost())
+	harm(t, c.disks[1])
+	before := contents(t, c.disks[1], LogDir("data"))
+	for range 3 {
+		err := c.open(1, Replica{})
+		damage, ok := errors.AsType[*wal.CorruptError](err)
+		if !ok || !strings.HasPrefix(damage.File, "data/log/tail") || !strings.Contains(err.Error(), "restore the directory data from a copy") {
+			t.Errorf("opens with %v", err)
+		}
+		if after := contents(t, c.disks[1], LogDir("data")); !maps.Equal(before, after) {
+			t.Error("the refusal changed the log")
+		}
+		c.disks[1] = c.disks[1].CrashClone(vfs.AllKept())
+	}
+	c.disks[1] = good
+	c.mustOpen(1, Replica{})
+	c.add("k")
+}
+
+func removeSynced(t *testing.T, disk *vfs.Sim, name string) {
+	t.Helper()
+	if err := errors.Join(disk.Remove(name), disk.SyncDir(path.Dir(name))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// contents reads all files below a directory.
+func contents(t *testing.T, disk *vfs.Sim, dir string) map[string]string {
+	t.Helper()
+	all := make(map[string]string)
+	names, err := disk.List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, base := range names {
+		name := path.Join(dir, base)
+		info, err := disk.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Dir {
+			maps.Copy(all, contents(t, disk, name))
+			continue
+		}
+		f, err := disk.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, info.Size)
+		if n, err := f.ReadAt(b, 0); n < len(b) {
+			t.Fatal(err)
+		}
+		all[name] = string(b)
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all
 }
 
 // A replica that has no others does not begin afresh when its log's tail is gone, each time that it is started.

@@ -8,7 +8,10 @@ import (
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/replica"
+	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/snapshot"
 	"github.com/beaver-raft/beaver/internal/transfer"
+	"github.com/beaver-raft/beaver/internal/wal"
 )
 
 // progressEntries is how many entries lie between two reports of Options.Progress.
@@ -48,10 +51,21 @@ func (h *Host) recover(ctx context.Context) error {
 			h.list(l)
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	return h.advise(errors.Join(errs...))
+}
+
+// advise says what to do about an error of Open if that is damage.
+func (h *Host) advise(err error) error {
+	_, behind := errors.AsType[*shard.StateError](err)
+	_, spoiled := errors.AsType[*snapshot.Damage](err)
+	switch {
+	case err == nil || !behind && !spoiled && !wal.IsDamage(err) && !errors.Is(err, snapshot.ErrAllDamaged):
 		return err
+	case h.opts.WAL.Peers:
+		return fmt.Errorf("%w; the other nodes have what this one lost: have it replaced by a new one with an empty data directory (beaver cluster replace)", err)
+	default:
+		return fmt.Errorf("%w; no other node has a copy: put back the file if it is missing, or else restore the directory %s from a copy", err, h.opts.Dir)
 	}
-	return nil
 }
 
 // completeInstallations completes what a crash interrupted, and returns the replicas that may go on. REQUIRES: nothing else uses the log

@@ -68,6 +68,8 @@ type Config struct {
 	// Founders are the first replicas of a new group. A replica without founders and without a snapshot waits for the
 	// leader of its group to bring it one.
 	Founders []shard.ReplicaID
+	// Peers says that the node is one of several: it counts when no snapshot is left that says who the members are.
+	Peers bool
 
 	// TickInterval and ElectionTicks pace elections: all replicas of a group have the same.
 	TickInterval     time.Duration

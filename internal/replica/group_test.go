@@ -78,7 +78,7 @@ func (g *group) add(id shard.ReplicaID, founders []shard.ReplicaID) *member {
 
 // open starts the member from what its disk holds.
 func (m *member) open(founders []shard.ReplicaID) error {
-	log, _, err := wal.Open(wal.Options{FS: m.disk, Dir: "log", FileBytes: 128 << 10, KeepHoles: true})
+	log, _, err := wal.Open(wal.Options{FS: m.disk, Dir: "log", FileBytes: 128 << 10, KeepHoles: true, Peers: true})
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func Open(cfg Config) (*Replica, error) {
 	}
 	snap, err := r.restore()
 	if err != nil {
-		return nil, err
+		return nil, r.stateless(err)
 	}
 	passed := r.passHoles(snap.Index)
 	first := cfg.Log.State(cfg.Shard).First
@@ -60,11 +60,11 @@ func Open(cfg Config) (*Replica, error) {
 		Logger: cfg.Logger.With("shard", cfg.Shard),
 	}, snap)
 	if err != nil {
-		return nil, err
+		return nil, r.stateless(err)
 	}
 	wrong, err := r.acquit(snap.Index)
 	if err != nil {
-		return nil, fmt.Errorf("shard %d: %w", cfg.Shard, err)
+		return nil, r.stateless(fmt.Errorf("shard %d: %w", cfg.Shard, err))
 	}
 	// What a replica before this one appended in the same process is in the log and may not be durable: nothing that relies on
 	// it may be promised before it is.

@@ -121,12 +121,14 @@ func (m *member) install(from int) {
 	}
 	m.leading, m.wakeAt = false, 0
 	if needed {
-		n.installed[m.group.id] = meta.Index
 		n.w.trace.mix(uint64(m.group.id), meta.Index)
 		n.w.trace.printf(m.name, "installed snapshot %d", meta.Index)
 		n.w.net.send(n.index, from, event{
 			kind: evChunkAck, node: from, shard: int(m.group.id), from: n.index, data: ack.Append(nil),
 		})
+	}
+	if needed && n.spoilBrought(m.group) {
+		return
 	}
 	if err := m.open(); err != nil || n.dying {
 		n.failed(err)

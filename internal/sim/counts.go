@@ -16,10 +16,9 @@ type Counts struct {
 	Stops         uint64 // processes that were told to stop, and did
 	Rumours       uint64 // times that a node heard that another's process has ended
 	Mends         uint64 // messages about damaged entries
-	Lost          uint64 // replicas that may have lost what they promised
+	Lost          uint64 // replicas that may have lost what they promised, or had no state to go on from
 	Outages       uint64 // times that a replica left its group since entries of its log were damaged
 	Abandoned     uint64 // installations of snapshots that were undone since the disk had damaged them
-	Refusals      uint64 // starts that were refused since a snapshot was damaged
 	Rebuilt       uint64 // segments whose index a start made out of their records
 	Transfers     uint64 // snapshots that were brought to other members
 	Needless      uint64 // of these, to members that could have been brought up from the log
@@ -59,7 +58,6 @@ func (c *Counts) Rows() []Count {
 		{"replicas out of their groups", c.Outages},
 		{"replicas that never speak again", c.Lost},
 		{"installations abandoned for damage", c.Abandoned},
-		{"starts refused for damage", c.Refusals},
 		{"indexes of segments made anew", c.Rebuilt},
 		{"snapshots sent", c.Transfers},
 		{"snapshots sent needlessly", c.Needless},
@@ -93,7 +91,6 @@ func (c *Counts) Add(o *Counts) {
 	c.Outages += o.Outages
 	c.Lost += o.Lost
 	c.Abandoned += o.Abandoned
-	c.Refusals += o.Refusals
 	c.Rebuilt += o.Rebuilt
 	c.Transfers += o.Transfers
 	c.Needless += o.Needless

@@ -53,7 +53,7 @@ func (w *world) wipe(n *node) bool {
 // takeDisk ends a node without its disk, and has its members replaced.
 func (w *world) takeDisk(n *node) {
 	w.trace.printf(n.name, "loses its disk")
-	n.spoiled, n.torn = nil, false
+	n.spoiled = nil
 	n.down(vfs.AllLost())
 	n.disk = vfs.NewSim(n.chance.Uint64(), vfs.SimOptions{})
 	n.bad, n.harmed, n.rotted = badSector{}, false, false

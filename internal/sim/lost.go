@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"syscall"
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/replica"
 	"github.com/beaver-raft/beaver/internal/transfer"
 	"github.com/beaver-raft/beaver/internal/vfs"
 	"github.com/beaver-raft/beaver/internal/wal"
@@ -55,9 +57,7 @@ func (n *node) remap(op vfs.Op) {
 func (n *node) harmTail() bool {
 	c := n.w.rot.chance
 	if c.percent(50) {
-		flipped := n.flipTail()
-		n.torn = n.torn || flipped
-		return flipped
+		return n.flipTail()
 	}
 	proven := n.proven()
 	if len(proven) == 0 {
@@ -70,7 +70,7 @@ func (n *node) harmTail() bool {
 	} else if err := n.disk.FlipBit(r.File, offset, uint(c.IntN(8))); err != nil {
 		return false
 	}
-	n.harmed, n.torn = true, true
+	n.harmed = true
 	n.w.trace.mix(uint64(n.index), uint64(offset))
 	n.w.trace.printf(n.name, "rots: byte %d of %s, in the frame at %d, sector %v", offset, r.File, r.Offset, n.bad.file != "")
 	return true
@@ -92,9 +92,16 @@ func (n *node) replaced(g *group, damage error) {
 	w := n.w
 	w.trace.printf(n.name, "replica %v of shard %d must not go on: %v", g.identity[n.index], g.id, damage)
 	w.counts.Lost++
+	n.spoiled = slices.DeleteFunc(n.spoiled, func(s spoil) bool { return path.Dir(s.file) == snapshotDir(g.id) })
 	g.identity[n.index] = 0
 	g.replace, g.resting = n.index, false
 	w.after(time.Second, g.operate)
+}
+
+// isLost reports whether an error says that a replica must not go on.
+func isLost(err error) bool {
+	_, lost := errors.AsType[*replica.LostError](err)
+	return lost
 }
 
 // unharmed fails the run if a disk is damaged that nobody has damaged: then something was not as durable as it was told.

@@ -66,9 +66,6 @@ func (m *member) recover() (ok bool, err error) {
 		n.replaced(m.group, damaged)
 		return false, nil
 	}
-	if done.Installed {
-		n.installed[m.group.id] = done.Meta.Index
-	}
 	if done.Abandoned != nil {
 		n.w.counts.Abandoned++
 		n.w.trace.printf(m.name, "abandons the installation of a snapshot: %v", done.Abandoned)
@@ -88,7 +85,7 @@ func (m *member) open() error {
 	config := replica.Config{
 		Shard: m.group.id, Replica: m.id, Log: nodeLog{n.log, n}, Driver: m.driver,
 		FS: n.fs, SnapshotDir: snapshotDir(m.group.id), DiskDir: root,
-		TickInterval: w.plan.tick, ElectionTicks: w.plan.electionTicks, SnapshotBytes: w.plan.snapshotBytes, CacheBytes: cacheBytes,
+		Peers: w.plan.nodes > 1, TickInterval: w.plan.tick, ElectionTicks: w.plan.electionTicks, SnapshotBytes: w.plan.snapshotBytes, CacheBytes: cacheBytes,
 	}
 	if m.id.Birth() == 0 {
 		config.Founders = m.group.founders

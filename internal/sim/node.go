@@ -55,13 +55,11 @@ type node struct {
 	rotted   bool               // the disk has damaged anything
 	harmed   bool               // the disk has damaged what the next start alone finds out
 	bad      badSector
-	torn     bool // anything in the tail was damaged
 
 	rounds int // of maintenance
 
-	cutShort  *group              // whose installation loses power, and then rots
-	spoiled   []spoil             // what its disk damaged of what a start reads
-	installed map[shard.ID]uint64 // the last snapshots that other nodes brought
+	cutShort *group  // whose installation loses power, and then rots
+	spoiled  []spoil // what its disk damaged of what a start reads
 
 	wrong     []bool   // by shard: the state of its member is; see diverge.go
 	rightFrom []uint64 // by shard: from which entry on it was right again
@@ -69,7 +67,6 @@ type node struct {
 
 func newNode(w *world, index int) *node {
 	n := &node{w: w, index: index, id: shard.NodeID(index + 1), name: fmt.Sprintf("n%d", index+1)}
-	n.installed = make(map[shard.ID]uint64)
 	n.wrong, n.rightFrom = make([]bool, w.plan.shards), make([]uint64, w.plan.shards)
 	n.chance = newChance(w.opts.Seed, forNodes+uint64(index)<<16)
 	n.disk = vfs.NewSim(n.chance.Uint64(), vfs.SimOptions{})
@@ -175,7 +172,13 @@ func (n *node) open() error {
 	}
 	for _, m := range n.members {
 		if m != nil {
-			if err := m.open(); err != nil {
+			err := m.open()
+			if n.rotted && isLost(err) {
+				n.replaced(m.group, err)
+				n.members[m.group.id] = nil
+				continue
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -199,7 +202,9 @@ func (n *node) failed(err error) {
 		return
 	case n.dying:
 		n.crash("loses power in the middle of a write", vfs.Mixed(n.chance.Uint64()))
-	case n.refuses(err):
+	case n.rotted && isLost(err): // The next start finds it so.
+		w.trace.printf(n.name, "fails: %v", err)
+		n.crash("ends itself", vfs.Killed())
 	case n.tooOld(err):
 		n.crash("stops", vfs.Killed())
 	case noSpace(err) || errors.Is(err, syscall.EIO):

@@ -27,6 +27,7 @@ type rot struct {
 	chance    chance
 	node      *node  // the last one that rotted
 	installer chance // which installations are cut short, and what rots of them
+	brought   chance // which snapshots rot when they were brought
 }
 
 // nextRot schedules the next damage, if the plan has any.

@@ -107,6 +107,7 @@ func newWorld(o Options) *world {
 	w.trace = trace{to: o.Trace, hash: o.Seed, now: &w.now}
 	w.rot.chance = newChance(mix64(o.Seed, 1), forRot)
 	w.rot.installer = newChance(mix64(o.Seed, 3), forRot)
+	w.rot.brought = newChance(mix64(o.Seed, 4), forRot)
 	w.diverging = newChance(mix64(o.Seed, 1), forDivergence)
 	w.rumours = newChance(mix64(o.Seed, 1), forRumours)
 	w.bug = newBugs(o)

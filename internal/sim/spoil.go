@@ -7,23 +7,22 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/snapshot"
 	"github.com/beaver-raft/beaver/internal/transfer"
 	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
-// spoil is a stored snapshot that a disk damaged, which only a start reads. It shows late, or never, if the file is replaced first. Until
-// then the node counts as one that lacks something.
+// spoil is a stored snapshot that a disk damaged or lost, which only a start reads. It shows late, or never, if another takes its place
+// first. Until then the node counts as one that lacks something.
 //
 // It is passed over: the one before is restored, and the log behind it applied. It must be healed so, unless another node brought
-// it: then the log begins behind it, and Open refuses. A node that refuses is replaced, as docs/operating.md says: it comes back with an
-// empty disk, as a new member.
+// it: then the log begins behind it, and its replica has no state to go on from: it is not run, and its group makes the node a member anew.
 //
 // What tells a segment's entries apart is read by a start alone too, but its records give it back: the node lacks nothing.
 type spoil struct {
 	file     string
 	snapshot uint64 // its index
+	missing  bool
 }
 
 // snapshotsKept is how many good snapshots above a damaged one make it one that nobody reads any more.
@@ -34,14 +33,41 @@ func (n *node) spoilSnapshot() bool {
 	c := n.w.rot.chance
 	dir := snapshotDir(pick(c, n.w.groups).id)
 	files, err := snapshot.List(n.disk, dir)
-	if err != nil || len(files) < snapshotsKept || slices.ContainsFunc(files, func(f snapshot.File) bool { return f.Err != nil }) {
+	if err != nil || len(files) < snapshotsKept || slices.ContainsFunc(files, func(f snapshot.File) bool { return f.Err != nil }) ||
+		slices.ContainsFunc(n.spoiled, func(s spoil) bool { return path.Dir(s.file) == dir }) {
 		return false // What the only one says is nowhere else.
 	}
-	f := pick(c, files[:snapshotsKept])
-	if !n.flip(f.Path, c.Int64N(f.Bytes)) {
+	return n.spoil(pick(c, files[:snapshotsKept]))
+}
+
+// spoil flips a bit of a snapshot, or loses it.
+func (n *node) spoil(f snapshot.File) bool {
+	c := n.w.rot.chance
+	lose := c.percent(25)
+	switch {
+	case lose && errors.Join(n.disk.Remove(f.Path), n.disk.SyncDir(path.Dir(f.Path))) == nil:
+		n.w.trace.mix(uint64(n.index), f.Index)
+		n.w.trace.printf(n.name, "has lost %s", f.Path)
+	case lose || !n.flip(f.Path, c.Int64N(f.Bytes)):
 		return false
 	}
-	n.spoiled = append(n.spoiled, spoil{f.Path, f.Index})
+	n.spoiled = append(n.spoiled, spoil{f.Path, f.Index, lose})
+	return true
+}
+
+// spoilBrought takes the power, at times, when a snapshot that was brought is installed, and damages it.
+func (n *node) spoilBrought(g *group) bool {
+	w, c := n.w, n.w.rot.brought
+	if w.plan.rotMean == 0 || w.plan.nodes < 3 || w.healing || w.wrong() || len(n.spoiled) > 0 || !c.percent(5) || !w.mayRot(n) {
+		return false
+	}
+	files, err := snapshot.List(n.disk, snapshotDir(g.id))
+	if err != nil || len(files) == 0 || files[0].Err != nil || !n.spoil(files[0]) {
+		return false
+	}
+	w.rot.node, n.rotted = n, true
+	w.faults[FaultRotSnapshot]++
+	n.crash("loses power when a snapshot was brought, and that is damaged", vfs.Mixed(n.chance.Uint64()))
 	return true
 }
 
@@ -126,7 +152,7 @@ func (n *node) flip(file string, offset int64) bool {
 // unspoiled reports whether nothing that is damaged of what a start reads is in use any more.
 func (n *node) unspoiled() bool {
 	n.spoiled = slices.DeleteFunc(n.spoiled, func(s spoil) bool {
-		if _, err := n.disk.Stat(s.file); errors.Is(err, fs.ErrNotExist) {
+		if _, err := n.disk.Stat(s.file); errors.Is(err, fs.ErrNotExist) && !s.missing {
 			return true
 		}
 		files, err := snapshot.List(n.disk, path.Dir(s.file))
@@ -144,38 +170,6 @@ func (n *node) unspoiled() bool {
 	return len(n.spoiled) == 0
 }
 
-// refuses reports whether a start was refused on account of what is known to be damaged, and has the node replaced.
-func (n *node) refuses(err error) bool {
-	if !n.mayRefuse(err) {
-		return false
-	}
-	w := n.w
-	w.counts.Refusals++
-	w.trace.printf(n.name, "refuses to start: %v", err)
-	if slices.ContainsFunc(w.groups, func(g *group) bool { return g.replace >= 0 && g.replace != n.index }) {
-		w.fail("%s is to be replaced while another is: %v", n.name, err)
-	}
-	w.takeDisk(n)
-	return true
-}
-
-// mayRefuse reports whether an error names what is damaged and cannot be healed.
-func (n *node) mayRefuse(err error) bool {
-	state, behind := errors.AsType[*shard.StateError](err)
-	return slices.ContainsFunc(n.spoiled, func(s spoil) bool {
-		switch {
-		case !behind || path.Dir(s.file) != snapshotDir(state.Shard):
-			return false
-		case n.installed[state.Shard] == s.snapshot, n.log.State(state.Shard).First == s.snapshot+1:
-			// The log begins behind a snapshot of another node, and what is before that is of no use. A node that dies as it ends the
-			// installation has not told of it, but behind a snapshot of its own a log keeps the entries since the one before.
-			return true
-		default:
-			return n.torn && n.log.State(state.Shard).First <= s.snapshot+1 // It may begin behind a hole that the snapshot covered.
-		}
-	})
-}
-
 // loseFile takes the power from a node, and a file from its log: of the tail, or a live segment.
 func (n *node) loseFile() bool {
 	if !n.up || n.dying || !n.hasData() {
@@ -184,7 +178,7 @@ func (n *node) loseFile() bool {
 	c := n.w.rot.chance
 	name, ok := n.anySegment()
 	if tail := n.tailFiles(); len(tail) > 0 && (!ok || c.percent(75)) {
-		name, ok, n.torn = pick(c, tail), true, true
+		name, ok = pick(c, tail), true
 	}
 	if !ok {
 		return false

@@ -48,7 +48,7 @@ func (l *Log) forget(shard ShardID) ([]*segment, Position) {
 	s := l.shardFor(shard)
 	if s.shardState != blankState || l.unknown != nil {
 		s.become(blankState)
-		s.damage = nil
+		s.damage, s.torn = nil, false
 		l.appendShardState(shard, s)
 	}
 	segments := slices.Concat(s.segments, s.received, s.barren)

@@ -325,7 +325,7 @@ func (s *shardLog) firstMissing() (first, last uint64) {
 	return 0, 0
 }
 
-// Lost says why a shard may have lost what it promised, as a *CorruptError; nil when it has not. A shard that is lost takes nothing: the
+// Lost says why a shard may have lost what it promised, or cannot tell what it holds, as a *CorruptError; nil when it has not. A shard that is lost takes nothing: the
 // caller never lets its replica speak again, and calls Forget when another takes its place.
 func (l *Log) Lost(shard ShardID) error {
 	l.mu.RLock()
@@ -333,6 +333,8 @@ func (l *Log) Lost(shard ShardID) error {
 	switch s := l.shards[shard]; {
 	case s == nil && l.unknown != nil:
 		return lostShard(shard, l.unknown)
+	case s != nil && s.lost && s.torn:
+		return s.damage
 	case s != nil && s.lost:
 		return lostShard(shard, s.damage)
 	}

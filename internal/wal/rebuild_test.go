@@ -60,7 +60,7 @@ func sizeOf(t *testing.T, sim *vfs.Sim, name string) int64 {
 // openRebuilt opens a log, and checks that what it serves is right, and what it does not is told as damage.
 func openRebuilt(t *testing.T, sim *vfs.Sim, holes bool) (l *Log, found Recovery, refused []uint64) {
 	t.Helper()
-	l, found, err := Open(Options{FS: sim, Dir: "log", FileBytes: 4096, KeepHoles: holes})
+	l, found, err := Open(Options{FS: sim, Dir: "log", FileBytes: 4096, KeepHoles: holes, Peers: holes})
 	if err != nil {
 		if _, damaged := errors.AsType[*CorruptError](err); !damaged {
 			t.Fatalf("it does not open: %v", err)

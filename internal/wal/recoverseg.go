@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"sort"
@@ -12,11 +13,34 @@ func (r *recovery) openSegments() error {
 	return r.eachLiveDir(func(id ShardID, _ string) error {
 		_, known := r.log.shards[id]
 		err := r.openShardSegments(id)
+		if damage, ok := errors.AsType[*CorruptError](err); ok && r.missingFile(damage) {
+			err = r.giveUp(id, damage)
+		}
 		if s := r.log.shards[id]; s != nil && !known && r.log.unknown != nil {
 			r.close(id, s, r.log.unknown)
 		}
 		return err
 	})
+}
+
+// giveUp closes a shard whose segments contradict each other, or are not what they are called: which of them are to be believed cannot be
+// told. None is read any more; they are removed when the shard is forgotten.
+func (r *recovery) giveUp(shard ShardID, damage *CorruptError) error {
+	dir := r.log.liveDir(shard)
+	names, err := r.log.fs.List(dir)
+	if err != nil {
+		return fmt.Errorf("list %s: %w", dir, err)
+	}
+	s := r.log.shardFor(shard)
+	s.segments, s.received, s.incomplete, s.barren = nil, nil, nil, nil
+	for _, name := range names {
+		if id, ok := parseSegmentName(name); ok {
+			s.barren = append(s.barren, &segment{segmentID: id, shard: shard, name: path.Join(dir, name)})
+		}
+	}
+	r.close(shard, s, damage)
+	s.torn = true
+	return nil
 }
 
 // eachLiveDir calls fn for each shard's directory of segments.

@@ -84,6 +84,9 @@ func (r *recovery) run() error {
 	if err = r.openSegments(); err != nil {
 		return err
 	}
+	if err = r.needsPeers(); err != nil {
+		return err
+	}
 	if err = r.removeSpares(); err != nil {
 		return err
 	}
@@ -409,6 +412,29 @@ func (r *recovery) checkShards() error {
 				break
 			}
 			s.addGap(gap{first, last, damage})
+		}
+	}
+	return nil
+}
+
+// needsPeers refuses what only replicas on other nodes can make up for, when there are none: before the log is changed.
+func (r *recovery) needsPeers() error {
+	l := r.log
+	if !l.opts.KeepHoles || l.opts.Peers {
+		return nil
+	}
+	for _, id := range l.Shards() {
+		s := l.shards[id]
+		switch hole, _ := s.holes(0); {
+		case s.lost:
+			return lostShard(id, s.damage)
+		case hole > 0:
+			if _, err := l.Read(id, hole); err != nil {
+				return err
+			}
+			return r.found.Damage // The disk reads now what it refused before.
+		case s.incomplete != nil:
+			return s.incomplete
 		}
 	}
 	return nil

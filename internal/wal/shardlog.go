@@ -64,6 +64,7 @@ type shardLog struct {
 	wanted map[uint64]*want // entries found damaged: see mend.go
 	gaps   []gap            // of the tail, ascending: see lost.go
 	damage *CorruptError    // why the shard is lost
+	torn   bool             // for what its segments are; else it may have lost what it promised
 
 	incomplete *CorruptError // what may have taken entries and their names
 	barren     []*segment    // M: segments of which nothing can be read

@@ -80,8 +80,9 @@ type Options struct {
 	// it relies on a shard.
 	KeepHoles bool
 
-	// Peers says that the shards have replicas on other nodes: with KeepHoles, a log then opens although files of its tail are missing
-	// (lost.go). Without it nothing is changed, so that the files can be put back.
+	// Peers says that the shards have replicas on other nodes. With KeepHoles, a log then opens although files of its tail are missing
+	// (lost.go), or the segments of a shard contradict each other, which is lost then. Without it a log with holes, or that has lost
+	// something, is refused, and nothing is changed, so that files can be put back.
 	Peers bool
 
 	FileBytes     int64 // size of one preallocated tail file; default 64 MiB
