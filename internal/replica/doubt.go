@@ -111,7 +111,7 @@ func (r *Replica) setTrust(t Trust, index uint64) {
 }
 
 // verify looks at what the entry that was just applied says of the state.
-func (r *Replica) verify(proposer shard.NodeID) {
+func (r *Replica) verify(index uint64, proposer shard.NodeID) {
 	d := &r.doubts
 	v := r.cfg.Driver.Verified()
 	if v == d.last || v.Index == 0 {
@@ -126,16 +126,33 @@ func (r *Replica) verify(proposer shard.NodeID) {
 		return
 	}
 	r.inquire(v.Index, v.Own)
-	members := r.sh.Members()
-	for _, id := range members.All() {
-		if id.Node() == proposer && id != r.cfg.Replica {
-			d.inquiry.hear(id, v.Logged)
-		}
+	if id := r.proposedBy(index, proposer); id != 0 && id != r.cfg.Replica {
+		d.inquiry.hear(id, v.Logged)
 	}
 	if d.Trust == Trusted {
 		r.setTrust(Suspect, v.Index)
 	}
 	r.weigh()
+}
+
+// proposedBy is the member that proposed an entry that is being applied, which names its node alone; 0 when that is no member any more.
+//
+// It is the member that the node has as of that entry. A node has one member at a time, and its id says behind which entry it was made one:
+// one born at the entry or behind it did not propose it. And none of the node from before proposed an entry behind a birth: whoever gives
+// out an id has applied the removal of the former, and an entry of its own term. All who are elected later have both, and the former
+// never has, since it is sent nothing any more.
+func (r *Replica) proposedBy(index uint64, node shard.NodeID) shard.ReplicaID {
+	members := r.sh.Members()
+	return proposerOf(members.All(), index, node)
+}
+
+func proposerOf(members []shard.ReplicaID, index uint64, node shard.NodeID) shard.ReplicaID {
+	for _, id := range members {
+		if id.Node() == node && id.Birth() < index {
+			return id
+		}
+	}
+	return 0
 }
 
 // inquire begins an inquiry about an entry, in the place of one about an earlier entry.

@@ -79,5 +79,5 @@ func (m machine) Apply(index uint64, h shard.Header, items [][]byte) {
 	r.count.Batches++
 	r.count.BatchItems += uint64(len(items))
 	m.Driver.Apply(index, h, items)
-	r.verify(shard.NodeID(h.Proposer))
+	r.verify(index, shard.NodeID(h.Proposer))
 }
