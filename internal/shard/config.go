@@ -124,9 +124,6 @@ func (c Config) withDefaults() (Config, error) {
 	if c.UncommittedBytes <= 0 {
 		c.UncommittedBytes = UncommittedBytesDefault
 	}
-	if c.UncommittedBytes < BatchBytesMax {
-		return c, fmt.Errorf("shard %d: %d uncommitted bytes are less than one batch may have (%d)", c.ID, c.UncommittedBytes, BatchBytesMax)
-	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

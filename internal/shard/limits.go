@@ -15,7 +15,8 @@ const (
 
 	// CacheBytesDefault bounds the recent entries that a shard keeps in memory.
 	CacheBytesDefault = 32 << 20
-	// UncommittedBytesDefault bounds the proposals that are not committed yet; over it proposals are dropped.
+	// UncommittedBytesDefault bounds the proposals that are not committed yet; over it proposals are dropped, but for
+	// one that comes when nothing else is uncommitted.
 	UncommittedBytesDefault = 16 << 20
 	// InflightMessagesDefault bounds the append messages on their way to one follower.
 	InflightMessagesDefault = 64
@@ -42,7 +43,7 @@ func checkLimits() {
 	invariant.Check(EntryTargetBytes <= CommandBytesMax, "a target entry is larger than the largest command")
 	invariant.Check(BatchItemsMax <= 1<<16-1, "the item count does not fit its field")
 	invariant.Check(BatchBytesMax < 8<<20, "the largest batch does not fit a log entry")
-	invariant.Check(BatchBytesMax < UncommittedBytesDefault, "the largest batch can never be proposed")
+	invariant.Check(BatchBytesMax < UncommittedBytesDefault, "the largest batch leaves no room for another")
 	invariant.Check(VotersMax <= MembersMax, "more voters than members")
 	invariant.Check(InflightBytesDefault >= MessageBytesDefault, "one message overfills a follower's window")
 }

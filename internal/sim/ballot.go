@@ -39,8 +39,8 @@ func (b *ballots) promised(id shard.ReplicaID, term, acked uint64) {
 	b.promises[id] = p
 }
 
-// remembers looks whether a member that begins knows what it promised, on a disk that damages nothing: what damage takes is told by
-// package wal, and the replica is out of its group, or closed.
+// remembers looks whether a member that begins knows what it promised, also when its disk has damaged something: a replica that may have
+// lost that does not begin, and one with holes keeps its bounds and its hard state.
 func (m *member) remembers() {
 	s, b := m.n.log.State(m.group.id), &m.group.ballots
 	p, hard := b.promises[m.id], s.HardState
@@ -50,7 +50,7 @@ func (m *member) remembers() {
 	}
 	vote, voted := b.votes[ballot{m.id, p.term}]
 	switch {
-	case m.n.w.opts.HistoryOnly || m.n.rotted || known > p.term:
+	case m.n.w.opts.HistoryOnly || known > p.term:
 	case known < p.term:
 		m.n.w.fail("%s begins in term %d, and has promised something in term %d", m.name, known, p.term)
 	case voted && shard.ReplicaID(hard.Vote) != vote:

@@ -30,6 +30,7 @@ const (
 	forRumours
 	forMembers
 	forStops
+	forUncommitted
 )
 
 func newChance(seed, purpose uint64) chance {

@@ -12,6 +12,7 @@ type Counts struct {
 	Starts        uint64 // of nodes
 	Snapshots     uint64 // stored
 	Elections     uint64
+	Refused       uint64 // batches that Raft did not take
 	Joint         uint64 // changes of two voters at once that were proposed
 	Stops         uint64 // processes that were told to stop, and did
 	Rumours       uint64 // times that a node heard that another's process has ended
@@ -50,6 +51,7 @@ func (c *Counts) Rows() []Count {
 		{"reads", c.Reads},
 		{"starts of nodes", c.Starts},
 		{"elections won", c.Elections},
+		{"batches that Raft did not take", c.Refused},
 		{"changes by joint consensus", c.Joint},
 		{"processes that stopped when told", c.Stops},
 		{"news of processes' ends", c.Rumours},
@@ -84,6 +86,7 @@ func (c *Counts) Add(o *Counts) {
 	c.Starts += o.Starts
 	c.Snapshots += o.Snapshots
 	c.Elections += o.Elections
+	c.Refused += o.Refused
 	c.Joint += o.Joint
 	c.Stops += o.Stops
 	c.Rumours += o.Rumours

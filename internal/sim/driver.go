@@ -23,6 +23,7 @@ type placed struct {
 type flight struct {
 	sequence uint64
 	calls    []placed
+	holds    bool // it begins with a hold
 }
 
 // driver stands in the engine's place: it gathers the calls that wait into entries, and answers them when they are applied.
@@ -91,7 +92,7 @@ func (d *driver) Gather(b *shard.BatchBuilder, now int64) uint64 {
 	if d.tookOver {
 		d.m.n.w.oracles[d.m.group.id].takesOver(uint64(d.m.n.id), now, d.machine.Applied())
 	}
-	d.hold(b, now)
+	f.holds = d.hold(b, now)
 	left := d.waiting[:0]
 	for _, late := range []bool{false, true} { // fetches behind what they may fetch
 		for _, c := range d.waiting {
@@ -123,27 +124,30 @@ func (d *driver) Gather(b *shard.BatchBuilder, now int64) uint64 {
 
 // hold begins the first entry of a lead with a hold when deadlines are over or near: nobody could end or extend a lease
 // while the shard had no leader.
-func (d *driver) hold(b *shard.BatchBuilder, now int64) {
+func (d *driver) hold(b *shard.BatchBuilder, now int64) bool {
 	if !d.tookOver {
-		return
+		return false
 	}
 	d.tookOver = false
 	if d.m.n.w.bug.is(BugNoHold) {
-		return
+		return false
 	}
 	const ttl = int64(workerTTL / time.Millisecond)
 	if next, ok := d.machine.NextTimer(); ok && int64(next) <= now+ttl && d.machine.Totals().Leases > 0 {
-		d.add(b, func(dst []byte) []byte { return queue.AppendHold(dst, ttl) })
+		return d.add(b, func(dst []byte) []byte { return queue.AppendHold(dst, ttl) })
 	}
+	return false
 }
 
 // add adds an item of the leader's own, if there is room.
-func (d *driver) add(b *shard.BatchBuilder, item func(dst []byte) []byte) {
+func (d *driver) add(b *shard.BatchBuilder, item func(dst []byte) []byte) bool {
 	d.items.Reset()
 	d.items.Add(item)
-	if b.Fits(&d.items) {
+	fits := b.Fits(&d.items)
+	if fits {
 		b.Add(&d.items)
 	}
+	return fits
 }
 
 func (d *driver) ready(c *call) bool {
@@ -287,6 +291,10 @@ func (d *driver) Dropped(sequence uint64, unknown bool) {
 	}
 	f := d.flights[at]
 	d.flights = slices.Delete(d.flights, at, at+1)
+	if d.tookOver = d.tookOver || f.holds; !unknown {
+		d.m.n.w.counts.Refused++
+		d.m.n.w.trace.printf(d.m.name, "is refused a batch of %d calls", len(f.calls))
+	}
 	for _, p := range f.calls {
 		outcome := outcomeUnavailable
 		if unknown {

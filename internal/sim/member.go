@@ -86,6 +86,7 @@ func (m *member) open() error {
 		Shard: m.group.id, Replica: m.id, Log: nodeLog{n.log, n}, Driver: m.driver,
 		FS: n.fs, SnapshotDir: snapshotDir(m.group.id), DiskDir: root,
 		Peers: w.plan.nodes > 1, TickInterval: w.plan.tick, ElectionTicks: w.plan.electionTicks, SnapshotBytes: w.plan.snapshotBytes, CacheBytes: cacheBytes,
+		UncommittedBytes: w.plan.uncommitted,
 	}
 	if m.id.Birth() == 0 {
 		config.Founders = m.group.founders
