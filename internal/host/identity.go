@@ -72,7 +72,7 @@ func decodeIdentity(b []byte) (id Identity, reason string) {
 		return id, fmt.Sprintf("the data directory has format %d, this program reads up to %d: use a newer program", id.Format, formatVersion)
 	}
 	if len(b) != identityBytes || crc32.Checksum(b[:44], crc32.MakeTable(crc32.Castagnoli)) != le.Uint32(b[44:]) || id.Format == 0 {
-		return id, "is damaged: restore it from a backup"
+		return id, "is damaged: restore the file from a copy, or, if other nodes have the same shards, replace this node by a new one with an empty data directory"
 	}
 	id.Cluster, id.Node = le.Uint64(b[16:]), le.Uint64(b[24:])
 	return id, ""

@@ -88,11 +88,11 @@ func decodeRecord(b []byte) (r Record, reason string) {
 		return r, fmt.Sprintf("has version %d, this program reads up to %d: use a newer program", v, recordVersion)
 	}
 	if len(b) != recordBytes || crc32.Checksum(b[:44], crc32.MakeTable(crc32.Castagnoli)) != le.Uint32(b[44:]) || le.Uint32(b[8:]) == 0 {
-		return r, "is damaged: let the node join anew with an empty data directory"
+		return r, "is damaged: restore the file from a copy, or, if other nodes have the shard, replace this node by a new one with an empty data directory"
 	}
 	r = Record{Shard: shard.ID(le.Uint16(b[12:])), State: RecordState(b[14]), Replica: shard.ReplicaID(le.Uint64(b[16:]))}
 	if r.State < Founding || r.State > Retired || r.Replica.Node() == 0 {
-		return r, "is damaged: let the node join anew with an empty data directory"
+		return r, "is damaged: restore the file from a copy, or, if other nodes have the shard, replace this node by a new one with an empty data directory"
 	}
 	return r, ""
 }
