@@ -153,7 +153,7 @@ func (e *ChangeError) Error() string {
 // ChangeMembers proposes changes that take effect as one. Several are made by joint consensus, which is left by itself.
 // It returns them with the ids that learners were given. Errors that leave everything as it is: ErrDropped,
 // ErrChangePending, ErrNotCaughtUp, ErrLeads, *ChangeError. Whether an accepted change was made is seen in Members; it may
-// be lost together with the lead.
+// be lost together with the lead, or after one that was dropped.
 func (s *Shard) ChangeMembers(changes ...Change) (made []Change, err error) {
 	if s.err != nil {
 		return nil, s.err
@@ -189,7 +189,7 @@ func (s *Shard) ChangeMembers(changes ...Change) (made []Change, err error) {
 	if err := s.node.ProposeConfChange(cc); err != nil {
 		return nil, fmt.Errorf("shard %d: %w: %w", s.cfg.ID, ErrDropped, err)
 	}
-	s.changeTerm = s.term
+	s.changeTerm, s.changeGoes = s.term, true
 	return made, nil
 }
 

@@ -3,6 +3,7 @@ package shard
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -130,10 +131,21 @@ func (s *Shard) appendEffect(m *raftpb.Message) Append {
 	s.entries = s.entries[:0]
 	if entries := m.GetEntries(); len(entries) > 0 {
 		s.store.appended(entries)
+		s.taken(entries)
 		s.entries = toLog(s.entries, entries)
 		a.Entries = s.entries
 	}
 	return a
+}
+
+// taken looks what became of a change of members that was proposed, which is among the entries appended next. The library puts an empty entry
+// in its place when another may be under way, and says nothing. It believes that also after it dropped one, since too much was
+// uncommitted, until it has applied what came in the place of that.
+func (s *Shard) taken(entries []*raftpb.Entry) {
+	if s.changeGoes && !slices.ContainsFunc(entries, func(e *raftpb.Entry) bool { return e.GetType() != raftpb.EntryNormal }) {
+		s.changeTerm = 0
+	}
+	s.changeGoes = false
 }
 
 // AppendDone says that an append, and all appends before it, are durable.

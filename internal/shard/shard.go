@@ -30,6 +30,7 @@ type Shard struct {
 	term       uint64
 	leader     ReplicaID
 	changeTerm uint64 // a change of members was proposed in this term and not applied yet
+	changeGoes bool   // and it is not known whether the library took it: see taken
 
 	leads   bool              // the library says so; see Leading
 	outbox  []*raftpb.Message // responses to others that became sendable by AppendDone

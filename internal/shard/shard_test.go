@@ -145,6 +145,37 @@ func TestUncommittedLimit(t *testing.T) {
 	}
 }
 
+// A change of members that was dropped, since too much was uncommitted, makes the library put an empty entry in the place of the next one. That
+// does not count as one under way for ever.
+func TestChangeAfterADroppedOne(t *testing.T) {
+	t.Parallel()
+	s, log := leader(t, func(c *Config) { c.UncommittedBytes = 1 })
+	if err := s.Propose(batchOf("x")); err != nil {
+		t.Fatal(err)
+	}
+	change := Change{Kind: AddLearner, Replica: NewReplicaID(2, 0)}
+	if _, err := s.ChangeMembers(change); !errors.Is(err, ErrDropped) {
+		t.Fatalf("a change over the limit: %v", err)
+	}
+	tries := 0
+	for members := s.Members(); len(members.Learners) == 0; members = s.Members() {
+		if tries++; tries > 2 {
+			t.Fatal("the change is not made")
+		}
+		turn(t, s, log)
+		if _, err := s.ChangeMembers(change); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.ChangeMembers(change); !errors.Is(err, ErrChangePending) {
+			t.Fatalf("a second change: %v", err)
+		}
+		turn(t, s, log)
+	}
+	if tries != 2 {
+		t.Errorf("the change was made at try %d: the library does not replace it any more", tries)
+	}
+}
+
 // Snapshot and log that do not belong together are refused, and the error says what is wrong.
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
