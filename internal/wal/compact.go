@@ -77,13 +77,19 @@ func (l *Log) settle(s *shardLog) {
 }
 
 // cool is told that Maintain has nothing to do, or at once that there is no room to wait. It reports whether segments can be
-// merged now that could not before.
+// merged now that could not before. Having nothing to do between two pieces of a busy log is not being idle: there, the accounting
+// that comes with the next file says what is settled.
 func (l *Log) cool(atOnce bool) (settled bool) {
 	if !l.keeper.unsettled {
 		return false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	busy := l.durable-l.keeper.cooledAt > settleBytesMax
+	l.keeper.cooledAt = l.durable
+	if busy && !atOnce {
+		return false
+	}
 	l.keeper.unsettled = false
 	for _, s := range l.shards {
 		for _, list := range s.segmentLists() {

@@ -40,9 +40,10 @@ const (
 	unreadableTriesMax = 3         // tries to read what the disk refuses, before it counts as damaged
 	segmentTargetBytes = 64 << 20  // compaction merges neighbours up to about this size
 	segmentSmallBytes  = segmentTargetBytes / 8
-	unsettledFraction  = 16 // a segment is left alone while one part in so many of what lives in it dies from one accounting to the next,
-	settleCalls        = 8  // or until Maintain found so often that there was nothing to do
-	segmentMergeFanIn  = 8  // this many small neighbours are merged even when all is live
+	unsettledFraction  = 16      // a segment is left alone while one part in so many of what lives in it dies from one accounting to the next,
+	settleCalls        = 8       // or until Maintain found so often that there was nothing to do,
+	settleBytesMax     = 1 << 20 // and that no more than this was appended since it last did
+	segmentMergeFanIn  = 8       // this many small neighbours are merged even when all is live
 	segmentHandlesMax  = 256
 	wantedMax          = 64 << 10 // damaged entries of a shard that are noted
 	mendBytesMax       = 64 << 20 // of mended entries that wait for Maintain

@@ -19,8 +19,9 @@ type keeper struct {
 	window window
 	spare  uint64 // number of the last spare file
 
-	starved   bool // the disk was full at the last try: merge, which frees room, before preparing files
-	unsettled bool // a segment may be: see settle
+	starved   bool     // the disk was full at the last try: merge, which frees room, before preparing files
+	unsettled bool     // a segment may be: see settle
+	cooledAt  Position // how far the log was when Maintain last had nothing to do
 }
 
 // abandon gives up jobs under way; they begin again from the start.
