@@ -16,7 +16,7 @@ const seedsPerBug = 1500
 // BEAVER_SEEDS set it begins at 1. A change to what a plan draws moves them: search again with go run ./cmd/sim -bug NAME.
 var rare = map[sim.Bug]uint64{
 	sim.BugStaleRead: 335, sim.BugIgnoreSyncError: 139, sim.BugPromiseUnsynced: 173,
-	sim.BugClaimTooMuch: 44,
+	sim.BugClaimTooMuch: 482, sim.BugServeDamaged: 64,
 }
 
 // What violations say.
