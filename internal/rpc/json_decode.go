@@ -173,7 +173,7 @@ func shape(value []byte) string {
 // decodeMessage reads the object that value is into m. path is where it stands; empty is the request itself.
 func decodeMessage(m protoreflect.Message, value []byte, path string) *engine.Error {
 	if value[0] != '{' {
-		return wrong(path, "an object such as {…}", value)
+		return wrong(path, objectOf(m.Descriptor()), value)
 	}
 	desc := m.Descriptor()
 	seen := make(map[protoreflect.FieldNumber]string, 8)
@@ -464,15 +464,30 @@ func wrong(path, want string, value []byte) *engine.Error {
 	return invalid(path, "is %s: want %s", shape(value), want)
 }
 
-func unknownField(desc protoreflect.MessageDescriptor, key, path string) *engine.Error {
+// fieldsNamedMax is the most fields of a message that an error lists.
+const fieldsNamedMax = 8
+
+func fieldNames(desc protoreflect.MessageDescriptor) []string {
 	names := make([]string, 0, desc.Fields().Len())
 	for i := range desc.Fields().Len() {
 		names = append(names, desc.Fields().Get(i).JSONName())
 	}
-	hint := ""
+	return names
+}
+
+// objectOf says what was wanted where a message stands: with few fields, which they are.
+func objectOf(desc protoreflect.MessageDescriptor) string {
+	if names := fieldNames(desc); len(names) > 0 && len(names) <= fieldsNamedMax {
+		return "an object with " + strings.Join(names, ", ")
+	}
+	return "an object such as {…}"
+}
+
+func unknownField(desc protoreflect.MessageDescriptor, key, path string) *engine.Error {
+	names, hint := fieldNames(desc), ""
 	if near := nearest(key, names); near != "" {
 		hint = "; did you mean " + near + "?"
-	} else if len(names) > 0 && len(names) <= 8 {
+	} else if len(names) > 0 && len(names) <= fieldsNamedMax {
 		hint = "; there are " + strings.Join(names, ", ")
 	}
 	return invalid(join(path, clip(key)), "there is no such field in %s%s", desc.Name(), hint)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -83,7 +84,9 @@ func example(r *http.Request) string {
 // unknownProcedure answers a path that looks like a procedure's and is none.
 func (h *Handler) unknownProcedure(w http.ResponseWriter, r *http.Request) {
 	message := fmt.Sprintf("there is no procedure %s", clip(r.URL.Path))
-	if near := nearest(r.URL.Path, h.procedures()); near != "" {
+	if names := h.proceduresOf(r.URL.Path); len(names) > 0 {
+		message = fmt.Sprintf("%s is a service; name one of its procedures behind it: %s", clip(r.URL.Path), strings.Join(names, ", "))
+	} else if near := nearest(r.URL.Path, h.procedures()); near != "" {
 		message += "; did you mean " + near + "?"
 	} else if near := h.sameName(r.URL.Path); near != "" {
 		message += "; did you mean " + near + "?"
@@ -119,6 +122,18 @@ func (h *Handler) procedures() []string {
 	for name := range h.rpc {
 		names = append(names, name)
 	}
+	return names
+}
+
+// proceduresOf are the names of a service's procedures, in order; none if the path is no service's.
+func (h *Handler) proceduresOf(service string) []string {
+	var names []string
+	for procedure := range h.rpc {
+		if path.Dir(procedure) == path.Clean(service) {
+			names = append(names, path.Base(procedure))
+		}
+	}
+	slices.Sort(names)
 	return names
 }
 
