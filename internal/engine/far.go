@@ -119,10 +119,13 @@ func (r *reader) farJobs() []FetchedJob {
 	return jobs
 }
 
-// visitors are the fetches that other nodes have here, to stop them by name.
+// visitors are the fetches that other nodes have here, to stop them by name. A stop may overtake its fetch, and then waits for that: the
+// worker's next fetch may wait for the answer.
 type visitors struct {
-	mu  sync.Mutex
-	all map[visitor]context.CancelFunc // REQUIRES: mu
+	mu    sync.Mutex
+	all   map[visitor]context.CancelFunc // REQUIRES: mu
+	early [earlyStopsMax]visitor         // REQUIRES: mu; stopped while they were not here: they are on their way, or have gone
+	next  int                            // REQUIRES: mu; where the next one goes in early
 }
 
 // visitor names a fetch of another node.
@@ -131,6 +134,9 @@ type visitor struct{ node, id uint64 }
 func (v *visitors) come(name visitor, stop context.CancelFunc) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if slices.Contains(v.early[:], name) {
+		stop()
+	}
 	v.all[name] = stop
 }
 
@@ -142,11 +148,13 @@ func (v *visitors) leave(name visitor) {
 
 func (v *visitors) stop(name visitor) {
 	v.mu.Lock()
-	stop := v.all[name]
-	v.mu.Unlock()
-	if stop != nil {
+	defer v.mu.Unlock()
+	if stop := v.all[name]; stop != nil {
 		stop()
+		return
 	}
+	v.early[v.next] = name
+	v.next = (v.next + 1) % len(v.early)
 }
 
 // serveFetch carries out a fetch of another node. It ends early when it is stopped: with what it was granted until then, so that the other
@@ -258,7 +266,7 @@ func (e *Engine) fetchThere(ctx context.Context, node uint64, r *FetchRequest, l
 	return jobs, nil
 }
 
-// stopFetch stops a fetch at another node, again and again until ctx ends with it: the first one may overtake the fetch itself.
+// stopFetch stops a fetch at another node, again and again until ctx ends with it: a stop may get lost.
 func (e *Engine) stopFetch(ctx context.Context, node, id uint64) {
 	body := binary.AppendUvarint([]byte{forwardVersion}, id)
 	for pause := stopPauseMin; ctx.Err() == nil; pause = min(2*pause, stopPauseMax) {

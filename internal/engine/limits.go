@@ -110,6 +110,8 @@ const (
 	fetchSlack = time.Second
 	// fetchCallGrace is how much longer than its wait a fetch at another node may take.
 	fetchCallGrace = 10 * time.Second
+	// earlyStopsMax is how many stops of fetches that are not here are remembered, as they may be on their way.
+	earlyStopsMax = 64
 	// stopPause is after how long a fetch at another node that was stopped and has not ended is stopped again; doubled each time.
 	stopPauseMin = 50 * time.Millisecond
 	stopPauseMax = 5 * time.Second

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -154,4 +155,22 @@ func TestFetchIsNotHeldUp(t *testing.T) {
 			time.Sleep(10 * time.Second)
 		}
 	})
+}
+
+// TestStopOvertakesItsFetch: a fetch that was stopped before it came leaves at once, and as many stops are remembered as may wait.
+func TestStopOvertakesItsFetch(t *testing.T) {
+	for _, others := range []uint64{0, earlyStopsMax - 1, earlyStopsMax} {
+		v := visitors{all: make(map[visitor]context.CancelFunc)}
+		name := visitor{node: 2, id: 1}
+		v.stop(name)
+		for i := range others {
+			v.stop(visitor{node: 2, id: 2 + i})
+		}
+		stopped := false
+		v.come(visitor{node: 3, id: 1}, func() { t.Error("the fetch of another node was stopped") })
+		v.come(name, func() { stopped = true })
+		if want := others < earlyStopsMax; stopped != want {
+			t.Errorf("with %d more, stopped is %v", others, stopped)
+		}
+	}
 }
