@@ -115,7 +115,7 @@ func TestDeliberateBugs(t *testing.T) {
 }
 
 // rareStaleRead is a seed in which a client notices that a read was stale, rather than the check of indexes; as rare is.
-const rareStaleRead = 795
+const rareStaleRead = 1544
 
 // TestHistoryFindsBugs tests the clients' history and its model by themselves: what clients are told must be enough to find
 // what breaks a promise made to them, with every other check off.
