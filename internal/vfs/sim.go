@@ -18,6 +18,8 @@ var ErrPowerCut = errors.New("simulated power cut")
 const (
 	// simDefaultTotalBytes is the disk size that Usage tells when SimOptions.CapacityBytes is zero.
 	simDefaultTotalBytes = 1 << 40
+	// simZerosBytes is one write of Preallocate.
+	simZerosBytes = 1 << 20
 )
 
 // SimOptions shape a simulated disk. The zero value is a disk without end and without faults.

@@ -123,7 +123,7 @@ func (f *simFile) Truncate(size int64) error {
 	return nil
 }
 
-// Preallocate implements File, by the same writes and sync as on the operating system.
+// Preallocate implements File, by writes and a sync as on the operating system; the writes are larger, for there is no cache to spare.
 func (f *simFile) Preallocate(size int64) error {
 	if err := f.check("preallocate", true); err != nil {
 		return err
@@ -132,7 +132,7 @@ func (f *simFile) Preallocate(size int64) error {
 	if err != nil || offset >= size {
 		return err
 	}
-	zeros := make([]byte, min(preallocateChunkBytes, size-offset))
+	zeros := make([]byte, min(simZerosBytes, size-offset))
 	for offset < size {
 		n, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-offset)], offset)
 		if err != nil {
