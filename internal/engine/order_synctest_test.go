@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/queue"
@@ -173,4 +174,26 @@ func TestStopOvertakesItsFetch(t *testing.T) {
 			t.Errorf("with %d more, stopped is %v", others, stopped)
 		}
 	}
+}
+
+// However many of a worker's former fetches are not settled, since a node does not answer, its next one waits for a second, and not for each.
+func TestCatchUpWaitsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &worker{gone: make(chan struct{})}
+		for range 3 {
+			w.trail(&race{worker: w, late: make(chan []FetchedJob), settled: make(chan struct{})})
+		}
+		for left := 3; left > 0; left-- {
+			began := time.Now()
+			if jobs, err := new(Engine).catchUp(t.Context(), w, &FetchRequest{Max: 1}); len(jobs) > 0 || err != nil {
+				t.Fatal(jobs, err)
+			}
+			if took := time.Since(began); took != settleWait {
+				t.Errorf("with %d fetches that are not settled it waits %v", left, took)
+			}
+		}
+		if w.trailing() != nil {
+			t.Error("what was waited for is not forgotten")
+		}
+	})
 }

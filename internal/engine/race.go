@@ -187,38 +187,36 @@ func (r *race) settle() {
 	close(r.settled)
 }
 
-// catchUp waits until all is settled that trails behind the worker's former fetches, but not for long. What comes of it is a fetch's
-// answer, if that is for the same queues.
+// catchUp waits until all is settled that trails behind the worker's former fetches, but not for long, however many those are. What comes of
+// it is a fetch's answer, if that is for the same queues.
 func (e *Engine) catchUp(ctx context.Context, w *worker, r *FetchRequest) ([]FetchedJob, error) {
-	for {
-		t := w.trailing()
-		if t == nil {
-			return nil, nil
-		}
+	t := w.trailing()
+	if t == nil {
+		return nil, nil
+	}
+	over := time.NewTimer(settleWait)
+	defer over.Stop()
+	for ; t != nil; t = w.trailing() {
 		late := t.late
 		if r == nil || !slices.Equal(r.Queues, t.queues) {
 			late = nil
 		}
-		over := time.NewTimer(settleWait)
-		var err error
 		select {
 		case jobs := <-late:
-			over.Stop()
 			fit := fitting(nil, jobs, r.Max)
 			e.takeBack(jobs[fit:])
 			return jobs[:fit], nil
 		case <-t.settled:
 		case <-over.C:
 			w.untrail(t) // so that nobody else waits for it
+			return nil, nil
 		case <-ctx.Done():
-			err = contextError(ctx.Err())
+			return nil, contextError(ctx.Err())
 		case <-w.goneChan():
-			err = errWorkerLost()
-		}
-		if over.Stop(); err != nil {
-			return nil, err
+			return nil, errWorkerLost()
 		}
 	}
+	return nil, nil
 }
 
 // trail takes note of a race that is not settled. It does nothing for no worker.
