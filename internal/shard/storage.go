@@ -71,7 +71,29 @@ func openStorage(cfg Config, snap Restored, conf *raftpb.ConfState) (*storage, e
 		// its term durable before anybody is told. The snapshot is durable, so every start finds the same until the hard state says more.
 		s.hard.Term, s.hard.Vote = snap.Term, 0
 	}
+	s.commitChanges()
 	return s, nil
+}
+
+// commitChanges takes every change of members in the log for committed but the last one. A leader proposes a change only when it has applied
+// the one before, and what brings a change brings a commit index that covers the one before; but the log writes entries first and the commit index
+// behind them, and a crash may leave the entries alone. Between two sets of voters that lie two changes apart there may be two majorities
+// that have no member in common: who stood for election among the former could commit what the latter's majority does not know.
+func (s *storage) commitChanges() {
+	change := uint64(0) // the last one that was met
+	for at := s.hard.Commit + 1; at <= s.last; {
+		entries, err := s.log.ReadRange(s.id, at, s.last+1, int(ApplyBytesDefault))
+		if err != nil || len(entries) == 0 {
+			at++ // A hole: the replica stays out of its group until it is filled.
+			continue
+		}
+		for i := range entries {
+			if raftpb.EntryType(entries[i].Type) != raftpb.EntryNormal {
+				s.hard.Commit, change = max(s.hard.Commit, change), entries[i].Index
+			}
+		}
+		at += uint64(len(entries))
+	}
 }
 
 // checkBlank checks that the log of a replica without a snapshot holds nothing either, but for a vote.
