@@ -78,10 +78,10 @@ type File interface {
 	// Size returns the current size in bytes.
 	Size() (int64, error)
 	// Prefetch says that these bytes will be read soon. The system may begin to read them and does not wait for them. From
-	// the first call on it reads nothing ahead of this file by itself: how much is the caller's business, for what is read
-	// ahead in one go holds up every sync that comes after it.
+	// the first call on it does not begin to read ahead of this file by itself, but goes on where it had.
 	Prefetch(offset, size int64)
-	// Uncache says that these bytes will not be read again soon. The memory that holds them serves what is read next.
+	// Uncache says that these bytes will not be read again soon, and neither those just before them: the system lets go of a
+	// file in pieces of its own size. The memory that holds them serves what is read next.
 	Uncache(offset, size int64)
 }
 
