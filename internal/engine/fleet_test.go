@@ -72,6 +72,13 @@ func (n *network) cutOff(node uint64, cut bool) {
 	n.hangUp()
 }
 
+// delay has the answers on a leg be under way for a while.
+func (n *network) delay(leg callLeg, late time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.late[leg] = late
+}
+
 func (n *network) isMute(from, to uint64) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -62,8 +62,8 @@ func TestOrderAcrossNodes(t *testing.T) {
 						w = register(t, e)
 						defer beating(e, w)()
 					}
-					c.net.late[callLeg{1, 2, callFetch}] = 20 * time.Millisecond
-					c.net.late[callLeg{1, 3, callFetch}] = 50 * time.Millisecond
+					c.net.delay(callLeg{1, 2, callFetch}, 20*time.Millisecond)
+					c.net.delay(callLeg{1, 3, callFetch}, 50*time.Millisecond)
 					const rounds = 20
 					o := &inOrder{t: t, last: map[string]string{}}
 					for round := range rounds {
@@ -129,9 +129,7 @@ func TestFetchIsNotHeldUp(t *testing.T) {
 		w := register(t, e)
 		defer beating(e, w)()
 		for _, late := range []time.Duration{settleWait / 4, 3 * settleWait} {
-			c.net.mu.Lock()
-			c.net.late[callLeg{1, 2, callFetch}] = late
-			c.net.mu.Unlock()
+			c.net.delay(callLeg{1, 2, callFetch}, late)
 			parked := e.fetchAside(t.Context(), &FetchRequest{Worker: w, Queues: names, Max: 1, Wait: time.Minute})
 			time.Sleep(5 * time.Second)
 			enqueue(t, c.nodes[1], jobs(names[0], 1)...)
