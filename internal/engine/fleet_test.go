@@ -145,7 +145,9 @@ func (w wire) Call(ctx context.Context, node uint64, kind uint8, body []byte) ([
 	select {
 	case r := <-done:
 		cancel()
-		pauseFor(late)
+		if late > 0 { // most calls take no time, and need no timer
+			pauseFor(late)
+		}
 		if lost {
 			return nil, errHungUp
 		}
