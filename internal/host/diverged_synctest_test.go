@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +23,25 @@ func (c *cluster) skew(id uint64, key string) {
 		d.print++
 	}); err != nil {
 		c.t.Fatal(err)
+	}
+}
+
+// fillAbreast is fill at the pace of the slowest. One that is so far behind that the log has forgotten what it lacks is brought a
+// snapshot, which heals a wrong state before anybody finds out.
+func (c *cluster) fillAbreast() {
+	c.t.Helper()
+	pad := strings.Repeat("p", 2000)
+	for i := range 150 {
+		c.add(fmt.Sprint("fill", i%3, "|", pad))
+		c.await("all have applied it", func() bool {
+			at := c.nodes[c.leader()].Stats().Shards[0].Applied
+			for _, n := range c.nodes {
+				if n.Stats().Shards[0].Applied != at {
+					return false
+				}
+			}
+			return true
+		})
 	}
 }
 
@@ -74,7 +94,7 @@ func TestDivergedFollowerIsRebuilt(t *testing.T) {
 		leader := c.leader()
 		wrong := c.others(leader)[0]
 		c.skew(wrong, "precious")
-		c.fill(3)
+		c.fillAbreast()
 		c.net.let(wrong, 0)
 		c.verify()
 		c.await("it is found out", func() bool { return c.doubt(wrong).Trust == replica.Wrong })
@@ -128,7 +148,7 @@ func TestDivergedFollowerIsBehind(t *testing.T) {
 		c.fill(3)
 		wrong := c.others(c.leader())[0]
 		c.skew(wrong, "precious")
-		c.fill(3)
+		c.fillAbreast()
 		c.net.cutOff(wrong, true)
 		c.fill(3)
 		c.verify()
@@ -159,11 +179,7 @@ func TestDivergedCrashes(t *testing.T) {
 			c.fill(3)
 			wrong := c.others(c.leader())[1]
 			c.skew(wrong, "precious")
-			c.fill(3)
-			// One that is so far behind that the log has forgotten what it lacks is healed by the snapshot that it is brought for that.
-			c.await("it has applied what the others have", func() bool {
-				return c.nodes[wrong].Stats().Shards[0].Applied == c.nodes[c.leader()].Stats().Shards[0].Applied
-			})
+			c.fillAbreast()
 			c.net.let(wrong, 0)
 			c.verify()
 			marked := false
