@@ -49,11 +49,11 @@ func (w *world) diverge() {
 	n.members[g.id].driver.strays = true
 }
 
-// wrong reports whether the state of a member is, or is about to be.
+// wrong reports whether the state of a member is, or is about to be; when the faults have stopped none goes wrong any more.
 func (w *world) wrong() bool {
 	for _, n := range w.nodes {
 		for s := range w.groups {
-			if n.wrong[s] || n.up && n.members[s] != nil && n.members[s].driver.strays {
+			if n.wrong[s] || n.up && n.members[s] != nil && n.members[s].driver.strays && !w.healing {
 				return true
 			}
 		}
