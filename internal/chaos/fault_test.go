@@ -451,6 +451,7 @@ func (s *storm) killPrograms() bool {
 		return false
 	}
 	s.rest(2 * time.Second)
+	s.programs.env = []string{"BEAVER_ADDR=" + s.addrs()} // of those that it was begun with, all may be gone
 	if err := s.programs.launch(); err != nil {
 		s.t.Fatalf("start beaver work: %v", err)
 	}
