@@ -360,20 +360,20 @@ func (p *pump) settleFetches() {
 
 // takeBackCall takes leases back of which nobody was told.
 func (p *pump) takeBackCall(leases []queue.Lease) *call {
-	c := p.newCall()
-	c.urgent = true
-	for _, l := range leases {
-		c.items.Commit(queue.AppendTakeBack(c.items.Buf(), l.Pos, l.Token))
-	}
-	return c
+	return p.leaseCall(queue.AppendTakeBack, leases)
 }
 
 // releaseCall gives back leases that a worker does not know of, though it may have been told of them.
 func (p *pump) releaseCall(leases []queue.Lease) *call {
+	return p.leaseCall(queue.AppendRelease, leases)
+}
+
+// leaseCall has an urgent item for each of some leases.
+func (p *pump) leaseCall(item func([]byte, queue.Pos, queue.Token) []byte, leases []queue.Lease) *call {
 	c := p.newCall()
 	c.urgent = true
 	for _, l := range leases {
-		c.items.Commit(queue.AppendRelease(c.items.Buf(), l.Pos, l.Token))
+		c.items.Commit(item(c.items.Buf(), l.Pos, l.Token))
 	}
 	return c
 }
