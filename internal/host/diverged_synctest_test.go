@@ -2,7 +2,6 @@ package host
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,9 +29,7 @@ func (c *cluster) skew(id uint64, key string) {
 // snapshot, which heals a wrong state before anybody finds out.
 func (c *cluster) fillAbreast() {
 	c.t.Helper()
-	pad := strings.Repeat("p", 2000)
-	for i := range 150 {
-		c.add(fmt.Sprint("fill", i%3, "|", pad))
+	c.fillPaced(3, func() {
 		c.await("all have applied it", func() bool {
 			at := c.nodes[c.leader()].Stats().Shards[0].Applied
 			for _, n := range c.nodes {
@@ -42,7 +39,15 @@ func (c *cluster) fillAbreast() {
 			}
 			return true
 		})
-	}
+	})
+}
+
+// foundPrecious founds the group, adds what is live for ever, and fills the log behind it.
+func (c *cluster) foundPrecious() {
+	c.t.Helper()
+	c.found(3)
+	c.add("precious|once")
+	c.fill(3)
 }
 
 // verify has whoever leads put its fingerprint through the log.
@@ -88,9 +93,7 @@ func TestDivergedFollowerIsRebuilt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		defer c.closeAll()
-		c.found(3)
-		c.add("precious|once")
-		c.fill(3)
+		c.foundPrecious()
 		leader := c.leader()
 		wrong := c.others(leader)[0]
 		c.skew(wrong, "precious")
@@ -113,9 +116,7 @@ func TestDivergedLeaderIsOutvoted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		defer c.closeAll()
-		c.found(3)
-		c.add("precious|once")
-		c.fill(3)
+		c.foundPrecious()
 		wrong := c.leader()
 		c.skew(wrong, "precious")
 		c.fill(3)
@@ -143,9 +144,7 @@ func TestDivergedFollowerIsBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		defer c.closeAll()
-		c.found(3)
-		c.add("precious|once")
-		c.fill(3)
+		c.foundPrecious()
 		wrong := c.others(c.leader())[0]
 		c.skew(wrong, "precious")
 		c.fillAbreast()
@@ -174,9 +173,7 @@ func TestDivergedCrashes(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCluster(t)
 			defer c.closeAll()
-			c.found(3)
-			c.add("precious|once")
-			c.fill(3)
+			c.foundPrecious()
 			wrong := c.others(c.leader())[1]
 			c.skew(wrong, "precious")
 			c.fillAbreast()

@@ -164,9 +164,16 @@ func (c *cluster) add(key string) {
 // fill adds so much that the log forgets what is not live.
 func (c *cluster) fill(keys int) {
 	c.t.Helper()
+	c.fillPaced(keys, func() {})
+}
+
+// fillPaced is fill with something to do after each addition.
+func (c *cluster) fillPaced(keys int, after func()) {
+	c.t.Helper()
 	pad := strings.Repeat("p", 2000)
 	for i := range 150 {
 		c.add(fmt.Sprint("fill", i%keys, "|", pad))
+		after()
 	}
 }
 

@@ -34,12 +34,7 @@ func TestInstallationMeetsAFullDirectory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		defer c.closeAll()
-		c.found(3)
-		c.add("k")
-		c.agree(1, 2, 3)
-		behind := c.others(c.leader())[0]
-		c.net.cutOff(behind, true)
-		c.fill(3)
+		behind := c.leaveBehind()
 		c.crash(behind, vfs.Killed())
 		var times atomic.Int32
 		times.Store(1)
@@ -62,14 +57,20 @@ func TestInstallationMeetsAFullDirectory(t *testing.T) {
 	})
 }
 
-// cutShort makes a replica that is behind end in the middle of an installation: a call of its file system fails. It returns who that is.
-func (c *cluster) cutShort(fault func(vfs.FS) vfs.FS) (behind uint64) {
+// leaveBehind founds the group, and cuts a follower off until the log has forgotten what it lacks. It returns who that is.
+func (c *cluster) leaveBehind() (behind uint64) {
 	c.found(3)
 	c.add("k")
 	c.agree(1, 2, 3)
 	behind = c.others(c.leader())[0]
 	c.net.cutOff(behind, true)
 	c.fill(3)
+	return behind
+}
+
+// cutShort makes a replica that is behind end in the middle of an installation: a call of its file system fails. It returns who that is.
+func (c *cluster) cutShort(fault func(vfs.FS) vfs.FS) (behind uint64) {
+	behind = c.leaveBehind()
 	c.crash(behind, vfs.Killed())
 	c.edit = func(o *Options) { o.FS = fault(o.FS) }
 	c.mustOpen(behind, Replica{})
@@ -168,12 +169,7 @@ func TestBroughtSnapshotIsLost(t *testing.T) {
 func testBroughtSnapshotIsLost(t *testing.T, harm func(*testing.T, *vfs.Sim)) {
 	c := newCluster(t)
 	defer c.closeAll()
-	c.found(3)
-	c.add("k")
-	c.agree(1, 2, 3)
-	behind := c.others(c.leader())[0]
-	c.net.cutOff(behind, true)
-	c.fill(3)
+	behind := c.leaveBehind()
 	c.net.cutOff(behind, false)
 	c.agree(1, 2, 3)
 	c.crash(behind, vfs.AllLost())
