@@ -52,7 +52,7 @@ type carrier struct {
 	coming  *transfer.Incoming   // guarded by mu: as of the last turn
 
 	// work is held by whoever uses what follows: the carrier, and the loop while it installs a snapshot.
-	work     sync.Mutex
+	work     semaphore
 	senders  *transfer.Senders
 	receiver *transfer.Receiver
 }
@@ -60,7 +60,7 @@ type carrier struct {
 func newCarrier(l *loop) *carrier {
 	h := l.h
 	return &carrier{
-		l: l, signal: make(chan struct{}, 1), quit: make(chan struct{}), gone: make(chan struct{}),
+		l: l, work: newSemaphore(), signal: make(chan struct{}, 1), quit: make(chan struct{}), gone: make(chan struct{}),
 		senders: transfer.NewSenders(transfer.SendersConfig{
 			FS: h.opts.FS, Shard: l.id, SnapshotDir: SnapshotDir(h.opts.Dir, l.id), Log: h.log,
 		}),
@@ -100,8 +100,8 @@ func (c *carrier) lead(term uint64, wishes []shard.SnapshotWish) {
 func (c *carrier) stop() {
 	close(c.quit)
 	<-c.gone
-	c.work.Lock()
-	defer c.work.Unlock()
+	c.work.acquire()
+	defer c.work.release()
 	c.senders.Close()
 }
 
@@ -134,8 +134,8 @@ func (c *carrier) run() {
 
 // turn does what there is to do, and says when to come again. An error is final for the node.
 func (c *carrier) turn() (pause time.Duration, timed bool, err error) {
-	c.work.Lock()
-	defer c.work.Unlock()
+	c.work.acquire()
+	defer c.work.release()
 	c.mu.Lock()
 	parcels, wishes, term := c.parcels, c.wishes, c.term
 	c.parcels, c.bytes, c.wishes = nil, 0, nil
@@ -197,8 +197,8 @@ func (c *carrier) accept(p parcel) error {
 
 // renew has the receiver take a snapshot in the place of a state that is wrong.
 func (c *carrier) renew(above uint64) {
-	c.work.Lock()
-	defer c.work.Unlock()
+	c.work.acquire()
+	defer c.work.release()
 	c.receiver.Renew(above)
 }
 
@@ -282,8 +282,8 @@ func (l *loop) transfersEnded(ended []transfer.Ended) {
 // No snapshot of its own is on its way to the disk.
 func (l *loop) install(from uint64) error {
 	h, c := l.h, l.carrier
-	c.work.Lock()
-	defer c.work.Unlock()
+	c.work.acquire()
+	defer c.work.release()
 	if !c.receiver.Ready() {
 		return nil
 	}

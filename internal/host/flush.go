@@ -38,9 +38,9 @@ func (h *Host) writeLog() {
 		case <-h.stop:
 			return
 		}
-		h.flushMu.Lock()
+		h.flushing.acquire()
 		ok := h.flush(nil)
-		h.flushMu.Unlock()
+		h.flushing.release()
 		if !ok {
 			return
 		}
@@ -56,7 +56,7 @@ func (h *Host) kickWriter() {
 }
 
 // flush makes everything appended before it durable and wakes the shards that wait for it, but for self. It reports
-// whether it worked: after a failure nothing is answered any more. REQUIRES: h.flushMu.
+// whether it worked: after a failure nothing is answered any more. REQUIRES: h.flushing.
 func (h *Host) flush(self *loop) bool {
 	if h.failed.Load() {
 		return false
@@ -79,8 +79,8 @@ func (h *Host) flush(self *loop) bool {
 
 // flushAll makes everything appended before it durable.
 func (h *Host) flushAll() error {
-	h.flushMu.Lock()
-	defer h.flushMu.Unlock()
+	h.flushing.acquire()
+	defer h.flushing.release()
 	if !h.flush(nil) {
 		return ErrStopped
 	}

@@ -26,8 +26,8 @@ func (l *loop) reopen(damage error) error {
 		}
 	}
 	if l.carrier != nil {
-		l.carrier.work.Lock()
-		defer l.carrier.work.Unlock()
+		l.carrier.work.acquire()
+		defer l.carrier.work.release()
 	}
 	l.rep.Stop(ErrNotLeader)
 	l.awaits.Store(0)

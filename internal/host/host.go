@@ -67,7 +67,7 @@ type Host struct {
 	movedMu sync.Mutex
 	moved   chan struct{} // guarded by movedMu; closed when a leadership changes; nil: nobody waits
 
-	flushMu     sync.Mutex    // held by who flushes the log
+	flushing    semaphore     // held by who flushes the log
 	durable     atomic.Uint64 // wal.Position that is durable
 	flushKick   chan struct{}
 	flushMicros histogram
@@ -143,6 +143,7 @@ func openWith(ctx context.Context, opts Options, openLog logOpener) (*Host, erro
 		started:      started,
 		aborted:      make(chan struct{}),
 		stop:         make(chan struct{}),
+		flushing:     newSemaphore(),
 		flushKick:    make(chan struct{}, 1),
 		maintainKick: make(chan struct{}, 1),
 		snapshots:    make(chan *snapshotJob, ShardsMax),

@@ -383,12 +383,12 @@ func (l *loop) carryOut(eff *replica.Effects) (again bool, err error) {
 
 // flush makes a small append durable right here, when nobody else is flushing; otherwise it leaves it to the writer.
 func (l *loop) flush() (flushed bool, err error) {
-	if !l.h.flushMu.TryLock() {
+	if !l.h.flushing.tryAcquire() {
 		l.h.kickWriter()
 		return false, nil
 	}
 	ok := l.h.flush(l)
-	l.h.flushMu.Unlock()
+	l.h.flushing.release()
 	if !ok {
 		return false, ErrStopped
 	}
@@ -458,9 +458,9 @@ func (r roomyLog) Append(id wal.ShardID, hs *wal.HardState, entries []wal.Entry)
 		if !errors.Is(err, wal.ErrBacklogged) {
 			return 0, err
 		}
-		h.flushMu.Lock()
+		h.flushing.acquire()
 		ok := h.flush(r.l)
-		h.flushMu.Unlock()
+		h.flushing.release()
 		if !ok {
 			return 0, ErrStopped
 		}

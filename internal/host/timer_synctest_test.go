@@ -143,6 +143,40 @@ func TestNoAnswerBeforeFlush(t *testing.T) {
 	})
 }
 
+// What a shard appends while another one flushes by itself is left to the log writer, which waits for its turn.
+func TestWriterWaitsForLoop(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := newMemLog()
+		n := mustOpen(t, vfs.NewSim(1, vfs.SimOptions{}), log, nil)
+		synctest.Wait()
+		hold := make(chan error)
+		log.mu.Lock()
+		log.onFlush = func() error { return <-hold }
+		log.mu.Unlock()
+		flushes := log.flushCount()
+		var all []*addition
+		for id := range shard.ID(2) {
+			all = append(all, n.drivers[id].push("k"))
+			n.Wake(id)
+			synctest.Wait()
+		}
+		if f := log.flushCount() - flushes; f != 1 {
+			t.Errorf("%d flushes are under way", f)
+		}
+		for i, a := range all {
+			hold <- nil
+			<-a.done
+			synctest.Wait()
+			if f := log.flushCount() - flushes; f != 2 {
+				t.Errorf("%d flushes after answer %d", f, i)
+			}
+		}
+		close(hold)
+		n.mustClose(t)
+	})
+}
+
 // A proposal over the limit of uncommitted bytes is dropped, certainly not committed, and told so; the one before it
 // goes through.
 func TestDroppedProposal(t *testing.T) {
