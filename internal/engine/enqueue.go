@@ -35,6 +35,7 @@ type PendingEnqueue struct {
 	homes   []berth      // where each job goes, when that is to several berths
 	legs    []enqueueLeg // the commands to these
 	moving  bool         // a session's jobs are of queues that move: Wait finds out where they go
+	good    []bool       // which jobs went to shards, once a queue is known to move; the others were refused before
 	call    *call
 	header  bool
 	err     error
@@ -110,6 +111,7 @@ func (p *PendingEnqueue) Wait(ctx context.Context) ([]Enqueued, error) {
 	default:
 		p.err = p.waitOne(ctx)
 	}
+	p.heedMoves(ctx)
 	p.followMoves(ctx)
 	if p.err != nil {
 		return p.dst[:p.answers], p.err

@@ -2,12 +2,43 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
 // movedAway reports whether a job was refused since its queue lives elsewhere, or its new home is not set up yet.
 func movedAway(err *Error) bool {
 	return err != nil && (err.Reason == ReasonMoved || err.Reason == ReasonQueueNotReady)
+}
+
+// heedMoves repeats a session's request of which a shard has other jobs. The first time it may have come from a node that knew of moves of
+// which this one had not heard, and went elsewhere with the jobs of those queues.
+func (p *PendingEnqueue) heedMoves(ctx context.Context) {
+	if p.request.Session == (SessionID{}) || p.request.Atomic || !p.differs() {
+		return
+	}
+	if err := p.engine.relearn(ctx); err != nil {
+		p.err = err
+		return
+	}
+	if !slices.ContainsFunc(p.request.Jobs, func(j NewJob) bool {
+		rt := p.engine.routes.byName(j.Queue)
+		return rt != nil && rt.moving()
+	}) {
+		return
+	}
+	p.err = nil // of the answers so far
+	p.err = p.enqueueMoving(ctx)
+}
+
+func repeatDiffers(err *Error) bool { return err != nil && err.Reason == ReasonRepeatDiffers }
+
+// differs reports whether a shard has other jobs of the request than it was sent.
+func (p *PendingEnqueue) differs() bool {
+	if p.err != nil {
+		return repeatDiffers(asError(p.err))
+	}
+	return slices.ContainsFunc(p.out(), func(o Enqueued) bool { return repeatDiffers(o.Err) })
 }
 
 // followMoves sends the jobs of a request on that a shard has refused since their queues live elsewhere, until they are stored or
@@ -68,13 +99,14 @@ func (p *PendingEnqueue) followJobs(ctx context.Context) {
 	p.err = enqueueSeveral(ctx, p.request, out, p.now, homes)
 }
 
-// followWhole sends an atomic request to the one shard where all its queues live now.
+// followWhole sends an atomic request to the one shard where all its queues live now. A session's may have been stored elsewhere, between the
+// move of one of them and that of another.
 func (p *PendingEnqueue) followWhole(ctx context.Context) {
-	if p.err = nil; !p.together(nil) {
-		p.err = errAtomicApart()
+	if p.request.Session == (SessionID{}) {
+		p.err = p.enqueueWhole(ctx)
 		return
 	}
-	p.storeWhole(ctx)
+	p.err = p.enqueueWholeMoving(ctx)
 }
 
 // storeWhole hands the jobs in that all go to one berth, and waits for them.

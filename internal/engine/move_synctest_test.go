@@ -348,3 +348,71 @@ func TestMoveOnOneNode(t *testing.T) {
 		}
 	})
 }
+
+// TestRequestOfTwoMoves: two queues move one after the other, and a request with jobs of both comes for the first time, and again and again, to
+// nodes that know of both moves, of the first one, or of none. It is the same one to all of them.
+func TestRequestOfTwoMoves(t *testing.T) {
+	whole := slices.Concat(jobs("b", 1), jobs("a", 1))
+	loose := slices.Concat(keyed("a", 1, "x", "y", "z"), jobs("b", 2), keyed("b", 2, "x"), jobs("a", 1))
+	t.Run("atomic", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { testRequestOfTwoMoves(t, true, whole) })
+	})
+	t.Run("loose", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { testRequestOfTwoMoves(t, false, loose) })
+	})
+}
+
+func testRequestOfTwoMoves(t *testing.T, atomic bool, js []NewJob) {
+	ctx := context.Background()
+	e := open(t, vfs.NewSim(1, vfs.SimOptions{}), func(o *Options) { o.Shards = 4 })
+	var views []*table
+	var sent [][]Enqueued
+	partition := func(name string, count int) {
+		t.Helper()
+		if _, err := e.PartitionQueue(ctx, name, count, asIs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// sendFrom sends a request from a node that has not heard of what came after a view.
+	sendFrom := func(view *table, k int) []Enqueued {
+		t.Helper()
+		e.routes.current.Store(&table{byName: view.byName, byID: view.byID, changed: make(chan struct{}), moved: make(chan struct{})})
+		return send(t, e, byte(1+k/queue.SessionWindow), uint64(1+k%queue.SessionWindow), atomic, js...)
+	}
+	step := func() {
+		t.Helper()
+		views = append(views, e.routes.table())
+		for _, view := range views {
+			for range 12 { // each pair of partitions
+				sent = append(sent, sendFrom(view, len(sent)))
+			}
+		}
+		for k, was := range sent {
+			for v, view := range views {
+				for i, got := range sendFrom(view, k) {
+					if !got.Duplicate || got.ID != was[i].ID {
+						t.Fatalf("after %d moves, request %d with view %d: job %d is %+v, was %+v", len(views)-1, k, v, i, got, was[i])
+					}
+				}
+			}
+		}
+	}
+	partition("a", 2)
+	partition("b", 3)
+	step()
+	partition("a", 4)
+	step()
+	partition("b", 2)
+	step()
+	total := 0
+	for _, name := range []string{"a", "b"} {
+		s, err := e.Queue(ctx, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		total += int(s.Info.Enqueued)
+	}
+	if want := len(sent) * len(js); total != want {
+		t.Fatalf("%d jobs are stored, and %d were sent", total, want)
+	}
+}

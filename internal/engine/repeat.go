@@ -43,17 +43,14 @@ func (p *PendingEnqueue) enqueueMoving(ctx context.Context) error {
 		return p.enqueueWholeMoving(ctx)
 	}
 	out := p.out()
-	eligible := make([]bool, len(out))
-	for i := range out {
-		eligible[i] = out[i].Err == nil
-	}
+	p.noteGood()
 	for again := true; ; again = false {
 		for i := range out {
-			if eligible[i] {
+			if p.good[i] {
 				out[i].Err = nil
 			}
 		}
-		m, err := p.moor(ctx, eligible)
+		m, err := p.moor(ctx)
 		if err != nil {
 			return err
 		}
@@ -64,8 +61,24 @@ func (p *PendingEnqueue) enqueueMoving(ctx context.Context) error {
 		if err := enqueueSeveral(ctx, p.request, out, p.now, fresh); err != nil {
 			return err
 		}
-		if !again || !slices.ContainsFunc(out, func(o Enqueued) bool { return o.Err != nil && o.Err.Reason == ReasonRepeatDiffers }) {
+		if !again || !p.differs() {
 			return nil
+		}
+	}
+}
+
+// noteGood notes which jobs were not refused before they went to a shard. REQUIRES: none has its answer, or homes says where each went, or
+// they had a refusal in common.
+func (p *PendingEnqueue) noteGood() {
+	if p.good != nil {
+		return
+	}
+	p.good = make([]bool, len(p.out()))
+	for i := range p.good {
+		if p.homes != nil {
+			p.good[i] = p.homes[i].pump != nil
+		} else {
+			p.good[i] = p.out()[i].Err == nil
 		}
 	}
 }
@@ -81,13 +94,13 @@ type moorings struct {
 }
 
 // moor finds where the jobs go, as the old homes remember.
-func (p *PendingEnqueue) moor(ctx context.Context, eligible []bool) (*moorings, error) {
-	n := len(eligible)
+func (p *PendingEnqueue) moor(ctx context.Context) (*moorings, error) {
+	n := len(p.good)
 	m := &moorings{make([]*route, n), make([]berth, n), make([]queue.QueueID, n), make([]berth, n), make([]queue.QueueID, n), make([]berth, n)}
 	moving := make(map[berth][]*route) // the queues that move, by where they were
 	seen := make(map[string]*route)    // the same one for all jobs of a queue, should another be published just now
-	for i := range eligible {
-		if !eligible[i] {
+	for i := range p.good {
+		if !p.good[i] {
 			continue
 		}
 		spec := &p.request.Jobs[i].Spec
@@ -188,7 +201,8 @@ func (p *PendingEnqueue) remembered(ctx context.Context, at berth) (queue.Rememb
 }
 
 // enqueueWholeMoving is enqueueMoving for an atomic request. If its jobs could be on one shard before, with all that move taken for where
-// they were, or some of them, since they did not begin to move at the same time, that shard is asked.
+// they were, or some of them, since they did not begin to move at the same time, that shard is asked. One that was closed to some of the
+// queues when the request came may remember that it refused it: then the request went on to another.
 func (p *PendingEnqueue) enqueueWholeMoving(ctx context.Context) error {
 	var moving []*route
 	for i := range p.request.Jobs {
@@ -211,11 +225,18 @@ func (p *PendingEnqueue) enqueueWholeMoving(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if f.Known || f.TooOld {
-			p.storeWhole(ctx)
+		if !f.Known && !f.TooOld {
+			continue
+		}
+		if p.storeWhole(ctx); p.err == nil || !movedAway(asError(p.err)) {
 			return p.err
 		}
 	}
+	return p.enqueueWhole(ctx)
+}
+
+// enqueueWhole stores an atomic request on the one shard where all its queues live now.
+func (p *PendingEnqueue) enqueueWhole(ctx context.Context) error {
 	if !p.together(nil) {
 		return errAtomicApart()
 	}
