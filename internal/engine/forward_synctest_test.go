@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/queue"
@@ -260,6 +261,7 @@ func TestManyCommandsShareCalls(t *testing.T) {
 		for node, other := range c.nodes { // else one that learns of the queue just now brings its settings to the shard
 			c.await(fmt.Sprintf("node %d knows the queue", node), func() bool { return other.routes.byName(name) != nil })
 		}
+		synctest.Wait() // else a sender that has answered, and not ended, takes some of what follows
 		d := e.deskOf(2)
 		c.net.mu.Lock()
 		clear(c.net.calls)
