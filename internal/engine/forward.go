@@ -10,8 +10,9 @@ import (
 // Forwarder asks the other nodes of the cluster. Any goroutine may call it.
 type Forwarder interface {
 	// Call asks a node and returns its answer: what Engine.ServeCall returned there, whose ctx ends with this one, and when the
-	// connection is lost. body and the answer have up to ForwardBytesMax; body is not changed any more by the caller. After an error
-	// nobody knows whether the other node did what it was asked, unless Undelivered says so.
+	// connection is lost. body and the answer have up to ForwardBytesMax. Once it has returned an answer nobody refers to body;
+	// after an error it may still be on its way, and nobody may change it any more. After an error nobody knows, too, whether the
+	// other node did what it was asked, unless Undelivered says so.
 	Call(ctx context.Context, node uint64, kind uint8, body []byte) ([]byte, error)
 	// Undelivered reports whether an error of Call says that the other node certainly did not see the call.
 	Undelivered(err error) bool

@@ -3,7 +3,7 @@ package engine
 import (
 	"encoding/binary"
 	"encoding/json"
-	"hash/crc32"
+	"slices"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/queue"
@@ -27,8 +27,6 @@ const (
 	flagEnds
 	flagsEnd
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // reader takes a message apart. The first read past the end, or a number out of its range, makes it bad; it then gives zeros. So a
 // decoder reads all fields and asks once.
@@ -134,10 +132,7 @@ func appendCommands(dst []byte, id shard.ID, calls []*call) []byte {
 	for _, c := range calls {
 		size += c.items.Size() + c.items.Len()*8 + 32
 	}
-	if dst == nil {
-		dst = make([]byte, 0, size)
-	}
-	dst = append(dst, forwardVersion)
+	dst = append(slices.Grow(dst, size), forwardVersion)
 	dst = binary.AppendUvarint(dst, uint64(id))
 	dst = binary.AppendUvarint(dst, uint64(len(calls)))
 	for _, c := range calls {
@@ -183,14 +178,13 @@ func (r *reader) command(c *call) {
 	}
 	for range r.count(shard.BatchItemsMax, 5) {
 		crc := r.u32()
-		item := r.bytes(shard.CommandBytesMax)
-		if crc32.Checksum(item, castagnoli) != crc {
+		c.items.Commit(append(c.items.Buf(), r.bytes(shard.CommandBytesMax)...))
+		if c.items.CRCs[c.items.Len()-1] != crc { // Commit has computed it, of what goes into the log
 			r.fail()
 		}
 		if r.bad {
 			return
 		}
-		c.items.Commit(append(c.items.Buf(), item...))
 	}
 	if n := c.items.Len(); n == 0 || adds > n || c.items.Size() > shard.CommandBytesMax {
 		r.fail()

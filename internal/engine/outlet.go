@@ -16,6 +16,7 @@ import (
 type outlet struct {
 	engine *Engine
 	desk   *desk
+	bodies sync.Pool // of *[]byte: the memory of messages that were answered
 
 	mu      sync.Mutex
 	waiting []*call // REQUIRES: mu; in order
@@ -180,8 +181,15 @@ func (o *outlet) exchange(node uint64) (again []*call, failed error) {
 	if len(calls) == 0 {
 		return nil, nil
 	}
-	body := appendCommands(nil, o.desk.shard, calls)
-	r, untouched, err := o.engine.callLeader(o.engine.calls, o.desk.shard, node, callCommands, body)
+	body, _ := o.bodies.Get().(*[]byte)
+	if body == nil {
+		body = new([]byte)
+	}
+	*body = appendCommands((*body)[:0], o.desk.shard, calls)
+	r, untouched, err := o.engine.callLeader(o.engine.calls, o.desk.shard, node, callCommands, *body)
+	if err == nil && cap(*body) <= callKeepBytes {
+		o.bodies.Put(body)
+	}
 	switch {
 	case untouched:
 		return calls, err

@@ -45,7 +45,7 @@ type Config struct {
 
 // Handler takes what peers send. Its methods are called by several goroutines at once; messages and transfers of one peer come from
 // one goroutine each, in the order of their sending. They must not block for long, since the peer waits for signs of life from the same
-// goroutine (ServeCall excepted), and must not call Close. What they are given belongs to them.
+// goroutine (ServeCall excepted), and must not call Close. What they are given belongs to them, but for the body of a call.
 //
 // from is verified: it is the node that the connection belongs to. What the messages say of their sender is not: a handler that relies on
 // Message.From holds it against from.
@@ -54,9 +54,9 @@ type Handler interface {
 	Receive(from uint64, shard uint16, messages []*raftpb.Message)
 	// ReceiveTransfer takes a chunk or an acknowledgement of a snapshot's transfer.
 	ReceiveTransfer(from uint64, shard uint16, kind uint8, data []byte)
-	// ServeCall answers a call, on a goroutine of its own. ctx ends with the caller's: at its deadline, when it gives up, when
-	// the connection is lost. The caller gets the body, or the error's text as a *RemoteError; an error after the end of ctx is an unknown
-	// outcome to it.
+	// ServeCall answers a call, on a goroutine of its own. body is its own until it returns, and the answer may be a part of it. ctx
+	// ends with the caller's: at its deadline, when it gives up, when the connection is lost. The caller gets the answer, or the error's
+	// text as a *RemoteError; an error after the end of ctx is an unknown outcome to it.
 	ServeCall(ctx context.Context, from uint64, kind uint8, body []byte) ([]byte, error)
 	// PeerUp tells that messages to a peer have a connection from now on.
 	PeerUp(node uint64)

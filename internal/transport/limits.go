@@ -102,6 +102,10 @@ const (
 	bufferBytes = 64 << 10
 	// wantsKeep is how much room for entries a decoder keeps for the next frame.
 	wantsKeep = 4096
+	// bodyKeepBytesMin and bodyKeepBytesMax bound the bodies of requests whose memory is used again: small ones are cheaper to make anew,
+	// and a rare large one must not stay for ever.
+	bodyKeepBytesMin = 16 << 10
+	bodyKeepBytesMax = 1 << 20
 	// bufferKeepBytes is the largest buffer of a writer or reader that is kept for the next frame.
 	bufferKeepBytes = 1 << 20
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 )
@@ -45,7 +46,8 @@ type answer struct {
 	id     uint64
 	status status
 	body   []byte
-	held   int // bytes of the slot to be released; -1 for no slot
+	held   int    // bytes of the slot to be released; -1 for no slot
+	asked  []byte // the request's body, of whose memory the answer may consist
 }
 
 // server serves the calls that come by one connection.
@@ -146,8 +148,8 @@ func (s *server) request(r *frameReader, length int) error {
 		}
 		return s.refuse(id)
 	}
-	body, err := r.body(length)
-	if err != nil {
+	body := s.in.t.requests.get(length)
+	if _, err := io.ReadFull(r.r, body); err != nil {
 		s.in.p.slots.release(length)
 		return err
 	}
@@ -193,7 +195,7 @@ func (s *server) serve(ctx context.Context, id uint64, kind uint8, body []byte) 
 	if err == nil && len(answered) > CallBytesMax {
 		err = fmt.Errorf("%w: the answer has %d bytes, %d are possible", ErrTooLarge, len(answered), CallBytesMax)
 	}
-	a := answer{id: id, body: answered}
+	a := answer{id: id, body: answered, asked: body}
 	switch {
 	case err != nil && ctx.Err() != nil:
 		a.status, a.body = statusEnded, nil
@@ -226,7 +228,9 @@ func (s *server) put(a answer) {
 	signal(s.wake)
 }
 
+// release lets go of what an answer holds, once it was written or nobody can be told.
 func (s *server) release(a answer) {
+	s.in.t.requests.put(a.asked)
 	if a.held >= 0 {
 		s.in.p.slots.release(a.held)
 	}

@@ -25,6 +25,7 @@ type Transport struct {
 	ctx         context.Context // ends with Close
 	cancel      context.CancelCauseFunc
 	wait        sync.WaitGroup // for all goroutines
+	requests    bodies
 	refused     atomic.Uint64
 	refusedAt   atomic.Int64 // since epoch, when a refusal was logged last
 
