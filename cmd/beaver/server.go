@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -106,6 +107,9 @@ func (a *app) serve(ctx context.Context, f *serverFlags) error {
 	logger, err := newLogger(a.stderr, f.logLevel, f.logFormat)
 	if err != nil {
 		return err
+	}
+	if !f.options.Pprof {
+		runtime.MemProfileRate = 0 // Nobody can ask for the profile of memory, and every large buffer would be a sample of it.
 	}
 	failed := make(chan error, 1)
 	f.options.Logger, f.options.Fatal = logger, func(err error) {
