@@ -19,6 +19,7 @@ import (
 
 type benchOptions struct {
 	dir          string
+	profileDir   string // "": nothing is profiled
 	only         []string
 	seconds      int
 	runs         int
@@ -70,6 +71,9 @@ them; the runs go through all scenarios in turn, so that a slow minute of the ma
 With --nodes 3 the servers are three, a cluster on this machine: every reply comes after the fdatasync of a quorum. Callers take
 turns to ask all nodes, whoever leads. With --queues the load is spread over queues that live on different shards.
 
+With --profile-dir load and servers write profiles of the processor while they are measured, for go tool pprof, and are a few
+per cent slower for it.
+
 Scenarios:
 ` + names.String(),
 		Example: `  beaver bench
@@ -90,6 +94,7 @@ Scenarios:
 	cmd.AddCommand(newBenchEchoCommand())
 	f := cmd.Flags()
 	f.StringVar(&opts.dir, "dir", "", "directory on the disk to measure (default: the current one)")
+	f.StringVar(&opts.profileDir, "profile-dir", "", "write profiles of the processor into this directory, one of each process in each scenario but backlog")
 	f.StringSliceVar(&opts.only, "only", nil, "run only these scenarios")
 	f.IntVar(&opts.seconds, "seconds", 5, "how long each rate is measured after a warm-up of 3 seconds, 1 to 600")
 	f.IntVar(&opts.runs, "runs", 1, "how often everything is measured, 1 to 100")
@@ -228,7 +233,11 @@ func runScenario(ctx context.Context, opts benchOptions, s benchScenario) (rows 
 		return nil, err
 	}
 	defer end()
-	rows, err = s.run(ctx, b)
+	if b.profileDir == "" || s.alone { // These do not measure for as long as they are told to.
+		rows, err = s.run(ctx, b)
+	} else {
+		rows, err = b.profiled(ctx, s)
+	}
 	for i := range rows {
 		rows[i].SyncMicros, rows[i].PacedSyncMicros, rows[i].RoundTripMicros = micros(sync), micros(paced), micros(roundTrip)
 	}
@@ -238,6 +247,9 @@ func runScenario(ctx context.Context, opts benchOptions, s benchScenario) (rows 
 // launch starts the servers, and returns what ends them.
 func (b *benchRun) launch(ctx context.Context, dir string) (end func(), err error) {
 	quiet := []string{"--log-level", "error"}
+	if b.profileDir != "" {
+		quiet = append(quiet, "--pprof")
+	}
 	if b.nodes > 1 {
 		if b.fleet, err = newFleet(ctx, dir, io.Discard, false, quiet...); err != nil {
 			return nil, err
