@@ -170,6 +170,7 @@ func runBench(ctx context.Context, opts benchOptions) error {
 	if err := opts.validate(); err != nil {
 		return err
 	}
+	collectSeldom()
 	runs := make([][]benchRow, opts.runs)
 	for i := range runs {
 		if opts.runs > 1 {

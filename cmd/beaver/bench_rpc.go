@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,7 +35,7 @@ const (
 // rpc returns generated Connect clients, without the SDK's coalescing, over HTTP/1.1 as curl and most libraries speak it:
 // a connection a caller, one client for each node.
 func (b *benchRun) rpc(callers int) *rpcClients {
-	client := &http.Client{Transport: wholeRequests{&http.Transport{
+	client := &http.Client{Transport: &wholeRequests{Transport: &http.Transport{
 		MaxIdleConnsPerHost: callers, DisableCompression: true, WriteBufferSize: requestBufferBytes,
 	}}}
 	clients := new(rpcClients)
@@ -56,22 +57,33 @@ func (c *rpcClients) next() beaverv1connect.JobServiceClient {
 
 // wholeRequests sends a request's header together with its body, as curl does. Of a body that is of no type it knows
 // net/http sends the header alone first: one more packet, one more wake-up of the server for every call.
-type wholeRequests struct{ *http.Transport }
+type wholeRequests struct {
+	*http.Transport
+	bodies sync.Pool // of *[]byte
+}
 
-func (t wholeRequests) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t *wholeRequests) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Body == nil || req.ContentLength <= 0 {
 		return t.Transport.RoundTrip(req)
 	}
-	body := make([]byte, req.ContentLength)
-	if _, err := io.ReadFull(req.Body, body); err != nil {
+	body, _ := t.bodies.Get().(*[]byte)
+	if body == nil {
+		body = new([]byte)
+	}
+	*body = slices.Grow((*body)[:0], int(req.ContentLength))[:req.ContentLength]
+	if _, err := io.ReadFull(req.Body, *body); err != nil {
 		return nil, err
 	}
 	if err := req.Body.Close(); err != nil {
 		return nil, err
 	}
 	req = req.Clone(req.Context())
-	req.Body = io.NopCloser(bytes.NewReader(body))
-	return t.Transport.RoundTrip(req)
+	req.Body = io.NopCloser(bytes.NewReader(*body))
+	res, err := t.Transport.RoundTrip(req)
+	if err == nil && res.StatusCode == http.StatusOK {
+		t.bodies.Put(body) // the server has read all of it
+	}
+	return res, err
 }
 
 // rate runs step in n goroutines for a warm-up and then for the time of a measurement, and returns a row with how many jobs a

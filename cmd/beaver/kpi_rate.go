@@ -8,6 +8,7 @@ import (
 
 // kpiRate is beaver bench on three nodes.
 func kpiRate(ctx context.Context, r *kpiRun) ([]kpiFact, error) {
+	collectSeldom()
 	opts := benchOptions{dir: r.dir, seconds: r.seconds, runs: 1, payloadBytes: 1024, nodes: fleetNodes, log: r.progress}
 	var facts []kpiFact
 	for _, m := range []struct {

@@ -108,6 +108,7 @@ func (a *app) serve(ctx context.Context, f *serverFlags) error {
 	if err != nil {
 		return err
 	}
+	collectSeldom()
 	if !f.options.Pprof {
 		runtime.MemProfileRate = 0 // Nobody can ask for the profile of memory, and every large buffer would be a sample of it.
 	}
