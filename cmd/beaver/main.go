@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -15,6 +16,9 @@ import (
 const sameSignal = 500 * time.Millisecond
 
 func main() {
+	if len(os.Args) > 1 && slices.Contains([]string{"server", "bench", "kpi"}, os.Args[1]) {
+		napLonger()
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
