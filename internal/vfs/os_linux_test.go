@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
@@ -64,4 +65,34 @@ func residentBytes(t *testing.T, name string, size int) int {
 		resident += int(p&1) * os.Getpagesize()
 	}
 	return resident
+}
+
+// A file that is filled past the page cache takes no memory, and reads as zeros, also when its size is no multiple of anything.
+func TestPreallocateUncached(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "file")
+	f, err := OS().CreateUncached(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	const size = 8 << 20
+	for _, to := range []int64{100, 5000, 1 << 20, 1 << 20, size - 1, size} {
+		if err := f.Preallocate(to); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := f.Size(); err != nil || got != to {
+			t.Fatalf("%d bytes, %v, and should be %d", got, err, to)
+		}
+	}
+	u, direct := f.(*uncachedFile)
+	if n := residentBytes(t, name, size); direct && u.direct != nil && n > size/2 {
+		t.Errorf("%d KiB of %d are in memory", n>>10, size>>10)
+	}
+	b := make([]byte, size)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	if i := bytes.IndexFunc(b, func(r rune) bool { return r != 0 }); i >= 0 {
+		t.Errorf("byte %d is not zero", i)
+	}
 }

@@ -48,6 +48,33 @@ func (f *uncachedFile) WriteAt(p []byte, offset int64) (int, error) {
 	return n + rest, err
 }
 
+// Preallocate is that of other files, in larger pieces: each waits for the disk.
+func (f *uncachedFile) Preallocate(size int64) error {
+	zeros := alignedZeros()
+	for {
+		offset, err := f.Size()
+		if err != nil {
+			return err
+		}
+		if offset >= size {
+			return f.Sync()
+		}
+		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-offset)], offset); err != nil {
+			return err
+		}
+	}
+}
+
+// alignedZeros are enough zeros for a write past the page cache.
+func alignedZeros() []byte {
+	b := make([]byte, uncachedZerosBytes+UncachedBytes)
+	at := int(-uintptr(unsafe.Pointer(&b[0])) & (UncachedBytes - 1))
+	return b[at:][:uncachedZerosBytes]
+}
+
+// uncachedZerosBytes is what one write past the page cache fills with zeros.
+const uncachedZerosBytes = 256 << 10
+
 func (f *uncachedFile) Close() error {
 	err := f.osFile.Close()
 	if f.direct != nil {
