@@ -26,10 +26,10 @@ type figures struct {
 	snapshotBytes, snapshotSeconds, snapshotPause, snapshotLag, snapshotAge, snapshots, noRoom *prometheus.Desc
 	shardRecovery, replayed, clock, calls, callSeconds                                         *prometheus.Desc
 
-	flushSeconds, batchBytes, batchItems, flushedBytes, flushedEntries          *prometheus.Desc
-	tailFiles, segments, segmentBytes, segmentLive, compactions, compactedBytes *prometheus.Desc
-	entriesDropped, entriesCopied, diskFree, diskTotal, diskFull, recovery      *prometheus.Desc
-	workers, workersLost, damaged                                               *prometheus.Desc
+	flushSeconds, batchBytes, batchItems, flushedBytes, flushedEntries                             *prometheus.Desc
+	tailFiles, segments, segmentBytes, segmentLive, compactions, compactedBytes                    *prometheus.Desc
+	entriesDropped, entriesCopied, entriesKept, keptBytes, diskFree, diskTotal, diskFull, recovery *prometheus.Desc
+	workers, workersLost, damaged                                                                  *prometheus.Desc
 
 	transfers, transferBytes, transferFullBytes, messagesDropped, chunksDropped *prometheus.Desc
 }
@@ -112,6 +112,8 @@ func (f *figures) ofNode() {
 	f.compactedBytes = desc("log_compacted_bytes_total", "Bytes copied by compactions.")
 	f.entriesDropped = desc("log_entries_dropped_total", "Entries that were dead before their file was sealed: never written twice.")
 	f.entriesCopied = desc("log_entries_copied_total", "Entries written a second time, into a live segment.")
+	f.entriesKept = desc("log_entries_kept_total", "Live entries that stayed in the file that they were written to when it was retired.")
+	f.keptBytes = desc("log_kept_bytes", "Size of the retired log files that stay in place, since nearly all that was in them was live.")
 	f.diskFree = desc("disk_free_bytes", "Room left on the data directory's disk.")
 	f.diskTotal = desc("disk_size_bytes", "Size of the data directory's disk.")
 	f.diskFull = desc("disk_full", "1 when enqueues are refused for want of room.")
@@ -328,6 +330,8 @@ func (s *sink) log(stats *engine.Stats) {
 	s.counter(s.compactedBytes, l.CompactedBytes)
 	s.counter(s.entriesDropped, l.SealedEntriesDropped)
 	s.counter(s.entriesCopied, l.SealedEntriesCopied)
+	s.counter(s.entriesKept, l.SealedEntriesKept)
+	s.gauge(s.keptBytes, float64(l.KeptBytes))
 	s.gauge(s.diskFree, float64(l.DiskFree))
 	s.gauge(s.diskTotal, float64(l.DiskTotal))
 	s.gauge(s.diskFull, flag(stats.DiskFull))

@@ -36,8 +36,10 @@ func (j *mergeJob) id() segmentID {
 	return segmentID{received: first.received, firstSeq: first.firstSeq, lastSeq: j.group[len(j.group)-1].lastSeq}
 }
 
-// nextMerge returns the next job: a dead segment, then a group that starts with a sparse segment, then many small ones.
-func (l *Log) nextMerge(deadOnly bool) *mergeJob {
+// nextMerge returns the next job: a dead segment, then a group that starts with a sparse segment, then many small ones. Of the groups it is
+// the one of the oldest file: a kept file goes with its last segment, and what all shards have in a few files is merged before the next ones,
+// so that the room that copies take is soon given back.
+func (l *Log) nextMerge(deadOnly bool) (next *mergeJob) {
 	for _, id := range l.Shards() {
 		l.mu.RLock()
 		s := l.shards[id]
@@ -46,17 +48,31 @@ func (l *Log) nextMerge(deadOnly bool) *mergeJob {
 			continue // what is live is not known
 		}
 		for _, segments := range s.segmentLists() {
-			if group := l.pickGroup(segments, deadOnly); group != nil {
+			group := l.pickGroup(segments, deadOnly)
+			if group == nil || next != nil && next.group[0].firstSeq <= group[0].firstSeq {
+				continue
+			}
+			next = &mergeJob{shard: id, group: group, live: s.accounted}
+			if group[0].live == 0 {
 				l.keeper.window.reset(nil)
-				return &mergeJob{shard: id, group: group, live: s.accounted}
+				return next
 			}
 		}
 	}
-	return nil
+	if next != nil {
+		l.keeper.window.reset(nil)
+	}
+	return next
 }
 
 func (l *Log) sparse(g *segment) bool {
-	return g.counted && !g.damaged && g.rest == 0 && g.liveBytes*100 < g.bytes*int64(l.opts.CompactBelow)
+	switch {
+	case !g.counted || g.damaged || g.rest > 0:
+		return false
+	case g.kept != nil:
+		return g.kept.sparse(l.opts.CompactBelow)
+	}
+	return g.liveBytes*100 < g.bytes*int64(l.opts.CompactBelow)
 }
 
 // settle is told once the deaths of one accounting are counted in a shard's segments. A segment of which much died just now is
@@ -135,16 +151,21 @@ func (l *Log) pickGroup(segments []*segment, deadOnly bool) []*segment {
 // extent returns the end of the group from i: neighbours that are sparse or small, up to the target size. The first is
 // taken in any case when it is sparse.
 func (l *Log) extent(segments []*segment, i int, first bool) int {
-	bytes, entries := int64(0), 0
+	bytes, entries, target := int64(0), 0, int64(segmentTargetBytes)
 	for j := i; j < len(segments); j++ {
 		g := segments[j]
-		fits := g.counted && !g.damaged && (l.sparse(g) || g.bytes < segmentSmallBytes) &&
-			bytes+g.liveBytes <= segmentTargetBytes && entries+g.live <= segmentEntriesMax &&
+		if g.kept != nil { // What all shards copy before such a file goes must find room in what the reserve gives.
+			target = l.reserveFileBytes()
+		}
+		fits := g.counted && !g.damaged && (l.sparse(g) || g.bytes < segmentSmallBytes && g.kept == nil) &&
+			bytes+g.liveBytes <= target && entries+g.live <= segmentEntriesMax &&
 			g.last()-segments[i].first < 1<<32
 		if !fits && !(first && j == i) {
 			return j
 		}
-		bytes += g.liveBytes
+		if bytes += g.liveBytes; g.kept != nil {
+			bytes += g.kept.liveBytes() - g.liveBytes // The other shards' come next, before the file goes.
+		}
 		entries += g.live
 	}
 	return len(segments)
@@ -180,7 +201,7 @@ func (l *Log) stepMerge() error {
 // copySegment copies live entries of one segment until its end, or about so many bytes.
 func (l *Log) copySegment(job *mergeJob, g *segment, budget int64) (copied int64, err error) {
 	if job.w == nil {
-		job.w, err = l.newSegmentWriter(job.shard, job.id())
+		job.w, err = l.newSegmentWriter(job.shard, job.id(), nil)
 		if err != nil {
 			return 0, err
 		}
@@ -188,7 +209,7 @@ func (l *Log) copySegment(job *mergeJob, g *segment, budget int64) (copied int64
 	if err = l.handles.hold(l.fs, g); err != nil {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO) {
 			job.hurt = g.index(job.at)
-			return 0, &CorruptError{File: g.name, Shard: g.shard, Index: job.hurt, Reason: "it cannot be opened: " + err.Error()}
+			return 0, &CorruptError{File: g.dataName(), Shard: g.shard, Index: job.hurt, Reason: "it cannot be opened: " + err.Error()}
 		}
 		return 0, fmt.Errorf("%w: %w", errRead, err)
 	}
@@ -290,7 +311,9 @@ func (l *Log) finishMerge(job *mergeJob) error {
 		}
 	}
 	if removed {
-		return l.syncDir(dir)
+		if err = l.syncDir(dir); err != nil {
+			return err
+		}
 	}
-	return nil
+	return l.release(job.group)
 }

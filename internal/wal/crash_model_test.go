@@ -22,8 +22,9 @@ const (
 	crashFileBytes = 8 << 10
 )
 
+// crashOptions are those of a log in which some files are copied when they retire, and some are kept.
 func crashOptions(fsys vfs.FS) wal.Options {
-	return wal.Options{FS: fsys, Dir: crashDir, FileBytes: crashFileBytes, ReserveBytes: 1 << 10, CompactBelow: 80}
+	return wal.Options{FS: fsys, Dir: crashDir, FileBytes: crashFileBytes, ReserveBytes: 1 << 10, CompactBelow: 80, KeepAbove: 20}
 }
 
 // seeds is how many random workloads or outcomes to try; BEAVER_SEEDS overrides the short default.

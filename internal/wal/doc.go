@@ -5,8 +5,9 @@
 //
 // The log has two regions per shard. The *tail* is contiguous: preallocated, recycled files that all shards share,
 // written by one group commit. The *live segments* are sparse and per shard: when a tail file is no longer needed for
-// replay, only its entries that still hold live jobs are copied to a segment; the rest is never written again. Segments
-// whose live bytes fall under a threshold, and fall no further, are copied forward and removed.
+// replay, only its entries that still hold live jobs are copied to a segment; the rest is never written again. A tail file that is
+// nearly all live stays in place, with segments that are indexes of it (inplace.go). Segments whose live bytes fall under a
+// threshold, and fall no further, are copied forward and removed.
 //
 // # What the caller does
 //
@@ -30,6 +31,7 @@
 //
 //	DIR/tail/0000000007.wal                    tail files, ids without gaps: tailfile.go has the layout
 //	DIR/tail/spare-0000000003                  preallocated, content void; removed by Open
+//	DIR/tail/0000000006.kept                   a retired tail file that stays in place: inplace.go
 //	DIR/live/00002/0000000001-0000000004.seg   live entries of shard 2 from tail files 1 to 4: segment.go has the layout
 //	DIR/live/00002/r0000000001-0000000002.seg  live entries that a peer sent, in that order: received.go
 //	DIR/reserve                                room to give back when the disk is full
@@ -64,6 +66,8 @@
 //   - Next tail file (flush.go, beginFile): named only when its first frames are synced.
 //   - Retiring a tail file (retire.go): segments are durable before the file goes; until then it is replayed, and
 //     segments that reach its id are leftovers.
+//   - Keeping a tail file (inplace.go): as retiring; the file's new name is the decision. It goes when the removal of the last segment
+//     that refers to it is durable.
 //   - Merging segments (compact.go): the wider file covers the others, which are leftovers once it has its name.
 //   - Installing a snapshot with received segments (received.go): whoever calls Install has decided it durably, and calls it
 //     again after a crash. A received segment that has its name before the tail's jump is durable holds committed entries

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/beaver-raft/beaver/internal/invariant"
+	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
 // writer is the flusher's view of the stream: the shards' states behind the last frame written, which a new file begins
@@ -89,7 +90,7 @@ func (l *Log) write(stream []byte) error {
 	for len(stream) > 0 {
 		f := l.current()
 		if n := l.stamp(f, stream, f.used, l.writer.synced); n > 0 {
-			if err := writeSync(f, stream[:n], f.used); err != nil {
+			if err := writeSync(f, padded(f, stream, n, f.used), f.used); err != nil {
 				return err
 			}
 			l.extend(f, f.used+int64(n))
@@ -113,6 +114,20 @@ func (l *Log) current() *tailFile {
 		return nil
 	}
 	return l.files[len(l.files)-1]
+}
+
+// padded is the first n bytes of a stream, which are written at an offset. When they are all of it, zeros follow them to the end of a page
+// of the file, if there is room in the buffer behind the stream: what lies there in the file is void. A page that is neither written whole nor
+// in memory is read from the disk first, while the flush waits.
+func padded(f *tailFile, stream []byte, n int, offset int64) []byte {
+	end := offset + int64(n)
+	pad := int(-end & (vfs.UncachedBytes - 1))
+	if n < len(stream) || n+pad > cap(stream) || end+int64(pad) > f.size {
+		return stream[:n]
+	}
+	whole := stream[:n+pad]
+	clear(whole[n:])
+	return whole
 }
 
 func writeSync(f *tailFile, b []byte, offset int64) error {
@@ -192,7 +207,7 @@ func (l *Log) beginFile(stream []byte) (int, error) {
 	head.begun = f.dataStart + int64(n)
 	copy(preamble, head.encode())
 	if _, err = f.file.WriteAt(preamble, 0); err == nil {
-		err = writeSync(f, stream[:n], f.dataStart)
+		err = writeSync(f, padded(f, stream, n, f.dataStart), f.dataStart)
 	}
 	if err == nil {
 		err = l.fs.Rename(spare.name, f.name)

@@ -38,6 +38,9 @@ func (l *Log) Forget(shard ShardID) (Position, error) {
 			return 0, l.fail(fmt.Errorf("forget shard %d: %w", shard, err))
 		}
 	}
+	if err := l.release(segments); err != nil {
+		return 0, l.fail(fmt.Errorf("forget shard %d: %w", shard, err))
+	}
 	return position, nil
 }
 
@@ -52,7 +55,7 @@ func (l *Log) forget(shard ShardID) ([]*segment, Position) {
 		l.appendShardState(shard, s)
 	}
 	segments := slices.Concat(s.segments, s.received, s.barren)
-	s.segments, s.received, s.incomplete, s.barren = nil, nil, nil, nil
+	s.segments, s.received, s.incomplete, s.barren, s.missing = nil, nil, nil, nil, false
 	s.live, s.snapshot, s.fallback, s.complete = roaring64.New(), 0, false, true
 	s.accounted, s.accountedAt = nil, 0
 	l.unwantAbove(s, 0)

@@ -42,7 +42,7 @@ func (p *handlePool) openFile(fsys vfs.FS, g *segment) error {
 	if g.file != nil {
 		return nil
 	}
-	f, err := fsys.Open(g.name)
+	f, err := fsys.Open(g.dataName())
 	if err != nil {
 		return fmt.Errorf("open segment: %w", err)
 	}

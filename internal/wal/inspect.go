@@ -243,6 +243,11 @@ func (in *inspector) live() error {
 	return nil
 }
 
+func (in *inspector) exists(name string) error {
+	_, err := in.fs.Stat(name)
+	return err
+}
+
 func (in *inspector) segment(dir, base string, shard ShardID) error {
 	name := path.Join(dir, base)
 	id, ok := parseSegmentName(base)
@@ -252,6 +257,9 @@ func (in *inspector) segment(dir, base string, shard ShardID) error {
 	g, rebuilt, err := openOrRebuild(in.fs, name, shard, id, true)
 	if err != nil {
 		return in.fn(Record{Kind: RecordDamage, File: name, Shard: shard, Reason: err.Error()})
+	}
+	if g.kept != nil && in.exists(g.kept.name) != nil && in.exists(strings.TrimSuffix(g.kept.name, keptSuffix)+tailSuffix) == nil {
+		return in.other(name) // Its tail file had not retired when the process ended.
 	}
 	if rebuilt != nil {
 		damage := rebuilt.damage()
@@ -267,7 +275,12 @@ func (in *inspector) segment(dir, base string, shard ShardID) error {
 	if err != nil {
 		return err
 	}
-	if g.file, err = in.fs.Open(name); err != nil {
+	name = g.dataName()
+	g.file, err = in.fs.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return in.fn(Record{Kind: RecordDamage, File: name, Shard: shard, Reason: "the file is missing, though " + g.name + " refers to it"})
+	}
+	if err != nil {
 		return err
 	}
 	defer func() { _ = g.file.Close() }() // only read

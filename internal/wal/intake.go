@@ -97,7 +97,7 @@ func (in *Intake) adopt(name string, id segmentID) (bool, error) {
 	if strings.HasSuffix(name, partSuffix) {
 		return in.completePart(name, id)
 	}
-	g, err := openSegment(in.FS, name, in.Shard, id)
+	g, _, err := openSegment(in.FS, name, in.Shard, id)
 	if _, damaged := errors.AsType[*CorruptError](err); damaged || err == nil && g.first <= in.last {
 		return false, nil
 	}
@@ -181,7 +181,7 @@ func (w *segmentWriter) salvage(size int64) error {
 		if w.at+h.bytes() > proven {
 			break
 		}
-		w.list(h.index, h.term, packSize(int(h.dataBytes), h.entryType), h.dataCRC)
+		w.list(h.index, h.term, packSize(int(h.dataBytes), h.entryType), h.dataCRC, w.at)
 		w.at += h.bytes()
 	}
 	return nil
@@ -201,7 +201,7 @@ func (in *Intake) Add(e *Entry, damaged bool) error {
 		}
 	}
 	if in.w == nil {
-		w, err := createSegment(in.FS, in.Dir, partSuffix, in.Shard, in.next)
+		w, err := createSegment(in.FS, in.Dir, partSuffix, in.Shard, in.next, nil)
 		if err == nil {
 			in.w, err = w, in.syncDir()
 		}

@@ -12,6 +12,7 @@ const (
 	defaultReserveBytes = 256 << 20
 	reserveFileBytesMax = 64 << 20
 	defaultCompactBelow = 50
+	defaultKeepAbove    = 75
 	defaultSpareFiles   = 2
 
 	// firstFileBytesMax bounds the file that Open creates, so that a start does not wait for a whole file of zeros. Each

@@ -38,10 +38,11 @@ type Log struct {
 	reserveGiven      bool // it was removed for want of room
 	stats             Stats
 
-	writer      writer     // the flusher's own
-	keeping     sync.Mutex // held by Maintain for a step, and by Install: taken before mu
-	keeper      keeper     // of who holds keeping
-	handles     handlePool // of segments
+	writer      writer               // the flusher's own
+	keeping     sync.Mutex           // held by Maintain for a step, and by Install: taken before mu
+	keeper      keeper               // of who holds keeping
+	kept        map[uint64]*keptFile // likewise: see inplace.go
+	handles     handlePool           // of segments
 	scrub       scrubCursor
 	mendedBytes int64     // of entries that were mended and are not written
 	headers     sync.Pool // of frame header buffers, for ReadPart
@@ -74,6 +75,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.CompactBelow == 0 {
 		o.CompactBelow = defaultCompactBelow
 	}
+	if o.KeepAbove == 0 {
+		o.KeepAbove = defaultKeepAbove
+	}
 	if o.SpareFilesMax == 0 {
 		o.SpareFilesMax = defaultSpareFiles
 	}
@@ -88,6 +92,9 @@ func (o Options) withDefaults() (Options, error) {
 		return o, errors.New("open log: ReserveBytes must not be negative, SpareFilesMax at least 1")
 	case o.CompactBelow < 1 || o.CompactBelow > 90:
 		return o, fmt.Errorf("open log: CompactBelow is %d percent, must be 1 to 90", o.CompactBelow)
+	}
+	if o.KeepAbove < 1 || o.KeepAbove > 100 {
+		return o, fmt.Errorf("open log: KeepAbove is %d percent, must be 1 to 100", o.KeepAbove)
 	}
 	o.FileBytes = (o.FileBytes + 4095) &^ 4095
 	return o, nil

@@ -21,6 +21,7 @@ type keeper struct {
 
 	starved   bool     // the disk was full at the last try: merge, which frees room, before preparing files
 	unsettled bool     // a segment may be: see settle
+	orphans   bool     // there may be kept files that no segment refers to
 	cooledAt  Position // how far the log was when Maintain last had nothing to do
 }
 
@@ -118,6 +119,9 @@ func (l *Log) step() (more bool, err error) {
 		return more, err
 	}
 	if more, err = l.setAside(); more || err != nil {
+		return more, err
+	}
+	if more, err = l.nextOrphan(); more || err != nil {
 		return more, err
 	}
 	if k.merge = l.nextMend(); k.merge != nil {
@@ -221,7 +225,7 @@ func (l *Log) checkComplete(shard ShardID, s *shardLog) (missing []uint64, err e
 			missing = append(missing, index)
 		}
 	}
-	if len(missing) > 0 {
+	if s.missing = len(missing) > 0; s.missing {
 		err = &CorruptError{
 			File: l.liveDir(shard), Shard: shard, Index: missing[0],
 			Reason: fmt.Sprintf("a file is missing: this entry and %d others are live and nowhere", want-have-1),
@@ -239,7 +243,7 @@ func rankBelow(set *roaring64.Bitmap, below uint64) uint64 {
 }
 
 // recount counts the live entries of a segment that was just opened or received. A live set that does not reach to its end
-// would miscount the entries it knows nothing of as dead. It returns those that came without their data.
+// would miscount the entries it knows nothing of as dead. It returns those of which only the name is here.
 func (l *Log) recount(g *segment, live *roaring64.Bitmap) (nameOnly []uint64) {
 	count, bytes := 0, int64(0)
 	it := live.Iterator()
@@ -253,7 +257,7 @@ func (l *Log) recount(g *segment, live *roaring64.Bitmap) (nameOnly []uint64) {
 		if it.PeekNext() == index {
 			count++
 			bytes += g.entries[i].size.frame()
-			if g.entries[i].nameOnly() {
+			if g.entries[i].nameOnly() || g.kept != nil && g.kept.absent {
 				nameOnly = append(nameOnly, index)
 			}
 		}
@@ -313,7 +317,7 @@ func (l *Log) nextZero() (*zeroJob, error) {
 	default:
 		return nil, nil
 	}
-	f, err := createReplacing(l.fs, job.temp, l.fs.Create)
+	f, err := createReplacing(l.fs, job.temp, l.fs.CreateUncached)
 	if err != nil {
 		return nil, fmt.Errorf("prepare a file: %w", err)
 	}
@@ -366,10 +370,24 @@ func (l *Log) stepZero() error {
 	if err := job.file.Sync(); err != nil {
 		return fmt.Errorf("sync %s: %w: %w", job.name, errFinal, err)
 	}
-	if err := l.rename(job.temp, job.name); err != nil {
-		return err
+	spare := spareFile{name: job.name, size: job.size}
+	if !job.reserve { // The zeros went past the page cache. What follows does not.
+		var err error
+		if spare.file, err = l.fs.OpenReadWrite(job.temp); err != nil {
+			return fmt.Errorf("open %s: %w", job.temp, err)
+		}
 	}
-	if err := l.syncDir(path.Dir(job.name)); err != nil {
+	err := l.rename(job.temp, job.name)
+	if err == nil {
+		err = l.syncDir(path.Dir(job.name))
+	}
+	if err == nil {
+		err = job.file.Close()
+	}
+	if err != nil {
+		if spare.file != nil {
+			_ = spare.file.Close() // the first error says more
+		}
 		return err
 	}
 	l.keeper.zero = nil
@@ -377,9 +395,9 @@ func (l *Log) stepZero() error {
 	defer l.mu.Unlock()
 	if job.reserve {
 		l.reserveHeld, l.reserveGiven = true, false
-		return job.file.Close()
+	} else {
+		l.spares = append(l.spares, spare)
 	}
-	l.spares = append(l.spares, spareFile{name: job.name, size: job.size, file: job.file})
 	return nil
 }
 

@@ -146,7 +146,8 @@ func (n *Name) know(term uint64, size sizeAndType, crc uint32) {
 	n.Term, n.Known, n.Type, n.Bytes, n.CRC = term, true, size.entryType(), size.bytes(), crc
 }
 
-// term reads the term of a row: from its frame, if the header of that is whole, or from the index block, if that is; else it is 0.
+// term reads the term of a row: from its frame, if the header of that is whole, or from the index block, if that is in the same file and
+// whole; else it is 0.
 // A term that is wrong would have every peer's entry refused. REQUIRES: the file is held.
 func (g *segment) term(row int) uint64 {
 	e := g.entries[row]
@@ -157,7 +158,7 @@ func (g *segment) term(row int) uint64 {
 		}
 	}
 	var b [segmentIndexBytes]byte
-	if !g.indexWhole() || readFull(g.file, b[:], fileHeaderBytes+g.bytes+int64(row)*segmentIndexBytes) != nil {
+	if g.kept != nil || !g.indexWhole() || readFull(g.file, b[:], fileHeaderBytes+g.bytes+int64(row)*segmentIndexBytes) != nil {
 		return 0
 	}
 	return binary.LittleEndian.Uint64(b[8:])

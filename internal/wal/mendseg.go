@@ -111,7 +111,7 @@ func (g *segment) liveRows(s *shardLog) []mendItem {
 // stepMend writes a part of a segment anew.
 func (l *Log) stepMend(job *mergeJob) error {
 	if job.w == nil {
-		w, err := l.newSegmentWriter(job.shard, job.id())
+		w, err := l.newSegmentWriter(job.shard, job.id(), nil)
 		if err != nil {
 			return err
 		}
@@ -173,7 +173,7 @@ func (l *Log) mendItem(job *mergeJob, it mendItem) error {
 // leave gives up writing a segment anew whose index was rebuilt: the next Open does that again.
 func (g *segment) leave(index uint64, err error) error {
 	g.rebuilt = false
-	return &CorruptError{File: g.name, Shard: g.shard, Index: index, Reason: "the disk cannot read it: " + err.Error()}
+	return &CorruptError{File: g.dataName(), Shard: g.shard, Index: index, Reason: "the disk cannot read it: " + err.Error()}
 }
 
 // setAside gives a segment of which nothing can be read another name, so that no start has to look at it again: it is for people. What it

@@ -77,7 +77,7 @@ func newModel(seed uint64) *model {
 		m.durable[id], m.now[id] = newModelShard(), newModelShard()
 		m.live[id] = roaring64.New()
 	}
-	m.opts = Options{Dir: "node/log", FileBytes: 8 << 10, BufferBytes: 64 << 10, ReserveBytes: 1}
+	m.opts = Options{Dir: "node/log", FileBytes: 8 << 10, BufferBytes: 64 << 10, ReserveBytes: 1, KeepAbove: [...]int{1, 20, 60, 100}[seed%4]}
 	return m
 }
 

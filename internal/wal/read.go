@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"sort"
 )
 
@@ -37,7 +38,7 @@ func (p *place) file() (io.ReaderAt, string) {
 	if p.tail != nil {
 		return p.tail.file, p.tail.name
 	}
-	return p.segment.file, p.segment.name
+	return p.segment.file, p.segment.dataName()
 }
 
 // locate finds an entry and holds its place.
@@ -84,6 +85,9 @@ func (l *Log) locate(shard ShardID, index uint64) (place, error) {
 	// The segment's lock is taken before the log's is let go, so that the segment is not removed in between.
 	err := l.handles.hold(l.fs, g)
 	l.mu.RUnlock()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = &CorruptError{File: g.dataName(), Shard: shard, Index: index, Reason: "the file is missing"}
+	}
 	return p, err
 }
 

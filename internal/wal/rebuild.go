@@ -31,11 +31,15 @@ type Rebuilt struct {
 	Damaged int    // of these, that do not read back
 	Lost    int64  // bytes of frames that nothing is known of, if the file still tells
 	Whole   bool   // every entry has its row
+	Copied  bool   // the index was there twice
 }
 
 // damage is what Rebuilt means to the log.
 func (b *Rebuilt) damage() *CorruptError {
 	reason := fmt.Sprintf("%s; its %d entries were found by reading all of it", b.Reason, b.Entries)
+	if b.Copied {
+		reason = fmt.Sprintf("%s; its copy names the %d entries", b.Reason, b.Entries)
+	}
 	if !b.Whole {
 		reason = fmt.Sprintf("%s, and so is what it held: %d entries were found by reading all of it, and others are lost with their names", b.Reason, b.Entries)
 	}
@@ -45,10 +49,10 @@ func (b *Rebuilt) damage() *CorruptError {
 // openOrRebuild is openSegment, and rebuilds a segment that is damaged outside its frames. With around it reads around what the disk
 // refuses to read.
 func openOrRebuild(fsys vfs.FS, name string, shard ShardID, id segmentID, around bool) (*segment, *Rebuilt, error) {
-	g, err := openSegment(fsys, name, shard, id)
+	g, copied, err := openSegment(fsys, name, shard, id)
 	_, damaged := errors.AsType[*CorruptError](err)
 	if err == nil || !damaged && !(around && errors.Is(err, syscall.EIO)) {
-		return g, nil, err
+		return g, copied, err
 	}
 	f, openErr := fsys.Open(name)
 	if openErr != nil {

@@ -281,7 +281,7 @@ func TestIncompleteSegmentCoversNothing(t *testing.T) {
 	l.mu.RLock()
 	narrow := l.shards[1].segments[0]
 	l.mu.RUnlock()
-	w, err := l.newSegmentWriter(1, segmentID{firstSeq: 1, lastSeq: l.files[0].id - 1})
+	w, err := l.newSegmentWriter(1, segmentID{firstSeq: 1, lastSeq: l.files[0].id - 1}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -349,7 +349,7 @@ func TestIntakeResumes(t *testing.T) {
 		var got []uint64
 		for _, name := range names {
 			id, _ := parseSegmentName(name)
-			g, err := openSegment(disk, intakeDir+"/"+name, 1, id)
+			g, _, err := openSegment(disk, intakeDir+"/"+name, 1, id)
 			if err != nil {
 				t.Fatalf("%s: %v", what, err)
 			}

@@ -36,6 +36,7 @@ func (r *recovery) giveUp(shard ShardID, damage *CorruptError) error {
 	for _, name := range names {
 		if id, ok := parseSegmentName(name); ok {
 			s.barren = append(s.barren, &segment{segmentID: id, shard: shard, name: path.Join(dir, name)})
+			r.pin(id)
 		}
 	}
 	r.close(shard, s, damage)
@@ -77,6 +78,7 @@ func (r *recovery) openShardSegments(shard ShardID) error {
 		return fmt.Errorf("list %s: %w", dir, err)
 	}
 	var segments, received []*segment
+	unfinished := false
 	for _, name := range names {
 		id, ok := parseSegmentName(name)
 		if !ok {
@@ -101,6 +103,7 @@ func (r *recovery) openShardSegments(shard ShardID) error {
 				return fmt.Errorf("remove unfinished segment: %w", err)
 			}
 			r.found.RemovedTemporaryFiles++
+			unfinished = true
 			continue
 		}
 		g, err := r.openSegment(path.Join(dir, name), shard, id)
@@ -111,6 +114,11 @@ func (r *recovery) openShardSegments(shard ShardID) error {
 			received = append(received, g)
 		default:
 			segments = append(segments, g)
+		}
+	}
+	if unfinished { // The file may be copied next time, and must not be taken for kept after another crash.
+		if err = l.fs.SyncDir(dir); err != nil {
+			return fmt.Errorf("sync %s: %w", dir, err)
 		}
 	}
 	if segments, err = r.adopt(segments); err != nil {
@@ -124,7 +132,7 @@ func (r *recovery) openShardSegments(shard ShardID) error {
 		s.segments, s.received = segments, received
 		r.found.Segments += len(segments) + len(received)
 	}
-	return nil
+	return r.findKept(shard)
 }
 
 // openSegment opens a segment, and rebuilds its index if that is damaged.
@@ -158,6 +166,7 @@ func (r *recovery) adopt(segments []*segment) ([]*segment, error) {
 	for _, g := range segments {
 		if wide != nil && g.lastSeq <= wide.lastSeq {
 			if wide.incomplete {
+				r.pin(g.segmentID)
 				continue // This may hold what the wider one lost: it stays until that is written anew.
 			}
 			if err := l.fs.Remove(g.name); err != nil {
@@ -186,8 +195,12 @@ func overlap(g, before *segment) error {
 	return &CorruptError{File: g.name, Shard: g.shard, Index: g.first, Reason: "the segment overlaps " + before.name}
 }
 
-// afterSegments finds the id with which a tail begins anew of which no file is left: above those that segments come from.
+// afterSegments finds the id with which a tail begins anew of which no file is left: above those that segments come from, and those of kept
+// files, to which maybe none refers any more.
 func (r *recovery) afterSegments() error {
+	for id := range r.log.kept {
+		r.log.writer.first = max(r.log.writer.first, id+1)
+	}
 	return r.eachLiveDir(func(_ ShardID, dir string) error {
 		names, err := r.log.fs.List(dir)
 		if err != nil {
@@ -200,4 +213,64 @@ func (r *recovery) afterSegments() error {
 		}
 		return nil
 	})
+}
+
+// openKept is told of a kept file.
+func (r *recovery) openKept(id uint64) error {
+	l := r.log
+	info, err := l.fs.Stat(l.keptName(id))
+	if err != nil {
+		return fmt.Errorf("look at a kept log file: %w", err)
+	}
+	l.kept[id] = &keptFile{id: id, name: l.keptName(id), size: info.Size}
+	l.stats.KeptFiles++
+	l.stats.KeptBytes += info.Size
+	return nil
+}
+
+// pin is told of a segment that is left on the disk, and is not in the index.
+func (r *recovery) pin(id segmentID) {
+	if k := r.log.kept[id.firstSeq]; k != nil && !id.received && id.firstSeq == id.lastSeq {
+		k.pinned = true
+	}
+}
+
+// findKept finds the files that a shard's segments in place refer to. One that is missing is like a segment that is, but its entries have
+// their names.
+func (r *recovery) findKept(shard ShardID) error {
+	l := r.log
+	s := l.shards[shard]
+	if s == nil {
+		return nil
+	}
+	for _, list := range [...][]*segment{s.segments, s.barren} {
+		for _, g := range list {
+			if g.kept == nil {
+				continue
+			}
+			k := l.kept[g.kept.id]
+			if k == nil {
+				k = g.kept
+				k.absent = true
+				l.kept[k.id] = k
+			}
+			if k.absent {
+				damage := &CorruptError{File: k.name, Shard: shard, Reason: "the file is missing, though " + g.name + " refers to it"}
+				if !r.missingFile(damage) {
+					return damage
+				}
+				g.damaged = true
+			}
+			g.kept = k
+			k.parts = append(k.parts, g)
+		}
+	}
+	return nil
+}
+
+// findOrphans looks for kept files to which no segment refers.
+func (r *recovery) findOrphans() {
+	for _, k := range r.log.kept {
+		r.log.keeper.orphans = r.log.keeper.orphans || len(k.parts) == 0
+	}
 }

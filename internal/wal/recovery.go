@@ -21,7 +21,7 @@ func Open(opts Options) (*Log, Recovery, error) {
 	if err != nil {
 		return nil, Recovery{}, err
 	}
-	l := &Log{opts: opts, fs: opts.FS, shards: make(map[ShardID]*shardLog)}
+	l := &Log{opts: opts, fs: opts.FS, shards: make(map[ShardID]*shardLog), kept: make(map[uint64]*keptFile)}
 	l.writer.states = make(map[ShardID]shardState)
 	l.headers.New = func() any { return new([frameHeaderBytes]byte) }
 	r := recovery{log: l}
@@ -84,6 +84,7 @@ func (r *recovery) run() error {
 	if err = r.openSegments(); err != nil {
 		return err
 	}
+	r.findOrphans()
 	if err = r.needsPeers(); err != nil {
 		return err
 	}
@@ -159,6 +160,10 @@ func (r *recovery) openFiles() error {
 	for _, name := range names {
 		if id, ok := parseTailName(name); ok {
 			ids = append(ids, id)
+		} else if id, ok = parseFileID(name, keptSuffix); ok {
+			if err = r.openKept(id); err != nil {
+				return err
+			}
 		} else if strings.HasPrefix(name, sparePrefix) {
 			r.spares = append(r.spares, name)
 		}
@@ -179,12 +184,15 @@ func (r *recovery) openFiles() error {
 			return err
 		}
 	}
-	if len(ids) > 0 || len(r.spares) == 0 && !l.opts.Existing {
+	if len(ids) > 0 || len(r.spares) == 0 && len(l.kept) == 0 && !l.opts.Existing {
 		return nil
 	}
 	damage := &CorruptError{File: l.tailDir(), Reason: "all log files are missing, though spare ones exist"}
-	if l.opts.Existing {
+	switch {
+	case l.opts.Existing:
 		damage.Reason = "all log files are missing, though there was a log"
+	case len(l.kept) > 0:
+		damage.Reason = "all log files are missing, though kept ones exist"
 	}
 	if !r.missingFile(damage) {
 		return damage

@@ -13,18 +13,21 @@ import (
 // live set that Maintain has accounted. Then
 //
 //  1. for each such shard with live entries in the file a segment is written, synced, named, its directory synced;
-//  2. the file is renamed to a spare (or removed), and the directory synced;
+//  2. the file is renamed to a spare (or removed; or when nearly all of it is live, kept: inplace.go), and the directory synced;
 //  3. the index forgets the file and learns the segments.
 //
 // Crash points: before 2 is durable the file is still there and is replayed; segments whose sequence numbers reach it are
 // leftovers, which Open removes once the file has proven whole. After 2 the segments are durable and complete.
 type retireJob struct {
 	file   *tailFile
-	shards []ShardID // not begun yet
+	shards []ShardID  // of the entries in the file
+	lists  []liveList // what is live of it and not begun yet
+	ready  bool       // that is known
+	kept   *keptFile  // what the file becomes; nil: it is copied
 	todo   []copyItem
 	w      *segmentWriter
 	done   []*segment
-	copied uint64
+	live   uint64
 	total  uint64
 	damage error // the first that was met: *CorruptError
 	hurt   []hurtEntry
@@ -36,7 +39,13 @@ type hurtEntry struct {
 	index uint64
 }
 
-// copyItem is one live entry to copy.
+// liveList is what is live of one shard.
+type liveList struct {
+	shard ShardID
+	items []copyItem
+}
+
+// copyItem is one live entry to copy, or to leave where it is.
 type copyItem struct {
 	index uint64
 	entry tailEntry
@@ -109,12 +118,15 @@ func (l *Log) liveIn(f *tailFile, shard ShardID) (live []copyItem, total int) {
 
 func (l *Log) stepRetire() error {
 	job := l.keeper.retire
+	if !job.ready {
+		return l.list(job)
+	}
 	for budget := int64(maintainStepBytes); budget > 0; {
 		if len(job.todo) == 0 {
 			if job.w != nil {
 				return l.finishCopy(job)
 			}
-			if len(job.shards) == 0 {
+			if len(job.lists) == 0 {
 				return l.finishRetire(job)
 			}
 			if err := l.beginCopy(job); err != nil {
@@ -122,14 +134,38 @@ func (l *Log) stepRetire() error {
 			}
 			continue
 		}
-		item := job.todo[0]
-		if err := l.copyItem(job, item); err != nil {
-			return err
+		item := &job.todo[0]
+		if job.kept != nil {
+			job.w.refer(item.index, &item.entry, job.file.offset(item.entry.pos))
+			budget -= segmentIndexBytes
+		} else {
+			if err := l.copyItem(job, *item); err != nil {
+				return err
+			}
+			budget -= item.entry.size.frame()
 		}
 		job.todo = job.todo[1:]
-		job.copied++
-		budget -= item.entry.size.frame()
 	}
+	return nil
+}
+
+// list finds out what is live in the file.
+func (l *Log) list(job *retireJob) error {
+	if job.file.stays {
+		if err := l.removeUnfinished(job); err != nil {
+			return err
+		}
+	}
+	for _, shard := range job.shards {
+		items, total := l.liveIn(job.file, shard)
+		job.total += uint64(total)
+		job.live += uint64(len(items))
+		if len(items) > 0 {
+			job.lists = append(job.lists, liveList{shard, items})
+		}
+	}
+	job.ready = true
+	l.decideStay(job)
 	return nil
 }
 
@@ -159,18 +195,13 @@ func (l *Log) copyItem(job *retireJob, item copyItem) error {
 }
 
 func (l *Log) beginCopy(job *retireJob) error {
-	shard := job.shards[0]
-	job.shards = job.shards[1:]
-	live, total := l.liveIn(job.file, shard)
-	job.total += uint64(total)
-	if len(live) == 0 {
-		return nil
-	}
-	w, err := l.newSegmentWriter(shard, segmentID{firstSeq: job.file.id, lastSeq: job.file.id})
+	next := job.lists[0]
+	job.lists = job.lists[1:]
+	w, err := l.newSegmentWriter(next.shard, segmentID{firstSeq: job.file.id, lastSeq: job.file.id}, job.kept)
 	if err != nil {
 		return err
 	}
-	job.w, job.todo = w, live
+	job.w, job.todo = w, next.items
 	return nil
 }
 
@@ -178,6 +209,7 @@ func (l *Log) finishCopy(job *retireJob) error {
 	if err := job.w.seal(); err != nil {
 		return err
 	}
+	job.file.stays = job.kept != nil
 	if err := l.rename(job.w.temp, job.w.g.name); err != nil {
 		return err
 	}
@@ -193,14 +225,17 @@ func (l *Log) finishCopy(job *retireJob) error {
 func (l *Log) finishRetire(job *retireJob) error {
 	f := job.file
 	l.mu.RLock()
-	recycle := f.size == l.opts.FileBytes && len(l.spares) < l.opts.SpareFilesMax
+	recycle := job.kept == nil && f.size == l.opts.FileBytes && len(l.spares) < l.opts.SpareFilesMax
 	l.mu.RUnlock()
 	l.keeper.spare++
 	spare := spareFile{name: l.spareName(l.keeper.spare), size: f.size, file: f.file}
 	var err error
-	if recycle {
+	switch {
+	case job.kept != nil:
+		err = l.rename(f.name, job.kept.name)
+	case recycle:
 		err = l.rename(f.name, spare.name)
-	} else {
+	default:
 		err = l.fs.Remove(f.name)
 	}
 	if err != nil {
@@ -208,6 +243,10 @@ func (l *Log) finishRetire(job *retireJob) error {
 	}
 	if err = l.syncDir(l.tailDir()); err != nil {
 		return err
+	}
+	if job.kept != nil {
+		job.kept.parts = job.done
+		l.kept[f.id] = job.kept
 	}
 	l.mu.Lock()
 	invariant.Check(l.files[0] == f, "file %d retired out of order", f.id)
@@ -219,8 +258,14 @@ func (l *Log) finishRetire(job *retireJob) error {
 		s := l.shards[g.shard]
 		s.segments = append(slices.Clip(s.segments), g)
 	}
-	l.stats.SealedEntriesCopied += job.copied
-	l.stats.SealedEntriesDropped += job.total - job.copied
+	if job.kept != nil {
+		l.stats.SealedEntriesKept += job.live
+		l.stats.KeptFiles++
+		l.stats.KeptBytes += job.kept.size
+	} else {
+		l.stats.SealedEntriesCopied += job.live
+	}
+	l.stats.SealedEntriesDropped += job.total - job.live
 	l.mu.Unlock()
 	l.keeper.retire = nil
 	for _, h := range job.hurt {
@@ -230,6 +275,9 @@ func (l *Log) finishRetire(job *retireJob) error {
 	f.mu.Lock() // until its last reader is done
 	defer f.mu.Unlock()
 	if !recycle {
+		if job.kept != nil {
+			f.file.Uncache(0, f.size) // Those whom nobody has asked for by now come last.
+		}
 		if err = f.file.Close(); err != nil {
 			return fmt.Errorf("retire log file: %w", err)
 		}

@@ -15,7 +15,7 @@ import (
 
 // script drives one log on a simulated disk. Commands:
 //
-//	open [file=BYTES] [capacity=BYTES]    a new disk; then as reopen
+//	open [file=BYTES] [capacity=BYTES] [keep=PERCENT]   a new disk; then as reopen. Without keep, files are copied
 //	append shard=S index=I [count=N] [term=T] [bytes=B] [hard=(TERM,VOTE,COMMIT)]
 //	flush | close | state | sealed | needs | full
 //	maintain                              until there is no more to do
@@ -121,8 +121,9 @@ func orError(ok string, err error) string {
 }
 
 func (s *script) open(t *testing.T, d *datadriven.TestData) string {
-	s.opts = Options{Dir: "log", FileBytes: 4096, ReserveBytes: 1}
+	s.opts = Options{Dir: "log", FileBytes: 4096, ReserveBytes: 1, KeepAbove: 100}
 	var size, capacity, reserve int64
+	d.MaybeScanArgs(t, "keep", &s.opts.KeepAbove)
 	if d.HasArg("file") {
 		d.ScanArgs(t, "file", &size)
 		s.opts.FileBytes = size
@@ -198,9 +199,13 @@ func (s *script) maintain() string {
 		}
 	}
 	st := s.log.Stats()
-	return fmt.Sprintf("%d tail files, %d spares, %d segments (%d of %d bytes live), copied %d, dropped %d, merges %d\n",
+	kept := ""
+	if st.SealedEntriesKept > 0 {
+		kept = fmt.Sprintf("kept %d, ", st.SealedEntriesKept)
+	}
+	return fmt.Sprintf("%d tail files, %d spares, %d segments (%d of %d bytes live), %scopied %d, dropped %d, merges %d\n",
 		st.TailFiles, st.SpareFiles, st.Segments, st.SegmentLiveBytes, st.SegmentBytes,
-		st.SealedEntriesCopied, st.SealedEntriesDropped, st.Compactions)
+		kept, st.SealedEntriesCopied, st.SealedEntriesDropped, st.Compactions)
 }
 
 func (s *script) retain(t *testing.T, d *datadriven.TestData, id ShardID) string {

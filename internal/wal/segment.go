@@ -38,12 +38,17 @@ import (
 //
 // rcv is 1 in a received segment (received.go), whose sequence numbers count installations instead, and whose name begins
 // with an r. Such segments have an order of their own. The syncOffset of their frames is as in tail files; else it is 0.
+//
+// rcv is 2 in a segment in place, which has no frames of its own, and another layout: inplace.go.
 const (
 	segmentMagic      = "BEAVERSG"
 	footerMagic       = "BEAVERSF"
 	segmentSuffix     = ".seg"
 	receivedPrefix    = "r"
 	segmentIndexBytes = 32 // one entry of the index block
+
+	originReceived = 1 // rcv in the header
+	originInPlace  = 2
 )
 
 // segEntry locates one entry of a segment: 16 bytes each, since there may be ten million.
@@ -75,7 +80,8 @@ type segment struct {
 	name    string
 	first   uint64 // index of entries[0]
 	entries []segEntry
-	bytes   int64 // of frames
+	bytes   int64     // of frames
+	kept    *keptFile // where the frames are; nil: in the segment's own file
 
 	incomplete bool // the file had entries whose names are lost
 
@@ -126,6 +132,7 @@ func (g *segment) readAhead(from, to int64) {
 type segmentHeader struct {
 	segmentID
 	shard    ShardID
+	inPlace  bool
 	count    uint64 // footer only, as all below
 	indexAt  int64
 	indexCRC uint32
@@ -136,8 +143,12 @@ func (h *segmentHeader) encode(magic string) []byte {
 	copy(b, magic)
 	binary.LittleEndian.PutUint32(b[8:], plainVersion)
 	binary.LittleEndian.PutUint16(b[12:], uint16(h.shard))
-	if h.received {
-		binary.LittleEndian.PutUint16(b[14:], 1)
+	switch {
+	case h.received:
+		binary.LittleEndian.PutUint16(b[14:], originReceived)
+	case h.inPlace:
+		binary.LittleEndian.PutUint32(b[8:], inPlaceVersion) // An older program would look for the frames here.
+		binary.LittleEndian.PutUint16(b[14:], originInPlace)
 	}
 	binary.LittleEndian.PutUint64(b[16:], h.firstSeq)
 	binary.LittleEndian.PutUint64(b[24:], h.lastSeq)
@@ -153,8 +164,9 @@ func decodeSegmentHeader(b []byte, magic, name string) (segmentHeader, error) {
 		return segmentHeader{}, err
 	}
 	return segmentHeader{
+		inPlace: binary.LittleEndian.Uint16(b[14:]) == originInPlace,
 		segmentID: segmentID{
-			received: binary.LittleEndian.Uint16(b[14:]) == 1,
+			received: binary.LittleEndian.Uint16(b[14:]) == originReceived,
 			firstSeq: binary.LittleEndian.Uint64(b[16:]),
 			lastSeq:  binary.LittleEndian.Uint64(b[24:]),
 		},
@@ -165,7 +177,15 @@ func decodeSegmentHeader(b []byte, magic, name string) (segmentHeader, error) {
 	}, nil
 }
 
-// fileID is the file id in the frames of a segment.
+// fileID is the file id in the segment's frames.
+func (g *segment) fileID() uint64 {
+	if g.kept != nil {
+		return g.kept.id
+	}
+	return g.segmentID.fileID()
+}
+
+// fileID is the file id in the frames of a segment that has some of its own.
 func (id segmentID) fileID() uint64 {
 	n := id.firstSeq<<32 ^ id.lastSeq
 	if id.received {
@@ -222,7 +242,9 @@ func (g *segment) list(index uint64, size sizeAndType, crc uint32, offset int64)
 		g.first = index
 	}
 	g.entries = append(g.entries, segEntry{delta: uint32(index - g.first), offset8: uint32(offset / 8), size: size, crc: crc})
-	g.bytes = offset + size.frame() - fileHeaderBytes
+	if g.bytes += size.frame(); g.kept == nil {
+		g.bytes = offset + size.frame() - fileHeaderBytes // also what is lost between two frames
+	}
 }
 
 func (g *segment) index(i int) uint64 { return g.first + uint64(g.entries[i].delta) }
@@ -232,26 +254,33 @@ func (g *segment) last() uint64 { return g.index(len(g.entries) - 1) }
 
 var errIndexBlock = errors.New("the index block is damaged")
 
-// openSegment reads header, footer and index block, never a payload, and keeps the file closed.
-func openSegment(fsys vfs.FS, name string, shard ShardID, id segmentID) (*segment, error) {
+// openSegment reads header, footer and index block, never a payload, and keeps the file closed. Rebuilt is not nil when a copy of a damaged
+// index was used.
+func openSegment(fsys vfs.FS, name string, shard ShardID, id segmentID) (*segment, *Rebuilt, error) {
 	f, err := fsys.Open(name)
 	if err != nil {
-		return nil, fmt.Errorf("open segment: %w", err)
+		return nil, nil, fmt.Errorf("open segment: %w", err)
 	}
 	defer func() { _ = f.Close() }() // only read
 	size, err := f.Size()
 	if err != nil {
-		return nil, fmt.Errorf("open segment %s: %w", name, err)
+		return nil, nil, fmt.Errorf("open segment %s: %w", name, err)
 	}
-	g, err := loadSegment(f, size, name, shard, id)
+	var g *segment
+	var rebuilt *Rebuilt
+	if isInPlace(f, size, name) {
+		g, rebuilt, err = loadInPlace(f, size, name, shard, id)
+	} else {
+		g, err = loadSegment(f, size, name, shard, id)
+	}
 	var version *VersionError
 	switch {
 	case err == nil:
-		return g, nil
+		return g, rebuilt, nil
 	case errors.As(err, &version), !isDamage(err):
-		return nil, fmt.Errorf("open segment %s: %w", name, err)
+		return nil, nil, fmt.Errorf("open segment %s: %w", name, err)
 	}
-	return nil, &CorruptError{File: name, Offset: damageOffset(err, size), Shard: shard, Reason: err.Error()}
+	return nil, nil, &CorruptError{File: name, Offset: damageOffset(err, size), Shard: shard, Reason: err.Error()}
 }
 
 // isDamage tells errors of content from errors of reading it.
@@ -289,7 +318,7 @@ func loadSegment(r io.ReaderAt, size int64, name string, shard ShardID, id segme
 		return nil, fmt.Errorf("footer: %w", err)
 	}
 	for _, x := range []segmentHeader{h, foot} {
-		if x.shard != shard || x.segmentID != id {
+		if x.shard != shard || x.segmentID != id || x.inPlace {
 			return nil, errFileName
 		}
 	}
@@ -297,7 +326,7 @@ func loadSegment(r io.ReaderAt, size int64, name string, shard ShardID, id segme
 		foot.indexAt+int64(foot.count)*segmentIndexBytes+fileHeaderBytes != size {
 		return nil, fmt.Errorf("%w: the footer's numbers do not fit the file", errIndexBlock)
 	}
-	g := &segment{segmentID: id, shard: shard, name: name, bytes: foot.indexAt - fileHeaderBytes}
+	g := &segment{segmentID: id, shard: shard, name: name}
 	return g, g.loadIndex(r, &foot)
 }
 
@@ -328,15 +357,16 @@ func (g *segment) loadIndex(r io.ReaderAt, foot *segmentHeader) error {
 			} else if index <= g.index(len(g.entries)-1) || index-g.first > 1<<32-1 {
 				return fmt.Errorf("%w: its indexes do not ascend", errIndexBlock)
 			}
-			if offset != end || e.size.bytes() > EntryBytesMax {
+			if offset%8 != 0 || offset < end || offset > end && g.kept == nil || offset/8 >= 1<<32 || e.size.bytes() > EntryBytesMax {
 				return fmt.Errorf("%w: its frames do not follow each other", errIndexBlock)
 			}
-			end += e.size.frame()
+			end = offset + e.size.frame()
 			e.delta, e.offset8 = uint32(index-g.first), uint32(offset/8)
 			g.entries = append(g.entries, e)
+			g.bytes += e.size.frame()
 		}
 	}
-	if crc != foot.indexCRC || end != foot.indexAt {
+	if crc != foot.indexCRC || g.kept == nil && end != foot.indexAt {
 		return fmt.Errorf("%w: its checksum does not match", errIndexBlock)
 	}
 	g.live, g.liveBytes = len(g.entries), g.bytes

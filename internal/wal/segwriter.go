@@ -30,7 +30,8 @@ type segmentWriter struct {
 	synced int64 // bytes known durable, as far as frames say so
 }
 
-func (l *Log) newSegmentWriter(shard ShardID, id segmentID) (*segmentWriter, error) {
+// newSegmentWriter begins a segment of its own, or in place of a kept file.
+func (l *Log) newSegmentWriter(shard ShardID, id segmentID, kept *keptFile) (*segmentWriter, error) {
 	dir := l.liveDir(shard)
 	if err := l.fs.MkdirAll(dir); err != nil {
 		if _, statErr := l.fs.Stat(dir); statErr == nil {
@@ -38,25 +39,31 @@ func (l *Log) newSegmentWriter(shard ShardID, id segmentID) (*segmentWriter, err
 		}
 		return nil, fmt.Errorf("make directory of segments: %w", err)
 	}
-	return createSegment(l.fs, dir, tempSuffix, shard, id)
+	return createSegment(l.fs, dir, tempSuffix, shard, id, kept)
 }
 
 // createSegment begins a segment in a directory, under its name with a suffix.
-func createSegment(fsys vfs.FS, dir, suffix string, shard ShardID, id segmentID) (*segmentWriter, error) {
-	g := &segment{segmentID: id, shard: shard, name: path.Join(dir, id.base())}
+func createSegment(fsys vfs.FS, dir, suffix string, shard ShardID, id segmentID, kept *keptFile) (*segmentWriter, error) {
+	g := &segment{segmentID: id, shard: shard, name: path.Join(dir, id.base()), kept: kept}
 	w := &segmentWriter{fs: fsys, temp: g.name + suffix, g: g}
 	var err error
 	if w.file, err = createReplacing(fsys, w.temp, fsys.CreateUncached); err != nil {
 		return nil, fmt.Errorf("create segment: %w", err)
 	}
-	h := segmentHeader{segmentID: id, shard: shard}
+	h := w.g.header()
 	w.buf = append(w.buf, h.encode(segmentMagic)...)
 	return w, nil
 }
 
+// header is what header and footer have in common.
+func (g *segment) header() segmentHeader {
+	return segmentHeader{segmentID: g.segmentID, shard: g.shard, inPlace: g.kept != nil}
+}
+
 // add appends one entry, whose checksum the caller has verified.
 func (w *segmentWriter) add(e *Entry, crc uint32) error {
-	offset := w.list(e.Index, e.Term, packSize(len(e.Data), e.Type), crc)
+	offset := w.next()
+	w.list(e.Index, e.Term, packSize(len(e.Data), e.Type), crc, offset)
 	h := frameHeader{kind: kindEntry, entryType: e.Type, shard: w.g.shard, index: e.Index, term: e.Term, dataCRC: crc}
 	at := len(w.buf)
 	w.buf = appendFrame(w.buf, &h, e.Data)
@@ -92,7 +99,8 @@ func (w *segmentWriter) addFrom(p *place, index uint64) (added bool, err error) 
 	if bad != nil || checksum(b[frameHeaderBytes:]) != p.dataCRC {
 		return false, nil
 	}
-	offset := w.list(index, h.term, p.size, p.dataCRC)
+	offset := w.at + int64(at)
+	w.list(index, h.term, p.size, p.dataCRC, offset)
 	w.buf = w.buf[:at+int(p.size.frame())]
 	clear(w.buf[at+need:])
 	stampFrame(w.buf[at:], w.g.fileID(), offset, w.synced)
@@ -103,7 +111,8 @@ func (w *segmentWriter) addFrom(p *place, index uint64) (added bool, err error) 
 // is refused in its new place too. When only the data is damaged the header stays good: the caller may have checksums of
 // parts, and those that are whole can still be read. A damaged header is copied as it is, and cannot be good here either.
 func (w *segmentWriter) addDamaged(p *place, index uint64, frame []byte) error {
-	offset := w.list(index, p.term, p.size, p.dataCRC)
+	offset := w.next()
+	w.list(index, p.term, p.size, p.dataCRC, offset)
 	at := len(w.buf)
 	if h, err := p.check(frame, w.g.shard, index); err == nil {
 		w.buf = appendFrame(w.buf, &h, frame[frameHeaderBytes:])
@@ -116,15 +125,16 @@ func (w *segmentWriter) addDamaged(p *place, index uint64, frame []byte) error {
 	return w.flushFull()
 }
 
-// list puts an entry into the index, and returns the offset of the frame that the caller is to append.
-func (w *segmentWriter) list(index, term uint64, size sizeAndType, crc uint32) (offset int64) {
-	offset = w.at + int64(len(w.buf))
+// next is the offset of the frame that is appended next.
+func (w *segmentWriter) next() int64 { return w.at + int64(len(w.buf)) }
+
+// list puts an entry into the index, whose frame is at an offset.
+func (w *segmentWriter) list(index, term uint64, size sizeAndType, crc uint32, offset int64) {
 	if n := len(w.g.entries); n > 0 && (index <= w.g.index(n-1) || index-w.g.first >= 1<<32) {
 		invariant.Check(false, "segment entries from %d: %d is out of order or too far", w.g.first, index)
 	}
 	w.g.list(index, size, crc, offset)
 	w.terms = append(w.terms, term)
-	return offset
 }
 
 // flushFull writes the whole blocks of a full buffer, and keeps the rest for the next write.
@@ -150,10 +160,31 @@ func (w *segmentWriter) write(n int) error {
 
 // seal writes index block and footer, syncs and closes the file. It still has its temporary name.
 func (w *segmentWriter) seal() error {
-	foot := segmentHeader{
-		segmentID: w.g.segmentID, shard: w.g.shard,
-		count: uint64(len(w.g.entries)), indexAt: w.at + int64(len(w.buf)),
+	var err error
+	if w.g.kept != nil {
+		err = w.writeCopies()
+	} else {
+		err = w.writeIndex(0, 0)
 	}
+	if err == nil {
+		err = w.flush()
+	}
+	if err != nil {
+		return err
+	}
+	if err = w.file.Sync(); err != nil {
+		return fmt.Errorf("sync segment %s: %w: %w", w.temp, errFinal, err)
+	}
+	err = w.file.Close()
+	w.file = nil
+	w.g.live, w.g.liveBytes = len(w.g.entries), w.g.bytes
+	return err
+}
+
+// writeIndex writes the index block and footer of what begins at an offset. With an end, zeros lie between them, so that the footer ends there.
+func (w *segmentWriter) writeIndex(start, end int64) error {
+	foot := w.g.header()
+	foot.count, foot.indexAt = uint64(len(w.g.entries)), w.next()-start
 	for i, e := range w.g.entries {
 		var b [segmentIndexBytes]byte
 		binary.LittleEndian.PutUint64(b[0:], w.g.index(i))
@@ -167,17 +198,11 @@ func (w *segmentWriter) seal() error {
 			return err
 		}
 	}
+	if end > 0 {
+		w.buf = append(w.buf, make([]byte, end-fileHeaderBytes-w.next())...)
+	}
 	w.buf = append(w.buf, foot.encode(footerMagic)...)
-	if err := w.flush(); err != nil {
-		return err
-	}
-	if err := w.file.Sync(); err != nil {
-		return fmt.Errorf("sync segment %s: %w: %w", w.temp, errFinal, err)
-	}
-	err := w.file.Close()
-	w.file = nil
-	w.g.live, w.g.liveBytes = len(w.g.entries), w.g.bytes
-	return err
+	return nil
 }
 
 // abandon removes what was written; Open removes it if that fails.

@@ -52,7 +52,8 @@ type shardLog struct {
 
 	snapshot     uint64            // newest durable snapshot that Retain told of
 	fallback     bool              // that one may refer to entries that are gone
-	complete     bool              // M, and InstallSnapshot: all live entries were there once since Open
+	complete     bool              // M, and InstallSnapshot: all live entries were looked for once since Open
+	missing      bool              // M: and some were nowhere
 	live         *roaring64.Bitmap // its live set; nil when not yet told
 	accounted    *roaring64.Bitmap // M: the live set that the segments' live bytes reflect
 	accountedAt  uint64            // M: the snapshot of that live set

@@ -34,12 +34,14 @@ const (
 	fileHeaderBytes = 64
 
 	// FormatVersion is the newest version of the log's files that this code writes and reads.
-	FormatVersion = 2
+	FormatVersion = inPlaceVersion
 
-	// plainVersion is that of segments, and of tail files that say of no shard that it was lost.
-	plainVersion = 1
+	plainVersion   = 1 // of segments with frames of their own, and of tail files that say of no shard that it was lost
+	lostVersion    = 2 // of tail files that say so
+	inPlaceVersion = 3 // of segments in place
 
 	tailSuffix  = ".wal"
+	keptSuffix  = ".kept"
 	sparePrefix = "spare-"
 	tempSuffix  = ".tmp"
 
@@ -71,7 +73,7 @@ func (h *tailHeader) encode() []byte {
 	copy(b, tailMagic)
 	binary.LittleEndian.PutUint32(b[8:], plainVersion)
 	if h.lost || h.marked {
-		binary.LittleEndian.PutUint32(b[8:], FormatVersion) // An older program would take what was lost for what there is.
+		binary.LittleEndian.PutUint32(b[8:], lostVersion) // An older program would take what was lost for what there is.
 	}
 	if h.lost {
 		b[48] = 1
@@ -139,6 +141,8 @@ type tailFile struct {
 	unreadable int
 	resting    bool
 
+	stays bool // Maintain's: segments in place may say that the file is kept
+
 	// highest is the highest index of each shard's entries in the file, valid or superseded.
 	// The flusher's while the file is current.
 	highest map[ShardID]uint64
@@ -168,13 +172,16 @@ func (l *Log) spareName(id uint64) string {
 }
 
 // parseTailName reads the id from a tail file's name.
-func parseTailName(name string) (uint64, bool) {
-	digits, ok := strings.CutSuffix(name, tailSuffix)
+func parseTailName(name string) (uint64, bool) { return parseFileID(name, tailSuffix) }
+
+// parseFileID reads the id from the name of a tail file, or of one that was kept.
+func parseFileID(name, suffix string) (uint64, bool) {
+	digits, ok := strings.CutSuffix(name, suffix)
 	if !ok || len(digits) < 10 {
 		return 0, false
 	}
 	id, err := strconv.ParseUint(digits, 10, 64)
-	return id, err == nil && id > 0 && name == fmt.Sprintf("%010d%s", id, tailSuffix)
+	return id, err == nil && id > 0 && name == fmt.Sprintf("%010d%s", id, suffix)
 }
 
 // createReplacing creates a file of our own temporary naming, in place of a leftover.

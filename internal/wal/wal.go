@@ -89,6 +89,7 @@ type Options struct {
 	BufferBytes   int64 // most bytes appended and not yet flushed; default 64 MiB
 	ReserveBytes  int64 // free disk below which Full reports true; default 256 MiB, less on a small disk
 	CompactBelow  int   // compact segments whose live bytes are under this percentage; default 50
+	KeepAbove     int   // keep tail files in place whose live bytes are at least this percentage; default 75
 	SpareFilesMax int   // recycled files kept; default 2
 }
 
@@ -121,8 +122,11 @@ type Stats struct {
 	TailFiles, SpareFiles                 int
 	Segments                              int
 	SegmentBytes, SegmentLiveBytes        int64
+	KeptFiles                             int // retired tail files that segments refer to
+	KeptBytes                             int64
 	SealedEntriesDropped                  uint64 // entries dead before their file was sealed: never written twice
 	SealedEntriesCopied                   uint64
+	SealedEntriesKept                     uint64 // that stayed in place
 	Compactions                           uint64
 	CompactedBytes                        uint64
 	EntriesDamaged                        uint64 // found damaged, and not mended yet
