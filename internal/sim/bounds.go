@@ -64,6 +64,8 @@ func (w *world) checkForgotten() {
 // forgets checks that a node's log holds no more than it needs, once it had the time to tidy up.
 func (n *node) forgets() {
 	s := n.log.Stats()
+	n.w.counts.Kept += s.SealedEntriesKept
+	n.w.counts.Copied += s.SealedEntriesCopied
 	if s.TailFiles > tailFilesMax+n.w.plan.shards {
 		// One seed in some thousands ends so, and it is not known why: counted, until it is.
 		n.w.counts.Hoards++
@@ -71,6 +73,9 @@ func (n *node) forgets() {
 	}
 	if s.SegmentBytes > 2*s.SegmentLiveBytes+deadBytesMax {
 		n.w.fail("%s keeps segments of %d bytes for %d that live", n.name, s.SegmentBytes, s.SegmentLiveBytes)
+	}
+	if s.KeptBytes > 2*s.SegmentLiveBytes+deadBytesMax {
+		n.w.fail("%s keeps %d files of %d bytes for %d that live", n.name, s.KeptFiles, s.KeptBytes, s.SegmentLiveBytes)
 	}
 }
 

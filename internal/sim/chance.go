@@ -31,6 +31,7 @@ const (
 	forMembers
 	forStops
 	forUncommitted
+	forKept
 )
 
 func newChance(seed, purpose uint64) chance {

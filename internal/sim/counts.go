@@ -21,6 +21,8 @@ type Counts struct {
 	Outages       uint64 // times that a replica left its group since entries of its log were damaged
 	Abandoned     uint64 // installations of snapshots that were undone since the disk had damaged them
 	Rebuilt       uint64 // segments whose index a start made out of their records
+	Kept          uint64 // entries that were live when their file retired and stayed in place, in the last lives of nodes
+	Copied        uint64 // likewise those that were copied
 	Transfers     uint64 // snapshots that were brought to other members
 	Needless      uint64 // of these, to members that could have been brought up from the log
 	TransferBytes uint64
@@ -61,6 +63,8 @@ func (c *Counts) Rows() []Count {
 		{"replicas that never speak again", c.Lost},
 		{"installations abandoned for damage", c.Abandoned},
 		{"indexes of segments made anew", c.Rebuilt},
+		{"entries that stayed in place", c.Kept},
+		{"entries that were copied", c.Copied},
 		{"snapshots sent", c.Transfers},
 		{"snapshots sent needlessly", c.Needless},
 		{"bytes of these, with repeats", c.TransferBytes},
@@ -95,6 +99,8 @@ func (c *Counts) Add(o *Counts) {
 	c.Lost += o.Lost
 	c.Abandoned += o.Abandoned
 	c.Rebuilt += o.Rebuilt
+	c.Kept += o.Kept
+	c.Copied += o.Copied
 	c.Transfers += o.Transfers
 	c.Needless += o.Needless
 	c.TransferBytes += o.TransferBytes

@@ -138,7 +138,7 @@ func (n *node) start() {
 func (n *node) open() error {
 	w := n.w
 	log, recovery, err := wal.Open(wal.Options{
-		FS: n.fs, Dir: path.Join(root, "log"), FileBytes: w.plan.fileBytes, ReserveBytes: w.plan.fileBytes,
+		FS: n.fs, Dir: path.Join(root, "log"), FileBytes: w.plan.fileBytes, ReserveBytes: w.plan.fileBytes, KeepAbove: w.plan.keepAbove,
 		KeepHoles: true, Peers: w.plan.nodes > 1, Existing: n.hasData(),
 	})
 	if err != nil {

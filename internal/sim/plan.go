@@ -80,6 +80,7 @@ type plan struct {
 	turnDelay           time.Duration // between something that happens and the turn for it
 	snapshotBytes       int64
 	fileBytes           int64
+	keepAbove           int // percent of a log file that must be live for it to be kept in place
 	verifyEntries       uint64
 	uncommitted         int64 // bytes of proposals that are not committed, over which Raft drops others; 0: the default, which nothing here reaches
 
@@ -175,6 +176,7 @@ func newPlan(o *Options) plan {
 	if b := newChance(o.Seed, forUncommitted); b.percent(30) {
 		p.uncommitted = pick(b, []int64{1, 512, 4 << 10})
 	}
+	p.keepAbove = pick(newChance(o.Seed, forKept), []int{5, 25, 75, 100})
 	return p
 }
 
@@ -211,11 +213,11 @@ func (p *plan) String() string {
 	}
 	return fmt.Sprintf(
 		"%d nodes, %d shards of %d queues; faults for %v, about every %v: %s; messages %v + %v, %d‰ lost, %d‰ twice; "+
-			"syncs %v + %v; snapshots every %d KiB, files of %d KiB, %d bytes uncommitted; %d producers every %v, payloads to %d bytes; "+
+			"syncs %v + %v; snapshots every %d KiB, files of %d KiB, kept above %d %%, %d bytes uncommitted; %d producers every %v, payloads to %d bytes; "+
 			"%d workers of %d jobs of %v, %d %% bad in ways %v, %d %% anonymous; operators every %v do %v; clocks off by %d ppm, upgrade %d; rumours %v, false ones about every %v",
 		p.nodes, p.shards, p.queues, p.faulty.Round(time.Second), p.faultMean.Round(time.Millisecond), strings.Join(names, " "),
 		p.delayMin.Round(time.Microsecond), p.delaySpread, p.lossPermille, p.dupPermille,
-		p.syncMin.Round(time.Microsecond), p.syncSpread.Round(time.Microsecond), p.snapshotBytes>>10, p.fileBytes>>10, p.uncommitted,
+		p.syncMin.Round(time.Microsecond), p.syncSpread.Round(time.Microsecond), p.snapshotBytes>>10, p.fileBytes>>10, p.keepAbove, p.uncommitted,
 		p.producers, p.thinkMean.Round(time.Millisecond), p.payloadMax, p.workers, p.concurrency,
 		p.workMean.Round(time.Millisecond), p.badWorkers, p.ways, p.anonymous, p.operateMean.Round(time.Millisecond), p.acts, p.driftMax, p.upgrade, p.rumours,
 		p.rumourMean.Round(time.Millisecond))

@@ -102,7 +102,7 @@ func (w *world) mayRot(n *node) bool {
 // rotten reports whether some node still lacks what its disk damaged: then nobody may lose a disk.
 func (w *world) rotten() bool { return w.rot.node != nil && !w.rot.node.whole() }
 
-// flipSegment flips a bit of a frame in a live segment.
+// flipSegment flips a bit of a frame in a live segment, or in a file that was kept.
 func (n *node) flipSegment() bool {
 	c := n.w.rot.chance
 	name, ok := n.anySegment()
@@ -110,6 +110,12 @@ func (n *node) flipSegment() bool {
 		return false
 	}
 	end, err := n.framesEnd(name)
+	if kept := n.logFiles(".kept"); err == nil && end == segmentHead && len(kept) > 0 {
+		name = pick(c, kept) // The segment has no frames of its own.
+		var info vfs.Info
+		info, err = n.disk.Stat(name)
+		end = info.Size
+	}
 	if err != nil || end <= segmentHead {
 		return false
 	}

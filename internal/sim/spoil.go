@@ -80,7 +80,7 @@ func (n *node) spoilIndex() bool {
 	}
 	end, err := n.framesEnd(name)
 	info, errStat := n.disk.Stat(name)
-	if err != nil || errStat != nil || end <= segmentHead || end > info.Size-segmentHead {
+	if err != nil || errStat != nil || end < segmentHead || end > info.Size-segmentHead {
 		return false
 	}
 	offset := c.Int64N(segmentHead + info.Size - end)
@@ -170,14 +170,14 @@ func (n *node) unspoiled() bool {
 	return len(n.spoiled) == 0
 }
 
-// loseFile takes the power from a node, and a file from its log: of the tail, or a live segment.
+// loseFile takes the power from a node, and a file from its log: of the tail, one that was kept, or a live segment.
 func (n *node) loseFile() bool {
 	if !n.up || n.dying || !n.hasData() {
 		return false
 	}
 	c := n.w.rot.chance
 	name, ok := n.anySegment()
-	if tail := n.tailFiles(); len(tail) > 0 && (!ok || c.percent(75)) {
+	if tail := n.logFiles(".wal", ".kept"); len(tail) > 0 && (!ok || c.percent(75)) {
 		name, ok = pick(c, tail), true
 	}
 	if !ok {
@@ -193,12 +193,12 @@ func (n *node) loseFile() bool {
 	return true
 }
 
-// tailFiles lists the files of the log's tail.
-func (n *node) tailFiles() (files []string) {
+// logFiles lists the files of the log's tail, or those that were kept.
+func (n *node) logFiles(suffixes ...string) (files []string) {
 	dir := path.Join(root, "log", "tail")
 	names, _ := n.disk.List(dir) // none: nothing is there to lose
 	for _, name := range names {
-		if strings.HasSuffix(name, ".wal") {
+		if slices.Contains(suffixes, path.Ext(name)) {
 			files = append(files, path.Join(dir, name))
 		}
 	}
