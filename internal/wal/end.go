@@ -73,6 +73,11 @@ func findEnd(f io.ReaderAt, name string, id uint64, begun, size int64, holes boo
 		damaged.Reason = describeBad(bad)
 		return e, damaged
 	}
+	if marked && h.kind == kindSeal {
+		// Nothing is ever written behind it. What is there is of before an Open that could not read it, and cut the file off.
+		e.sealed, e.proven = true, min(e.proven, e.end)
+		return e, nil
+	}
 	last, proof, any, err := lookAhead(f, id, e.end, size, holes)
 	if err != nil {
 		return e, fmt.Errorf("%s: %w", name, err)
@@ -85,9 +90,8 @@ func findEnd(f io.ReaderAt, name string, id uint64, begun, size int64, holes boo
 		damaged.Reason = bad.Error()
 		e.lost = damaged
 	}
-	e.sealed = marked && h.kind == kindSeal
 	e.clean = marked && h.kind == kindMark && last == e.end
-	if any && !e.clean && !e.sealed {
+	if any && !e.clean {
 		e.torn = max(last-e.end, 0) + frameHeaderBytes
 	}
 	if bad != nil && !any && !errors.Is(bad, errFrameKind) && !errors.Is(bad, errFrameFile) {
