@@ -162,7 +162,7 @@ func enqueueBatch(ctx context.Context, client beaverv1connect.JobServiceClient, 
 		return 0, err
 	}
 	if errs := res.Msg.GetErrors(); len(errs) > 0 {
-		return 0, fmt.Errorf("a job was refused: %s", errs[0].GetMessage())
+		return 0, refusal("a job", errs[0])
 	}
 	return len(req.GetJobs()), nil
 }
@@ -174,6 +174,15 @@ func (b *benchRun) unlessMoved(done int, err error) (int, error) {
 		return 0, nil
 	}
 	return done, err
+}
+
+// refusal is why one of several jobs was refused, with its code.
+func refusal(what string, why *beaverv1.JobError) error {
+	var code connect.Code
+	if err := code.UnmarshalText([]byte(why.GetCode())); err != nil {
+		code = connect.CodeUnknown
+	}
+	return connect.NewError(code, fmt.Errorf("%s was refused: %s", what, why.GetMessage()))
 }
 
 func benchEnqueueBatch(ctx context.Context, b *benchRun) ([]benchRow, error) {
@@ -226,7 +235,7 @@ func fetchAndFinish(ctx context.Context, client beaverv1connect.JobServiceClient
 		return 0, err
 	}
 	if errs := finished.Msg.GetErrors(); len(errs) > 0 {
-		return 0, fmt.Errorf("an ack was refused: %s", errs[0].GetMessage())
+		return 0, refusal("an ack", errs[0])
 	}
 	return len(outcomes), nil
 }
