@@ -27,6 +27,14 @@ func (l *Log) Forget(shard ShardID) (Position, error) {
 	}
 	l.keeper.abandon()
 	segments, position := l.forget(shard)
+	l.mu.RLock()
+	oldest := l.files[0]
+	l.mu.RUnlock()
+	if oldest.begun {
+		if err := l.removeUnfinished(oldest, shard); err != nil {
+			return 0, l.fail(fmt.Errorf("forget shard %d: %w", shard, err))
+		}
+	}
 	for _, g := range segments {
 		l.handles.drop(g)
 		if err := l.fs.Remove(g.name); err != nil && !errors.Is(err, fs.ErrNotExist) {

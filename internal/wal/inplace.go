@@ -187,23 +187,20 @@ func (l *Log) decideStay(job *retireJob) {
 	}
 }
 
-// removeUnfinished removes the segments in place of an attempt that was given up. This one may copy the file, or find nothing of a shard
-// live: then they would be left, and refer to a file that never was.
-func (l *Log) removeUnfinished(job *retireJob) error {
-	id := segmentID{firstSeq: job.file.id, lastSeq: job.file.id}
-	for _, shard := range job.shards {
-		err := l.fs.Remove(path.Join(l.liveDir(shard), id.base()))
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue
-		case err == nil:
-			err = l.syncDir(l.liveDir(shard))
-		}
-		if err != nil {
-			return fmt.Errorf("remove an unfinished segment: %w", err)
-		}
+// removeUnfinished removes a shard's segment of an attempt to retire a file that was given up, if there is one. The next attempt may copy the
+// file, or find nothing of the shard live: then one in place would be left, and refer to a file that never was.
+func (l *Log) removeUnfinished(f *tailFile, shard ShardID) error {
+	id := segmentID{firstSeq: f.id, lastSeq: f.id}
+	err := l.fs.Remove(path.Join(l.liveDir(shard), id.base()))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err == nil:
+		err = l.syncDir(l.liveDir(shard))
 	}
-	job.file.stays = false
+	if err != nil {
+		return fmt.Errorf("remove an unfinished segment: %w", err)
+	}
 	return nil
 }
 

@@ -151,11 +151,15 @@ func (l *Log) stepRetire() error {
 
 // list finds out what is live in the file.
 func (l *Log) list(job *retireJob) error {
-	if job.file.stays {
-		if err := l.removeUnfinished(job); err != nil {
+	for _, shard := range job.shards {
+		if !job.file.begun {
+			break
+		}
+		if err := l.removeUnfinished(job.file, shard); err != nil {
 			return err
 		}
 	}
+	job.file.begun = false
 	for _, shard := range job.shards {
 		items, total := l.liveIn(job.file, shard)
 		job.total += uint64(total)
@@ -209,7 +213,7 @@ func (l *Log) finishCopy(job *retireJob) error {
 	if err := job.w.seal(); err != nil {
 		return err
 	}
-	job.file.stays = job.kept != nil
+	job.file.begun = true
 	if err := l.rename(job.w.temp, job.w.g.name); err != nil {
 		return err
 	}

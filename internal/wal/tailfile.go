@@ -141,7 +141,7 @@ type tailFile struct {
 	unreadable int
 	resting    bool
 
-	stays bool // Maintain's: segments in place may say that the file is kept
+	begun bool // of who holds Log.keeping: there may be segments of an attempt to retire it
 
 	// highest is the highest index of each shard's entries in the file, valid or superseded.
 	// The flusher's while the file is current.
