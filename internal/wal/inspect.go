@@ -243,9 +243,9 @@ func (in *inspector) live() error {
 	return nil
 }
 
-func (in *inspector) exists(name string) error {
+func (in *inspector) exists(name string) bool {
 	_, err := in.fs.Stat(name)
-	return err
+	return err == nil
 }
 
 func (in *inspector) segment(dir, base string, shard ShardID) error {
@@ -258,7 +258,7 @@ func (in *inspector) segment(dir, base string, shard ShardID) error {
 	if err != nil {
 		return in.fn(Record{Kind: RecordDamage, File: name, Shard: shard, Reason: err.Error()})
 	}
-	if g.kept != nil && in.exists(g.kept.name) != nil && in.exists(strings.TrimSuffix(g.kept.name, keptSuffix)+tailSuffix) == nil {
+	if g.kept != nil && !in.exists(g.kept.name) && in.exists(strings.TrimSuffix(g.kept.name, keptSuffix)+tailSuffix) {
 		return in.other(name) // Its tail file had not retired when the process ended.
 	}
 	if rebuilt != nil {

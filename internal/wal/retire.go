@@ -151,15 +151,14 @@ func (l *Log) stepRetire() error {
 
 // list finds out what is live in the file.
 func (l *Log) list(job *retireJob) error {
-	for _, shard := range job.shards {
-		if !job.file.begun {
-			break
+	if job.file.begun {
+		for _, shard := range job.shards {
+			if err := l.removeUnfinished(job.file, shard); err != nil {
+				return err
+			}
 		}
-		if err := l.removeUnfinished(job.file, shard); err != nil {
-			return err
-		}
+		job.file.begun = false
 	}
-	job.file.begun = false
 	for _, shard := range job.shards {
 		items, total := l.liveIn(job.file, shard)
 		job.total += uint64(total)
