@@ -94,7 +94,7 @@ Scenarios:
 	cmd.AddCommand(newBenchEchoCommand())
 	f := cmd.Flags()
 	f.StringVar(&opts.dir, "dir", "", "directory on the disk to measure (default: the current one)")
-	f.StringVar(&opts.profileDir, "profile-dir", "", "write profiles of the processor into this directory, one of each process in each scenario but backlog")
+	f.StringVar(&opts.profileDir, "profile-dir", "", "write profiles of the processor into this directory, made if need be, one of each process in each scenario but backlog")
 	f.StringSliceVar(&opts.only, "only", nil, "run only these scenarios")
 	f.IntVar(&opts.seconds, "seconds", 5, "how long each rate is measured after a warm-up of 3 seconds, 1 to 600")
 	f.IntVar(&opts.runs, "runs", 1, "how often everything is measured, 1 to 100")
@@ -169,6 +169,11 @@ func (b *benchRun) queuesOf(name string) []string {
 func runBench(ctx context.Context, opts benchOptions) error {
 	if err := opts.validate(); err != nil {
 		return err
+	}
+	if opts.profileDir != "" {
+		if err := os.MkdirAll(opts.profileDir, 0o755); err != nil {
+			return fmt.Errorf("--profile-dir: %w", err)
+		}
 	}
 	collectSeldom()
 	runs := make([][]benchRow, opts.runs)
