@@ -27,6 +27,7 @@ const (
 	ReasonSessionTooOld  = "SESSION_TOO_OLD"
 	ReasonRepeatDiffers  = "REPEAT_DIFFERS"
 	ReasonAborted        = "ATOMIC_ABORTED"
+	ReasonUniqueKeyHeld  = "UNIQUE_KEY_HELD"
 	ReasonWorkerLost     = "WORKER_LOST"
 	ReasonOverloaded     = "OVERLOADED"
 	ReasonDiskFull       = "DISK_FULL"

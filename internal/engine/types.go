@@ -51,7 +51,8 @@ type EnqueueRequest struct {
 // Enqueued answers one job of an EnqueueRequest. ID is valid when Err is nil.
 type Enqueued struct {
 	ID        JobID
-	Duplicate bool
+	Duplicate bool // the answer is the one that the session got before
+	Existing  bool // nothing was stored: ID is the job that holds the unique key
 	Err       *Error
 }
 

@@ -10,6 +10,8 @@ const (
 	MetadataCountMax   = 32
 	MetadataBytesMax   = 8 << 10 // all keys and values of one job
 	OrderKeyBytesMax   = 128
+	UniqueKeyBytesMax  = 256
+	UniqueForMillisMax = 30 * 24 * 3600_000 // longest window of a unique key
 	ErrorTypeBytesMax  = 200
 	ErrorTextBytesMax  = 4 << 10
 	ErrorStackBytesMax = 16 << 10

@@ -49,6 +49,7 @@ func (i *QueueInfo) Add(o *QueueInfo) {
 	i.Enqueued, i.Completed, i.Failed = i.Enqueued+o.Enqueued, i.Completed+o.Completed, i.Failed+o.Failed
 	i.Crashed, i.Died, i.Cancelled = i.Crashed+o.Crashed, i.Died+o.Died, i.Cancelled+o.Cancelled
 	i.Expired, i.Retried, i.Discarded = i.Expired+o.Expired, i.Retried+o.Retried, i.Discarded+o.Discarded
+	i.Deduplicated, i.Unique = i.Deduplicated+o.Deduplicated, i.Unique+o.Unique
 	if i.OldestReady == 0 {
 		i.OldestReady = o.OldestReady
 	}

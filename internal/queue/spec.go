@@ -222,6 +222,9 @@ func (s *Spec) Validate() error {
 	case len(s.Metadata) > MetadataCountMax:
 		return tooLarge("metadata", "has %d keys; at most %d are allowed", len(s.Metadata), MetadataCountMax)
 	}
+	if err := s.validateUnique(); err != nil {
+		return err
+	}
 	total := 0
 	for i := range s.Metadata {
 		total += len(s.Metadata[i].Key) + len(s.Metadata[i].Value)
@@ -230,4 +233,23 @@ func (s *Spec) Validate() error {
 		return tooLarge("metadata", "has %d bytes in all; at most %d are allowed", total, MetadataBytesMax)
 	}
 	return s.Retry.validate()
+}
+
+// validateUnique is Validate of the unique key and what belongs to it.
+func (s *Spec) validateUnique() error {
+	switch {
+	case len(s.UniqueKey) > UniqueKeyBytesMax:
+		return tooLarge("unique_key", "has %d bytes; at most %d are allowed", len(s.UniqueKey), UniqueKeyBytesMax)
+	case s.UniqueUntil > UniqueUntilStarted:
+		return invalid("unique_until", "is %d; want a known point at which the key is given up", s.UniqueUntil)
+	case s.UniqueForMillis < 0 || s.UniqueForMillis > UniqueForMillisMax:
+		return invalid("unique_for", "is %d ms; want 0 (no window) to %d ms", s.UniqueForMillis, int64(UniqueForMillisMax))
+	case s.UniqueKey == "" && s.UniqueUntil != UniqueUntilEnded:
+		return invalid("unique_until", "is set, but unique_key is missing; give both or neither")
+	case s.UniqueKey == "" && s.UniqueForMillis != 0:
+		return invalid("unique_for", "is set, but unique_key is missing; give both or neither")
+	case s.UniqueKey != "":
+		return invalid("unique_key", "is not supported by this version")
+	}
+	return nil
 }

@@ -134,8 +134,22 @@ type Spec struct {
 	ContentType   string
 	Payload       []byte
 	Metadata      []KeyValue // sorted by key
-	OrderingKey   string     // jobs of a queue with the same one go to one shard; the machine does not look at it
+	OrderingKey   string     // jobs of a queue with the same one go to one shard
+	// UniqueKey is held by at most one job of a queue and ordering key at any time; empty: the job has none. An enqueue whose key
+	// is held stores nothing, and is answered with the job that holds it.
+	UniqueKey       string
+	UniqueUntil     UniqueUntil
+	UniqueForMillis int64 // the key is held for so long from the enqueue at least, whatever becomes of the job
 }
+
+// UniqueUntil says how far a job must have come to give up its unique key.
+type UniqueUntil uint8
+
+// The points at which a job gives up its key, if its window has passed by then.
+const (
+	UniqueUntilEnded   UniqueUntil = iota // it ended, or is dead
+	UniqueUntilStarted                    // it was leased: so one more may wait while one runs
+)
 
 // KeyValue is one item of a job's metadata.
 type KeyValue struct{ Key, Value string }
@@ -235,18 +249,21 @@ const (
 
 // QueueInfo is a queue's counters, kept and never counted.
 type QueueInfo struct {
-	Queue       QueueID
-	Settings    Settings
-	Version     uint64
-	ByState     [stateCount]uint64 // jobs in each state now; ended states: those kept
-	Enqueued    uint64             // totals since the queue was made
-	Completed   uint64
-	Failed      uint64 // failed attempts
-	Crashed     uint64 // attempts lost with their worker
-	Died        uint64
-	Cancelled   uint64
-	Expired     uint64
-	Retried     uint64 // dead jobs retried
-	Discarded   uint64
-	OldestReady Pos // 0: none
+	Queue     QueueID
+	Settings  Settings
+	Version   uint64
+	ByState   [stateCount]uint64 // jobs in each state now; ended states: those kept
+	Enqueued  uint64             // totals since the queue was made
+	Completed uint64
+	Failed    uint64 // failed attempts
+	Crashed   uint64 // attempts lost with their worker
+	Died      uint64
+	Cancelled uint64
+	Expired   uint64
+	Retried   uint64 // dead jobs retried
+	Discarded uint64
+	// Deduplicated counts enqueues that were answered with a job which held their unique key, and Unique the keys held now.
+	Deduplicated uint64
+	Unique       uint64
+	OldestReady  Pos // 0: none
 }
