@@ -25,6 +25,7 @@ const (
 const (
 	flagUrgent uint8 = 1 << iota
 	flagEnds
+	flagNewer // its items need a batch of the second version
 	flagsEnd
 )
 
@@ -143,6 +144,9 @@ func appendCommands(dst []byte, id shard.ID, calls []*call) []byte {
 		if c.ends {
 			flags |= flagEnds
 		}
+		if c.items.Version > shard.BatchVersionFirst {
+			flags |= flagNewer
+		}
 		dst = append(dst, flags)
 		dst = binary.AppendUvarint(dst, uint64(len(c.adds)))
 		for _, a := range c.adds {
@@ -175,6 +179,9 @@ func (r *reader) command(c *call) {
 	for range adds {
 		q, jobs := queue.QueueID(r.upTo(1<<32-1)), int(r.upTo(shard.BatchItemsMax))
 		c.adds = append(c.adds, laneCount{queue: q, jobs: jobs})
+	}
+	if flags&flagNewer != 0 {
+		c.items.Version = shard.BatchVersion
 	}
 	for range r.count(shard.BatchItemsMax, 5) {
 		crc := r.u32()

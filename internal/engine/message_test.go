@@ -19,7 +19,7 @@ func newTestDesk() *desk { return &desk{shard: 3} }
 // someCalls are calls of all shapes.
 func someCalls(d *desk) []*call {
 	one, two := d.newCall(), d.newCall()
-	one.urgent, one.ends = true, true
+	one.urgent, one.ends, one.items.Version = true, true, shard.BatchVersion
 	one.items.Commit(queue.AppendAck(one.items.Buf(), 77, 5, "text/plain", []byte("done")))
 	two.items.Commit(queue.AppendJob(two.items.Buf(), &Spec{Queue: 4, Priority: 5, Kind: "k", Payload: bytes.Repeat([]byte("p"), 300)}))
 	two.items.Commit(queue.AppendJob(two.items.Buf(), &Spec{Queue: 9, Priority: 1, Kind: "k"}))

@@ -23,8 +23,14 @@ import (
 //
 // The header's CRC covers header (with the field zero) and table, so that one item can be read and checked without the
 // rest of the entry.
+//
+// A batch of the second version has items of which machines that read the first one know nothing. They would refuse them and go on,
+// and their state would part from the others'; so they stop at such a batch instead. All others are of the first version.
 const (
-	batchVersion     = 1
+	// BatchVersionFirst is the version of a batch whose items need no other, and BatchVersion the newest one that is read.
+	BatchVersionFirst uint8 = 1
+	BatchVersion      uint8 = 2
+
 	batchHeaderBytes = 40
 	batchRowBytes    = 8
 	// batchHeadroom lies before the bodies in a BatchBuilder's buffer, so that Seal can put header and table there.
@@ -52,7 +58,7 @@ type NewerBatchError struct {
 }
 
 func (e *NewerBatchError) Error() string {
-	return fmt.Sprintf("the batch has version %d, and this program reads versions up to %d: run the newer one that wrote it", e.Version, batchVersion)
+	return fmt.Sprintf("the batch has version %d, and this program reads versions up to %d: run the newer one that wrote it", e.Version, BatchVersion)
 }
 
 // DamagedItemError says that an item, or the header and table that locate it, does not match its checksum.
@@ -82,6 +88,8 @@ type Header struct {
 type BatchBuilder struct {
 	buf  []byte   // batchHeadroom bytes for header and table, then the bodies
 	rows []uint32 // end and CRC of each item, alternating
+
+	version uint8 // that the items need; 0: any
 }
 
 // Reset empties the builder and keeps its memory. What SealInPlace returned is no longer valid.
@@ -89,7 +97,7 @@ func (b *BatchBuilder) Reset() {
 	if cap(b.buf) > builderKeepBytes {
 		b.buf = nil
 	}
-	b.buf, b.rows = b.buf[:0], b.rows[:0]
+	b.buf, b.rows, b.version = b.buf[:0], b.rows[:0], 0
 }
 
 // Items is the number of items gathered.
@@ -121,6 +129,7 @@ func (b *BatchBuilder) Add(it *Items) (firstItem int) {
 	firstItem = b.Items()
 	base := uint32(b.Size())
 	b.buf = append(b.buf, it.Body...)
+	b.version = max(b.version, it.Version)
 	for i, end := range it.Ends {
 		b.rows = append(b.rows, base+end, it.CRCs[i])
 	}
@@ -133,7 +142,7 @@ func (b *BatchBuilder) SealInPlace(h Header) []byte {
 	count := b.Items()
 	invariant.Check(count > 0, "an empty batch is sealed")
 	data := b.buf[batchHeadroom-batchHeaderBytes-count*batchRowBytes:]
-	putHeader(data, h, count)
+	putHeader(data, max(b.version, BatchVersionFirst), h, count)
 	for i, v := range b.rows {
 		binary.LittleEndian.PutUint32(data[batchHeaderBytes+i*4:], v)
 	}
@@ -151,9 +160,9 @@ func (b *BatchBuilder) Seal(h Header) []byte {
 }
 
 // putHeader writes the header with its CRC field zero.
-func putHeader(data []byte, h Header, count int) {
+func putHeader(data []byte, version uint8, h Header, count int) {
 	le := binary.LittleEndian
-	data[0], data[1] = batchVersion, 0
+	data[0], data[1] = version, 0
 	le.PutUint16(data[2:], uint16(count))
 	le.PutUint32(data[4:], 0)
 	le.PutUint64(data[8:], uint64(h.Stamp))
@@ -188,7 +197,7 @@ func decodeHead(head []byte) (Header, error) {
 	if crc != le.Uint32(head[4:]) {
 		return Header{}, &BatchError{Reason: "header checksum"}
 	}
-	if head[0] > batchVersion {
+	if head[0] > BatchVersion {
 		return Header{}, &NewerBatchError{Version: head[0]}
 	}
 	if head[1] != 0 || le.Uint64(head[32:]) != 0 {

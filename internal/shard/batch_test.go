@@ -153,6 +153,35 @@ func TestBatchFlippedBits(t *testing.T) {
 	}
 }
 
+// TestBatchVersion: a batch is of the first version, which all machines read, unless an item needs another one.
+func TestBatchVersion(t *testing.T) {
+	t.Parallel()
+	var b BatchBuilder
+	newer := itemsOf("newer")
+	newer.Version = BatchVersion
+	for _, c := range []struct {
+		commands []*Items
+		want     uint8
+	}{
+		{[]*Items{itemsOf("a"), itemsOf("b")}, BatchVersionFirst},
+		{[]*Items{itemsOf("a"), newer, itemsOf("b")}, BatchVersion},
+		{[]*Items{itemsOf("a")}, BatchVersionFirst},
+	} {
+		b.Reset()
+		for _, it := range c.commands {
+			b.Add(it)
+		}
+		data := b.Seal(Header{Stamp: 1, Proposer: 2, Sequence: 3})
+		if _, items, err := DecodeBatch(data, nil); data[0] != c.want || err != nil || len(items) != len(c.commands) {
+			t.Errorf("%d commands: version %d, want %d; %d items, %v", len(c.commands), data[0], c.want, len(items), err)
+		}
+	}
+	newer.Reset()
+	if newer.Version != 0 {
+		t.Error("a command that was reset needs the version of the one before")
+	}
+}
+
 // TestNewerBatch: a batch of a newer version is refused as such by every reader, and never called damaged.
 func TestNewerBatch(t *testing.T) {
 	t.Parallel()
@@ -163,7 +192,7 @@ func TestNewerBatch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data[0] = batchVersion + 1
+	data[0] = BatchVersion + 1
 	clear(data[4:8])
 	binary.LittleEndian.PutUint32(data[4:], crc32.Checksum(data[:headSize], castagnoli))
 	_, _, decode := DecodeBatch(data, nil)
@@ -171,7 +200,7 @@ func TestNewerBatch(t *testing.T) {
 	_, _, at := ItemAt(data, 1)
 	_, _, read := ReadItem(bytes.NewReader(data), 1)
 	for name, err := range map[string]error{"DecodeBatch": decode, "OpenBatch": open, "ItemAt": at, "ReadItem": read} {
-		if newer, ok := errors.AsType[*NewerBatchError](err); !ok || newer.Version != batchVersion+1 {
+		if newer, ok := errors.AsType[*NewerBatchError](err); !ok || newer.Version != BatchVersion+1 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

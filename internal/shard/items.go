@@ -21,11 +21,13 @@ type Items struct {
 	Body []byte   // the items, one behind the other
 	Ends []uint32 // where each item ends in Body
 	CRCs []uint32 // CRC32C of each item
+
+	Version uint8 // of the batch that the items need; 0: any
 }
 
 // Reset empties the collection and keeps its memory.
 func (it *Items) Reset() {
-	it.Body, it.Ends, it.CRCs = it.Body[:0], it.Ends[:0], it.CRCs[:0]
+	it.Body, it.Ends, it.CRCs, it.Version = it.Body[:0], it.Ends[:0], it.CRCs[:0], 0
 }
 
 // Len is the number of items.
