@@ -33,8 +33,10 @@ func (m *Machine) applyEnqueue(index uint64, i int, items [][]byte) int {
 		from := len(m.out.Items)
 		m.enqueueJobs(first, jobs, e.atomic)
 		m.remember(s, &e, first, m.out.Items[from+1:])
+		m.noteAnswered(jobs)
 	case CodeDuplicate:
 		m.repeat(&known, jobs)
+		m.noteAnswered(jobs)
 	default:
 		m.refuse(1+e.jobs, verdict)
 	}

@@ -17,6 +17,7 @@ type queueState struct {
 	hash         uint64 // what the queue adds to the fingerprint now
 	dirty        bool   // hash is to be renewed when the Apply ends
 	becameReady  bool   // in this Apply
+	answered     Millis // see Machine.Answered; no part of the state
 }
 
 // queueTotals count since the queue was made.

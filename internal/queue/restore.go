@@ -26,6 +26,7 @@ func restore(shard uint16, r io.Reader, jobsMax uint64) (*Machine, error) {
 		return nil, err
 	}
 	l.m.rebuild()
+	l.m.assumeAnswered()
 	if err := l.m.check(false); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrImage, err)
 	}
