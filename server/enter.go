@@ -235,6 +235,10 @@ func (p *peers) admitAnywhere(ctx context.Context, j *founding.Join) founding.Me
 // errNoCatalogLeader says that the cluster cannot decide anything now.
 var errNoCatalogLeader = errors.New("no node leads the catalog at the moment; try again")
 
+// errNotFounded says that the catalog is so new that its first leader has not recorded the founders yet. Who came now would be the only node
+// that the catalog knows, and the founders would be strangers in their own cluster.
+var errNotFounded = errors.New("the cluster is being founded; try again")
+
 // catalogLeader is the node that leads the catalog, as far as this one knows.
 func (p *peers) catalogLeader() (node shard.NodeID, here bool, err error) {
 	h := p.host.Load()
@@ -292,9 +296,12 @@ func (p *peers) admit(ctx context.Context, j *founding.Join) founding.Message {
 	return later(errNoCatalogLeader)
 }
 
-// newcomer finds a node by its nonce, nil when there is none, all others, and how many data shards there are.
+// newcomer finds a node by its nonce, nil when there is none, all others, and how many data shards there are. A catalog that does not know the
+// founders yet takes nobody: errNotFounded. Once it knows them it always does, so what is proposed after this comes behind them.
 func (p *peers) newcomer(ctx context.Context, e *engine.Engine, nonce cluster.Nonce) (node *cluster.Node, nodes []cluster.Node, shards int, err error) {
+	founded := false
 	err = e.ReadCatalog(ctx, func(c *cluster.Catalog) {
+		founded = c.LastNode() != 0
 		if n, ok := c.NodeByNonce(nonce); ok {
 			node = &n
 		}
@@ -303,6 +310,10 @@ func (p *peers) newcomer(ctx context.Context, e *engine.Engine, nonce cluster.No
 		}
 		shards = p.shardCount(c)
 	})
+	if err == nil && !founded {
+		p.keeper.wake() // it records them
+		err = errNotFounded
+	}
 	return node, nodes, shards, err
 }
 

@@ -88,9 +88,13 @@ func (p *peers) grant(ctx context.Context, w *wish) *granted {
 	if err != nil {
 		return later(err)
 	}
-	shards := 0
-	if err := e.ReadCatalog(ctx, func(c *cluster.Catalog) { shards = p.shardCount(c) }); err != nil {
+	shards, founded := 0, false
+	if err := e.ReadCatalog(ctx, func(c *cluster.Catalog) { shards, founded = p.shardCount(c), c.LastNode() != 0 }); err != nil {
 		return later(err)
+	}
+	if !founded {
+		p.keeper.wake() // it records the founders
+		return later(errNotFounded)
 	}
 	reports := p.reports(ctx, nodes) // what was heard a second ago is not enough to decide on
 	c := &cluster.Cluster{Nodes: nodes, Shards: shards, Reachable: func(id shard.NodeID) bool {

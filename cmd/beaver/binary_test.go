@@ -54,7 +54,8 @@ func (b *running) text() string {
 	return b.output.String()
 }
 
-// launch starts the binary in the background. It is killed when the test is over.
+// launch starts the binary in the background. It is killed when the test is over, and a test that failed shows what it has said: what
+// holds up one node is often told by another.
 func launch(t *testing.T, args ...string) *running {
 	t.Helper()
 	b := &running{t: t, cmd: exec.Command(os.Args[0], args...), more: make(chan struct{}, 1), ended: make(chan struct{})}
@@ -70,6 +71,9 @@ func launch(t *testing.T, args ...string) *running {
 	t.Cleanup(func() {
 		_ = b.cmd.Process.Kill() // it may have ended
 		<-b.ended
+		if t.Failed() {
+			t.Logf("beaver %s\n%s", strings.Join(args, " "), b.text())
+		}
 	})
 	return b
 }
