@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/queue"
@@ -105,17 +106,26 @@ func (e *Engine) allDead(ctx context.Context, name string, limit int, encode fun
 		return 0, false, err
 	}
 	count := 0
-	for _, h := range rt.all {
-		done, more, err := e.allDeadOn(ctx, h, limit-count, encode)
+	var asked []home
+	for {
+		at := slices.IndexFunc(rt.all, func(h home) bool { return !slices.Contains(asked, h) })
+		if at < 0 {
+			return count, false, nil
+		}
+		h := rt.all[at]
+		done, more, last, err := e.allDeadOn(ctx, h, limit-count, encode)
 		if count += done; err != nil || more {
 			return count, true, err
 		}
+		if rt, err = e.newerRoute(ctx, rt, h, last); err != nil {
+			return count, true, err
+		}
+		asked = append(asked, h)
 	}
-	return count, false, nil
 }
 
-// allDeadOn is allDead on one of a queue's homes. With a limit of 0 it tells whether there is any.
-func (e *Engine) allDeadOn(ctx context.Context, h home, limit int, encode func([]byte, queue.Pos) []byte) (int, bool, error) {
+// allDeadOn is allDead on one of a queue's homes, and returns the last page of them. With a limit of 0 it tells whether there is any.
+func (e *Engine) allDeadOn(ctx context.Context, h home, limit int, encode func([]byte, queue.Pos) []byte) (int, bool, *findings, error) {
 	var cursor queue.Cursor
 	count := 0
 	for {
@@ -124,19 +134,17 @@ func (e *Engine) allDeadOn(ctx context.Context, h home, limit int, encode func([
 			Kind: queryRows, Shard: h.pump.shard, Queue: h.id, State: queue.StateDead, Cursor: cursor, Limit: min(limit-count+1, queue.ListMax),
 		})
 		if err != nil {
-			return count, true, err
+			return count, true, nil, err
 		}
 		infos, next := f.Rows, f.Cursor
 		more := len(infos) > limit-count
 		done, err := e.deadBatch(ctx, h.pump, infos[:min(len(infos), limit-count)], encode)
 		count += done
 		switch {
-		case err != nil:
-			return count, true, err
-		case more:
-			return count, true, nil
+		case err != nil, more:
+			return count, true, f, err
 		case next == (queue.Cursor{}):
-			return count, false, nil
+			return count, false, f, nil
 		}
 		cursor = next
 	}

@@ -136,6 +136,19 @@ func (p *PendingEnqueue) openHomes(ctx context.Context) error {
 	return nil
 }
 
+// newerRoute returns the route of a queue after one of its homes was asked something. Who finds closed what it takes for a place of new jobs has not heard
+// yet of a move: the homes that it knows are not all that have jobs. It gets the route as it is now; otherwise, and as long as nobody can
+// have stored a job elsewhere, that which it has.
+func (e *Engine) newerRoute(ctx context.Context, rt *route, h home, f *findings) (*route, error) {
+	if !f.Closed || !slices.Contains(rt.homes, h) {
+		return rt, nil
+	}
+	if err := e.relearn(ctx); err != nil {
+		return rt, err
+	}
+	return e.routes.byName(rt.name), nil
+}
+
 // relearn makes this node's routes those of the catalog as it is now. A new home that is not set up yet is none.
 func (e *Engine) relearn(ctx context.Context) error {
 	var moved []*route

@@ -69,6 +69,7 @@ type findings struct {
 	Cursor   queue.Cursor        `json:",omitzero"`
 	Info     queue.QueueInfo     `json:",omitzero"`
 	Oldest   int64               `json:",omitzero"` // when the queue's oldest ready job was stored
+	Closed   bool                `json:",omitzero"` // the queue takes no jobs there any more: it lives elsewhere
 	Infos    []queue.QueueInfo   `json:",omitzero"`
 	Oldests  []int64             `json:",omitzero"` // for each of Infos
 	Holders  []queue.WorkerCount `json:",omitzero"`
@@ -192,8 +193,7 @@ func (e *Engine) answer(ctx context.Context, q *query) (*findings, error) {
 	case queryList:
 		return e.listHere(ctx, p, q)
 	case queryRows:
-		rows, cursor, err := e.pageHere(ctx, p, q)
-		return &findings{Rows: rows, Cursor: cursor}, err
+		return e.pageHere(ctx, p, q)
 	case queryQueue:
 		look = func() { f.Info, _ = p.machine.Queue(q.Queue) }
 	case queryQueues:
@@ -217,7 +217,7 @@ func (e *Engine) answer(ctx context.Context, q *query) (*findings, error) {
 	}
 	switch q.Kind {
 	case queryQueue:
-		f.Oldest = e.storedAt(p.shard, &f.Info)
+		f.Oldest, f.Closed = e.storedAt(p.shard, &f.Info), f.Info.Settings.Closed
 	case queryQueues:
 		for i := range f.Infos {
 			f.Oldests = append(f.Oldests, e.storedAt(p.shard, &f.Infos[i]))

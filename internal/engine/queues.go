@@ -125,15 +125,23 @@ func (e *Engine) Queue(ctx context.Context, name string) (QueueStatus, error) {
 	if err != nil {
 		return QueueStatus{}, err
 	}
-	s := rt.status()
-	for _, h := range rt.all {
-		f, err := e.ask(ctx, &query{Kind: queryQueue, Shard: h.pump.shard, Queue: h.id})
-		if err != nil {
-			return QueueStatus{}, err
+	for {
+		s, newer := rt.status(), rt
+		for _, h := range rt.all {
+			f, err := e.ask(ctx, &query{Kind: queryQueue, Shard: h.pump.shard, Queue: h.id})
+			if err != nil {
+				return QueueStatus{}, err
+			}
+			if newer, err = e.newerRoute(ctx, newer, h, f); err != nil {
+				return QueueStatus{}, err
+			}
+			s.add(rt, h, &f.Info, f.Oldest)
 		}
-		s.add(rt, h, &f.Info, f.Oldest)
+		if newer == rt {
+			return s, nil
+		}
+		rt = newer
 	}
-	return s, nil
 }
 
 // status begins the status of a queue, to which what each of its homes knows is added.
@@ -188,6 +196,14 @@ func (e *Engine) Queues(ctx context.Context) ([]QueueStatus, error) {
 	routes := e.routes.sorted()
 	all := make([]QueueStatus, 0, len(routes))
 	for _, rt := range routes {
+		if slices.ContainsFunc(rt.homes, func(h home) bool { return at[h.pump][h.id].info.Settings.Closed }) {
+			if err := e.relearn(ctx); err != nil {
+				return nil, err
+			}
+			if e.routes.byName(rt.name) != rt {
+				return e.Queues(ctx) // it has moved, and its new homes may be on shards that were not asked
+			}
+		}
 		s := rt.status()
 		for _, h := range rt.all {
 			k := at[h.pump][h.id]

@@ -166,6 +166,12 @@ func (e *Engine) List(ctx context.Context, r ListRequest) ([]JobDetail, string, 
 		if err != nil {
 			return nil, "", err
 		}
+		if newer, err := e.newerRoute(ctx, rt, h, f); err != nil {
+			return nil, "", err
+		} else if newer != rt {
+			rt, homes = newer, newer.all
+			here = slices.Index(homes, h)
+		}
 		for i := range f.Jobs {
 			e.nameQueue(&f.Jobs[i])
 		}
@@ -186,10 +192,11 @@ func (e *Engine) List(ctx context.Context, r ListRequest) ([]JobDetail, string, 
 
 // listHere answers queryList. What goes to another node is cut where it gets too large, and goes on from there.
 func (e *Engine) listHere(ctx context.Context, p *pump, q *query) (*findings, error) {
-	infos, cursor, err := e.pageHere(ctx, p, q)
+	page, err := e.pageHere(ctx, p, q)
 	if err != nil {
 		return nil, err
 	}
+	infos := page.Rows
 	jobs := make([]JobDetail, 0, len(infos))
 	bytes := 0
 	for _, info := range infos {
@@ -203,10 +210,10 @@ func (e *Engine) listHere(ctx context.Context, p *pump, q *query) (*findings, er
 		e.describe(&d, q.Full)
 		jobs = append(jobs, d)
 		if bytes += d.bytes(); q.From != 0 && bytes > farListBytesMax && len(jobs) < len(infos) {
-			return &findings{Jobs: jobs, Cursor: cursorAfter(q.State, &info)}, nil
+			return &findings{Jobs: jobs, Cursor: cursorAfter(q.State, &info), Closed: page.Closed}, nil
 		}
 	}
-	return &findings{Jobs: jobs, Cursor: cursor}, nil
+	return &findings{Jobs: jobs, Cursor: page.Cursor, Closed: page.Closed}, nil
 }
 
 // bytes is about how long a job is that is sent to another node.
@@ -219,19 +226,21 @@ func (d *JobDetail) bytes() int {
 }
 
 // pageHere reads rows until there are some or the listing ends: the machine's own pages may be short.
-func (e *Engine) pageHere(ctx context.Context, p *pump, q *query) ([]queue.JobInfo, queue.Cursor, error) {
-	from, limit := q.Cursor, min(q.Limit, queue.ListMax)
-	var infos []queue.JobInfo
+func (e *Engine) pageHere(ctx context.Context, p *pump, q *query) (*findings, error) {
+	limit := min(q.Limit, queue.ListMax)
+	f := &findings{Cursor: q.Cursor}
 	for {
 		var some []queue.JobInfo
 		if err := e.host.Read(ctx, p.shard, func() {
-			some, from = p.machine.List(q.Queue, q.State, from, limit-len(infos))
+			some, f.Cursor = p.machine.List(q.Queue, q.State, f.Cursor, limit-len(f.Rows))
+			info, _ := p.machine.Queue(q.Queue)
+			f.Closed = info.Settings.Closed
 		}); err != nil {
-			return nil, from, hostError(err)
+			return nil, hostError(err)
 		}
-		infos = append(infos, some...)
-		if len(infos) >= limit || from == (queue.Cursor{}) {
-			return infos, from, nil
+		f.Rows = append(f.Rows, some...)
+		if len(f.Rows) >= limit || f.Cursor == (queue.Cursor{}) {
+			return f, nil
 		}
 	}
 }
