@@ -29,10 +29,9 @@ func (t *traffic) consume(ctx context.Context, c *beaver.Client, who uint64, n i
 }
 
 func (t *traffic) fetch(ctx context.Context, c *beaver.Client, rng *rand.Rand) {
-	var names []string
-	for _, n := range rng.Perm(trafficQueues)[:1+rng.IntN(trafficQueues)] {
-		names = append(names, trafficQueue(n))
-	}
+	names := workedQueues()
+	rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	names = names[:1+rng.IntN(len(names))]
 	call := t.record.now()
 	jobs, err := c.Fetch(ctx, beaver.FetchRequest{Queues: names, Max: 1 + rng.IntN(8), Wait: 500 * time.Millisecond, Lease: trafficLease})
 	ret := t.record.now()
@@ -117,10 +116,6 @@ func (t *traffic) progress(c *beaver.Client, j *beaver.LeasedJob) {
 
 // worker starts a registered worker. What it tells the server of a job is an outcome that may have been taken: nobody sees the answer.
 func (t *traffic) worker(ctx context.Context, c *beaver.Client, who uint64) (*beaver.Worker, error) {
-	var names []string
-	for n := range trafficQueues {
-		names = append(names, trafficQueue(n))
-	}
 	handle := func(ctx context.Context, j *beaver.LeasedJob) error {
 		rng := rand.New(rand.NewPCG(t.seed+who, j.Token))
 		l, now := labelOf(j.Payload), t.record.now()
@@ -143,7 +138,7 @@ func (t *traffic) worker(ctx context.Context, c *beaver.Client, who uint64) (*be
 			return beaver.ErrRelease
 		}
 	}
-	w, err := beaver.NewWorker(c, beaver.WorkerConfig{Queues: names, Handler: beaver.HandlerFunc(handle), Concurrency: 4})
+	w, err := beaver.NewWorker(c, beaver.WorkerConfig{Queues: workedQueues(), Handler: beaver.HandlerFunc(handle), Concurrency: 4})
 	if err != nil {
 		return nil, err
 	}

@@ -24,24 +24,26 @@ type fault struct {
 	possible func() bool // nil: always
 	run      func() bool
 	// least is how long it may take: none is begun for which too little time is left.
-	least time.Duration
+	least  time.Duration
+	beside bool // it may happen while a queue comes to other homes
 }
 
-// faults are all that may go wrong. Each leaves at most a minority broken at once, but for the blackout, which says so.
+// faults are all that may go wrong, and what operators do that may go wrong. Each leaves at most a minority broken at once, but for the
+// blackout, which says so.
 func (s *storm) faults() []fault {
 	grown := func() bool { return len(s.members) > stormFounders }
 	small := func() bool { return len(s.members) < stormNodesMax }
 	filled := func() bool { return len(s.onSmallDisks()) > 0 }
 	return []fault{
-		{name: "SIGKILL", weight: 18, run: s.kill},
-		{name: "SIGSTOP, SIGCONT", weight: 12, run: s.freeze},
-		{name: "node cut off", weight: 6, run: s.cutOff},
-		{name: "leader cut off from peers only", weight: 8, run: s.cutFromPeers},
-		{name: "one direction cut", weight: 8, run: s.cutOneWay},
-		{name: "pair cut", weight: 5, run: s.cutPair},
+		{name: "SIGKILL", weight: 18, run: s.kill, beside: true},
+		{name: "SIGSTOP, SIGCONT", weight: 12, run: s.freeze, beside: true},
+		{name: "node cut off", weight: 6, run: s.cutOff, beside: true},
+		{name: "leader cut off from peers only", weight: 8, run: s.cutFromPeers, beside: true},
+		{name: "one direction cut", weight: 8, run: s.cutOneWay, beside: true},
+		{name: "pair cut", weight: 5, run: s.cutPair, beside: true},
 		{name: "clients cut off from a node", weight: 4, run: s.cutClients},
-		{name: "loss", weight: 8, run: s.lose},
-		{name: "delay", weight: 8, run: s.delay},
+		{name: "loss", weight: 8, run: s.lose, beside: true},
+		{name: "delay", weight: 8, run: s.delay, beside: true},
 		{name: "disk full", weight: 6, run: s.fillDisk, possible: filled},
 		{name: "clock jump", weight: 8, run: s.jump},
 		{name: "node added", weight: 6, run: s.add, possible: small, least: 5 * time.Second},
@@ -49,6 +51,8 @@ func (s *storm) faults() []fault {
 		{name: "disk lost, node replaced", weight: 6, run: s.replace, least: 5 * time.Second},
 		{name: "shard added", weight: 3, run: s.grow, possible: func() bool { return s.shards < stormShardsMax }, least: 5 * time.Second},
 		{name: "beaver work killed", weight: 4, run: s.killPrograms},
+		{name: "partitions changed", weight: 16, run: s.spread, least: 2 * time.Second},
+		{name: "queue moved", weight: 10, run: s.move, least: 2 * time.Second},
 		{name: "rolling restart", weight: 4, run: s.roll, least: 8 * time.Second},
 		{name: "blackout", weight: 2, run: s.blackout},
 	}
@@ -57,16 +61,7 @@ func (s *storm) faults() []fault {
 // strike has one fault happen, at times in bad weather, and waits until the cluster has got over it.
 func (s *storm) strike(left time.Duration) {
 	s.rest(1500 * time.Millisecond)
-	all := slices.DeleteFunc(s.faults(), func(f fault) bool { return f.possible != nil && !f.possible() || f.least > left })
-	sum := 0
-	for _, f := range all {
-		sum += f.weight
-	}
-	at, chosen := s.rng.IntN(sum), 0
-	for ; at >= all[chosen].weight; chosen++ {
-		at -= all[chosen].weight
-	}
-	f, with := all[chosen], ""
+	f, with := s.drawFault(func(f *fault) bool { return (f.possible == nil || f.possible()) && f.least <= left }), ""
 	drizzle := &spell{ways: s.everywhere(), lossPermille: 1 + s.rng.IntN(20), delay: upTo(s.rng, 5*time.Millisecond), jitter: 5 * time.Millisecond}
 	bad := s.rng.IntN(4) == 0
 	if bad {
@@ -89,6 +84,20 @@ func (s *storm) strike(left time.Duration) {
 	}
 	s.t.Logf("%7.1f s: %s%s: %v, whole again after %v more%s", s.record.now().Seconds(), f.name, with, struck.Round(time.Millisecond),
 		(time.Since(began) - struck).Round(time.Millisecond), map[bool]string{true: "", false: " (it met nothing)"}[happened])
+}
+
+// drawFault draws one of the faults that are possible.
+func (s *storm) drawFault(possible func(*fault) bool) fault {
+	all := slices.DeleteFunc(s.faults(), func(f fault) bool { return !possible(&f) })
+	sum := 0
+	for _, f := range all {
+		sum += f.weight
+	}
+	at, chosen := s.rng.IntN(sum), 0
+	for ; at >= all[chosen].weight; chosen++ {
+		at -= all[chosen].weight
+	}
+	return all[chosen]
 }
 
 // rest lets the load run for a while, up to a bound.
@@ -427,21 +436,18 @@ func (s *storm) replace() bool {
 
 // grow adds a data shard.
 func (s *storm) grow() bool {
-	have := 0
-	count := func(info *beaver.ClusterInfo) bool {
-		have = len(info.Shards) - 1 // without the catalog
-		return have > 0
-	}
-	if !s.until("it is told how many shards there are", count) {
+	if !s.until("it is told how many shards there are", s.countShards) {
 		return false
 	}
-	before := have
-	grown := s.insist(func(info *beaver.ClusterInfo) bool { return count(info) && have > before }, "cluster", "add-shards", "1")
-	return grown && s.until("there is another shard", func(info *beaver.ClusterInfo) bool {
-		grown := count(info) && have > before
-		s.shards = have
-		return grown
-	})
+	before := s.shards
+	grown := func(info *beaver.ClusterInfo) bool { return s.countShards(info) && s.shards > before }
+	return s.insist(grown, "cluster", "add-shards", "1") && s.until("there is another shard", grown)
+}
+
+// countShards takes note of how many data shards there are, as far as the node knows that was asked.
+func (s *storm) countShards(info *beaver.ClusterInfo) bool {
+	s.shards = len(info.Shards) - 1 // without the catalog
+	return s.shards > 0
 }
 
 // killPrograms kills a worker with the jobs that it has. Its programs may go on, and nobody hears of what they did.

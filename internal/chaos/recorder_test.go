@@ -20,6 +20,8 @@ type recorder struct {
 	began time.Time
 
 	mu         sync.Mutex
+	jobs       []jobOf             // by label
+	tenures    map[string][]tenure // of each queue, in order
 	log        history.Log
 	ids        map[history.Label]beaver.JobID
 	labels     map[beaver.JobID]history.Label
@@ -41,7 +43,7 @@ type book struct{ begun, stored, enqueuedSeen, completed, completedSeen uint64 }
 func newRecorder() *recorder {
 	return &recorder{
 		began: time.Now(), ids: make(map[history.Label]beaver.JobID), labels: make(map[beaver.JobID]history.Label),
-		books: make(map[string]*book), calls: make(map[string]*tally), over: make(map[history.Label]bool), acked: make(map[history.Label]bool),
+		books: make(map[string]*book), tenures: make(map[string][]tenure), calls: make(map[string]*tally), over: make(map[history.Label]bool), acked: make(map[history.Label]bool),
 	}
 }
 
@@ -79,11 +81,15 @@ func (r *recorder) bookLocked(name string) *book {
 	return r.books[name]
 }
 
+// jobOf is what of a job the history does not know.
+type jobOf struct{ queue, key string }
+
 // enqueueing names a job that is about to be sent.
-func (r *recorder) enqueueing(queue string) history.Label {
+func (r *recorder) enqueueing(queue, key string) history.Label {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.bookLocked(queue).begun++
+	r.jobs = append(r.jobs, jobOf{queue, key})
 	return r.log.NewLabel()
 }
 

@@ -52,6 +52,7 @@ type storm struct {
 	traffic *traffic
 	happened,
 	missed map[string]int // faults, by kind
+	refused  int      // changes of a queue's homes while it moved
 	rolled   int      // restarts one by one
 	programs *process // beaver work
 	took     struct{ chaos, heal time.Duration }
@@ -132,7 +133,7 @@ func (s *storm) blow(chaos time.Duration) {
 		}
 		clients = append(clients, c)
 	}
-	if err := configureQueues(s.ctx, clients[0]); err != nil {
+	if err := s.traffic.configureQueues(s.ctx, clients[0]); err != nil {
 		s.t.Fatal(err)
 	}
 	producing, stopProducing := context.WithCancel(s.ctx)
@@ -193,6 +194,7 @@ func (s *storm) found() {
 		s.start(m)
 	}
 	s.heal()
+	s.until("it is told how many shards there are", s.countShards)
 }
 
 func (s *storm) secret() string { return filepath.Join(s.dir, "secret") }
@@ -385,11 +387,14 @@ func (s *storm) allReady() bool {
 }
 
 // run runs a command of the binary against some node.
-func (s *storm) run(args ...string) error {
+func (s *storm) run(args ...string) error { return s.runAt(s.addrs(), args...) }
+
+// runAt runs a command of the binary against one of some nodes.
+func (s *storm) runAt(addrs string, args ...string) error {
 	ctx, cancel := context.WithTimeout(s.ctx, healMax)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.bin, args...)
-	cmd.Env = append(os.Environ(), "BEAVER_ADDR="+s.addrs())
+	cmd.Env = append(os.Environ(), "BEAVER_ADDR="+addrs)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("beaver %s: %w\n%s", strings.Join(args, " "), err, out)
 	}

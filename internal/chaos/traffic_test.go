@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -19,7 +20,9 @@ import (
 
 const (
 	trafficQueues = 8
+	keyedQueues   = 3          // whose jobs have ordering keys
 	programQueue  = "programs" // of those who run a program for each job
+	trafficKeys   = 5          // of each of the former
 	trafficLease  = 3 * time.Second
 	// trafficBehindMax is how far the producers run ahead of the workers.
 	trafficBehindMax = 2000
@@ -29,6 +32,28 @@ const (
 )
 
 func trafficQueue(n int) string { return fmt.Sprintf("q%d", n) }
+
+func keyedQueue(n int) string { return fmt.Sprintf("keyed%d", n) }
+
+// plainQueues are those with one home, and spreadQueues those that may have several.
+func plainQueues() (names []string) {
+	for n := range trafficQueues {
+		names = append(names, trafficQueue(n))
+	}
+	return names
+}
+
+func spreadQueues() (names []string) {
+	for n := range keyedQueues {
+		names = append(names, keyedQueue(n))
+	}
+	return names
+}
+
+// workedQueues are those that consumers and workers take from, and stormQueues all that there are.
+func workedQueues() []string { return append(plainQueues(), spreadQueues()...) }
+
+func stormQueues() []string { return append(workedQueues(), programQueue) }
 
 // traffic is all who use the cluster: clients with default settings, workers that are registered, and consumers that fetch.
 type traffic struct {
@@ -48,19 +73,22 @@ type knownJob struct {
 	id    beaver.JobID
 }
 
-// configureQueues makes the queues. Every ended job stays listed, none dies of the faults, and what failed comes again soon.
-func configureQueues(ctx context.Context, c *beaver.Client) error {
-	for n := range trafficQueues + 1 {
-		name := trafficQueue(n)
-		if n == trafficQueues {
-			name = programQueue
+// configureQueues makes the queues, of one partition, two and three. Every ended job stays listed, none dies of the faults, and what
+// failed comes again soon.
+func (t *traffic) configureQueues(ctx context.Context, c *beaver.Client) error {
+	for _, name := range stormQueues() {
+		count := 1
+		if n := slices.Index(spreadQueues(), name); n >= 0 {
+			count += n
 		}
-		if _, err := c.ConfigureQueue(ctx, name, beaver.QueueSettings{
-			KeepEnded: new(1_000_000), MaxAttempts: new(1000), PoisonLimit: new(1000),
+		q, err := c.ConfigureQueue(ctx, name, beaver.QueueSettings{
+			KeepEnded: new(1_000_000), MaxAttempts: new(1000), PoisonLimit: new(1000), Partitions: &count,
 			Retry: &beaver.RetryPolicy{Kind: beaver.RetryFixed, Base: 200 * time.Millisecond},
-		}); err != nil {
+		})
+		if err != nil {
 			return fmt.Errorf("configure queue %s: %w", name, err)
 		}
+		t.record.settled(name, q.Shards)
 	}
 	return nil
 }
@@ -105,9 +133,10 @@ func (t *traffic) produce(ctx context.Context, c *beaver.Client, who uint64, n i
 	}
 }
 
-// job draws a job for a queue, and names it.
-func (t *traffic) job(rng *rand.Rand, name string) (history.Label, beaver.Job) {
-	l := t.record.enqueueing(name)
+// job draws a job for a queue, and names it. Those of an ordering key are all due at once, and of one priority: nothing but their age
+// says which comes first.
+func (t *traffic) job(rng *rand.Rand, name, key string) (history.Label, beaver.Job) {
+	l := t.record.enqueueing(name, key)
 	bytes := 8 + rng.IntN(200)
 	if rng.IntN(50) == 0 {
 		bytes = 8 + rng.IntN(16<<10)
@@ -116,7 +145,9 @@ func (t *traffic) job(rng *rand.Rand, name string) (history.Label, beaver.Job) {
 		Queue: name, Kind: "chaos", Payload: payloadOf(l, bytes), Priority: new(rng.IntN(10)),
 		Metadata: map[string]string{"label": strconv.FormatUint(uint64(l), 10)},
 	}
-	if rng.IntN(10) == 0 {
+	if key != "" {
+		j.OrderingKey, j.Priority = key, new(int(key[len(key)-1]-'0'))
+	} else if rng.IntN(10) == 0 {
 		j.Delay = time.Duration(rng.IntN(2000)) * time.Millisecond
 	}
 	return l, j
@@ -126,12 +157,23 @@ func drawQueue(rng *rand.Rand) string {
 	if rng.IntN(40) == 0 {
 		return programQueue
 	}
+	if rng.IntN(4) == 0 {
+		return keyedQueue(rng.IntN(keyedQueues))
+	}
 	return trafficQueue(rng.IntN(trafficQueues))
+}
+
+// drawKey draws an ordering key for a job of a queue, or none.
+func drawKey(rng *rand.Rand, name string) string {
+	if !slices.Contains(spreadQueues(), name) || rng.IntN(10) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("key-%d", rng.IntN(trafficKeys))
 }
 
 func (t *traffic) enqueueOne(c *beaver.Client, rng *rand.Rand) {
 	name := drawQueue(rng)
-	l, j := t.job(rng, name)
+	l, j := t.job(rng, name, drawKey(rng, name))
 	call := t.record.now()
 	id, err := c.Enqueue(context.Background(), j)
 	t.record.called("enqueue", err)
@@ -142,12 +184,14 @@ func (t *traffic) enqueueOne(c *beaver.Client, rng *rand.Rand) {
 func (t *traffic) enqueueMany(c *beaver.Client, rng *rand.Rand) {
 	names, labels, jobs := make([]string, 2+rng.IntN(12)), []history.Label(nil), []beaver.Job(nil)
 	one := drawQueue(rng)
+	key := drawKey(rng, one)
 	atomic := rng.IntN(3) == 0
 	for i := range names {
-		if names[i] = one; !atomic {
+		if names[i] = one; !atomic { // of different keys it may be refused
 			names[i] = drawQueue(rng)
+			key = drawKey(rng, names[i])
 		}
-		l, j := t.job(rng, names[i])
+		l, j := t.job(rng, names[i], key)
 		labels, jobs = append(labels, l), append(jobs, j)
 	}
 	call := t.record.now()

@@ -34,7 +34,7 @@ func (s *storm) drain(c *beaver.Client) {
 				s.retryDead(ctx, c, q.Name)
 			}
 		}
-		if err == nil && left == 0 && len(queues) == trafficQueues+1 {
+		if err == nil && left == 0 && len(queues) == len(stormQueues()) {
 			return
 		}
 		if pause(ctx, 100*time.Millisecond) != nil {
@@ -80,11 +80,7 @@ func (r *recorder) labelOf(id beaver.JobID) (history.Label, bool) {
 // tells is what the cluster says of all jobs when all have ended: how many there are in each state.
 func (s *storm) tells(c *beaver.Client) map[beaver.JobState]int {
 	count := make(map[beaver.JobState]int)
-	for n := range trafficQueues + 1 {
-		name := trafficQueue(n)
-		if n == trafficQueues {
-			name = programQueue
-		}
+	for _, name := range stormQueues() {
 		listed := make(map[beaver.JobState]int)
 		for _, state := range endStates {
 			call := s.record.now()
@@ -128,6 +124,7 @@ func (s *storm) verdict(clients []*beaver.Client, notes string) {
 	}
 	count := s.tells(clients[0])
 	lost := s.record.lost()
+	keyed, late := s.record.inOrder()
 	s.agree()
 	began := time.Now()
 	undecided := s.record.judge()
@@ -142,7 +139,7 @@ func (s *storm) verdict(clients []*beaver.Client, notes string) {
 			s.signal(s.members[id], syscall.SIGTERM)
 		}
 	}
-	s.table(count, ran, undecided, judged, lost)
+	s.table(count, ran, undecided, judged, lost, keyed, late)
 	for i, v := range s.record.violations {
 		if i == 20 {
 			s.t.Errorf("… and %d more", len(s.record.violations)-i)
@@ -193,7 +190,7 @@ func (s *storm) agree() {
 }
 
 // table prints what the run was, and what came of it.
-func (s *storm) table(count map[beaver.JobState]int, ran int, undecided uint64, judged time.Duration, lost int) {
+func (s *storm) table(count map[beaver.JobState]int, ran int, undecided uint64, judged time.Duration, lost, keyed, late int) {
 	var b strings.Builder
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "\n  %-36s %s", name, fmt.Sprintf(format, args...))
@@ -227,6 +224,8 @@ func (s *storm) table(count map[beaver.JobState]int, ran int, undecided uint64, 
 	row("  lost", "%d", lost)
 	row("programs run by beaver work", "%d", ran)
 	row("outcomes refused as stale", "%d", r.stale)
+	row("changes refused, as the queue moved", "%d", s.refused)
+	row("jobs with an ordering key, leased", "%d, of which %d seem to be overtaken, each for a lease that nobody was told of", keyed, late)
 	verdict := "an order explains it"
 	if len(r.violations) > 0 {
 		verdict = fmt.Sprintf("%d VIOLATIONS", len(r.violations))

@@ -1,0 +1,126 @@
+//go:build unix
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/beaver-raft/beaver"
+)
+
+const (
+	// movesFor is how long a queue moves at least.
+	movesFor = 14 * time.Minute
+	// exitRefused is the status of the program when the state of what it was told to change does not allow that.
+	exitRefused = 5
+)
+
+// spread gives a queue another number of partitions, more or fewer.
+func (s *storm) spread() bool {
+	name := s.drawQueue(spreadQueues())
+	count := 1 + s.rng.IntN(s.shards-1)
+	if count >= len(s.record.homes(name)) {
+		count++
+	}
+	return s.rehome(name, "queues", "set", name, "--partitions", fmt.Sprint(count))
+}
+
+// move gives a queue of one partition another home.
+func (s *storm) move() bool {
+	name := s.drawQueue(plainQueues())
+	to := 1 + s.rng.IntN(s.shards-1)
+	if to >= s.record.homes(name)[0] {
+		to++
+	}
+	return s.rehome(name, "queues", "move", name, "--to", fmt.Sprint(to))
+}
+
+// drawQueue draws a queue: mostly one that does not move, if there is one. A move lasts for longer than most storms.
+func (s *storm) drawQueue(names []string) string {
+	still := slices.DeleteFunc(slices.Clone(names), s.record.moves)
+	if len(still) > 0 && s.rng.IntN(8) > 0 {
+		names = still
+	}
+	return names[s.rng.IntN(len(names))]
+}
+
+// moves reports whether a queue certainly moves.
+func (r *recorder) moves(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := r.tenures[name]
+	return len(all) > 1 && r.now() < all[len(all)-1].first+movesFor
+}
+
+// rehome has a command give a queue other homes, half of the time while something else goes wrong. It happened when new jobs go to other
+// shards; that it is refused while the queue moves is expected.
+func (s *storm) rehome(name string, args ...string) bool {
+	moves, before, began := s.record.moves(name), s.record.homes(name), s.record.now()
+	beside := fault{}
+	if s.rng.IntN(2) == 0 {
+		beside = s.drawFault(func(f *fault) bool { return f.beside })
+	}
+	env, outcome := s.addrs(), make(chan error, 1)
+	go func() { outcome <- s.persist(env, args) }()
+	if beside.run != nil {
+		if beside.run() {
+			s.happened[beside.name]++
+		} else {
+			s.missed[beside.name]++
+		}
+	}
+	err := <-outcome
+	q, ended := s.readQueue(name), s.record.now()
+	if q == nil {
+		return false
+	}
+	exit, _ := errors.AsType[*exec.ExitError](err)
+	refused := exit != nil && exit.ExitCode() == exitRefused && strings.Contains(err.Error(), "is still moving")
+	changed := !slices.Equal(q.Shards, before)
+	if changed {
+		s.record.moved(name, q.Shards, began, ended)
+	}
+	during := ""
+	if beside.run != nil {
+		during = ", during " + beside.name
+	}
+	s.t.Logf("           %s: from shards %v to %v%s%s", strings.Join(args, " "), before, q.Shards, during, map[bool]string{true: ", refused", false: ""}[refused])
+	switch {
+	case refused && !changed && len(q.MovingFromShards) > 0:
+		s.refused++
+	case err != nil:
+		s.record.violate("%s, which moves: %t, moved: %t: %v", name, moves, changed, err)
+	case moves || !changed || !slices.Equal(q.MovingFromShards, before):
+		s.record.violate("%s, which moves: %t, is said to be on other shards than %v, and it is on %v, and moves from %v", name, moves, before, q.Shards, q.MovingFromShards)
+	}
+	return changed
+}
+
+// persist runs a command until it is done or refused: it may be said again, and what happens to the cluster does not go on for ever.
+func (s *storm) persist(addrs string, args []string) error {
+	deadline := time.Now().Add(healMax)
+	for {
+		err := s.runAt(addrs, args...)
+		exit, _ := errors.AsType[*exec.ExitError](err)
+		if err == nil || exit != nil && exit.ExitCode() == exitRefused || time.Now().After(deadline) || pause(s.ctx, 200*time.Millisecond) != nil {
+			return err
+		}
+	}
+}
+
+// readQueue reads a queue, as soon as that is possible.
+func (s *storm) readQueue(name string) (q *beaver.QueueInfo) {
+	s.until("the queue "+name+" can be read", func(*beaver.ClusterInfo) bool {
+		return s.operator(s.addrs(), 5*time.Second, func(ctx context.Context, c *beaver.Client) (err error) {
+			q, err = c.Queue(ctx, name)
+			return err
+		}) == nil
+	})
+	return q
+}
