@@ -1,9 +1,10 @@
 // Command deploycheck tries what deploy/ ships against the real thing: a cluster of three nodes under load, scraped by Prometheus with
 // the shipped configuration and alert rules.
 //
-// Invariant: it exits 0 only when promtool accepts the configuration and the rules, every expression of every panel of the dashboard
-// returns data, every vector that an alert compares with a bound returns data, no alert holds while all is well, and those of a
-// lost node hold while one is lost. The files are used as they are; only targets.json, which lists the nodes, is another one.
+// Invariant: it exits 0 only when promtool accepts the configuration and the rules, the dashboard fits Grafana's schema, every
+// expression of every panel of the dashboard returns data, every vector that an alert compares with a bound returns data, no alert
+// holds while all is well, and those of a lost node hold while one is lost. The files are used as they are; only targets.json, which
+// lists the nodes, is another one.
 //
 // It needs Debian's prometheus, and installs it when it may. Everything listens on loopback.
 //
@@ -74,6 +75,11 @@ func run(ctx context.Context, out io.Writer, root, bin string) (err error) {
 		}
 	}
 	fmt.Fprintln(out, "promtool accepts the configuration and the rules")
+	board := filepath.Join(root, "deploy", "grafana", "dashboard.json")
+	if err := checkSchema(board); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "the dashboard fits Grafana's schema")
 
 	dir, err := os.MkdirTemp("", "beaver-deploy-")
 	if err != nil {
@@ -99,7 +105,7 @@ func run(ctx context.Context, out io.Writer, root, bin string) (err error) {
 	if c.prom, err = startPrometheus(ctx, &all, dir, shipped, c.cluster.public); err != nil {
 		return err
 	}
-	if err := c.collect(ctx, filepath.Join(root, "deploy", "grafana", "dashboard.json")); err != nil {
+	if err := c.collect(ctx, board); err != nil {
 		return err
 	}
 	load, stopLoad := context.WithCancel(ctx)
