@@ -52,6 +52,10 @@ func (s *Shard) Step(m *raftpb.Message) (err error) {
 		if !isNudge(m) {
 			return nil
 		}
+	case raftpb.MsgReadIndexResp:
+		defer s.caught(&err)
+		s.heardCommitted(m)
+		return nil
 	default:
 		return nil // A snapshot comes by its own stream; reads and proposals are not forwarded.
 	}

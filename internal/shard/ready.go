@@ -96,6 +96,10 @@ func (s *Shard) Ready() (eff Effects, err error) {
 	}
 	eff.Messages = s.outbox
 	s.outbox = nil
+	asks := func(m *raftpb.Message) bool { return m.GetType() == raftpb.MsgPreVote }
+	if slices.ContainsFunc(rd.Messages, asks) {
+		eff.Messages = s.tellAll(eff.Messages)
+	}
 	for _, m := range rd.Messages {
 		switch m.GetTo() {
 		case raft.LocalAppendThread:
@@ -183,6 +187,7 @@ func (s *Shard) Apply(c Committed) (err error) {
 		}
 	}
 	s.respond(c.responses)
+	s.standAgain()
 	return nil
 }
 

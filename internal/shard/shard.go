@@ -31,6 +31,7 @@ type Shard struct {
 	leader     ReplicaID
 	changeTerm uint64 // a change of members was proposed in this term and not applied yet
 	changeGoes bool   // and it is not known whether the library took it: see taken
+	standsAt   uint64 // when this is applied, it stands for election again: see heardCommitted
 
 	leads   bool              // the library says so; see Leading
 	outbox  []*raftpb.Message // responses to others that became sendable by AppendDone
