@@ -17,6 +17,7 @@ type engineCollector Set
 // figures are the descriptions of all the engine's figures, made once a collector asks.
 type figures struct {
 	jobs, oldest, enqueued, completed, failed, crashed, died, cancelled, expired, retried, discarded *prometheus.Desc
+	uniqueKeys, deduplicated                                                                         *prometheus.Desc
 	enqueueSeconds, waitSeconds, runSeconds, queuesOmitted                                           *prometheus.Desc
 
 	waitingCalls, waitingBytes, inFlight, parked, overloaded, handedOff, batches, batchedItems *prometheus.Desc
@@ -62,6 +63,8 @@ func (f *figures) ofQueues() {
 	f.expired = perQueue("jobs_expired_total", "Jobs whose time ran out before they ran.")
 	f.retried = perQueue("jobs_retried_total", "Dead jobs made ready again.")
 	f.discarded = perQueue("jobs_discarded_total", "Dead jobs thrown away.")
+	f.uniqueKeys = perQueue("unique_keys", "Unique keys held now, also by jobs that have ended and whose window has not passed.")
+	f.deduplicated = perQueue("jobs_deduplicated_total", "Enqueued jobs that were not stored, since another held their unique key.")
 	f.enqueueSeconds = perQueue("enqueue_duration_seconds", "From the call to its durable answer.")
 	f.waitSeconds = perQueue("job_wait_seconds", "From ready to leased.")
 	f.runSeconds = perQueue("job_run_seconds", "From leased to ended.")
@@ -251,6 +254,8 @@ func (s *sink) queue(q *engine.QueueStats) {
 	s.counter(s.expired, i.Expired, q.Name)
 	s.counter(s.retried, i.Retried, q.Name)
 	s.counter(s.discarded, i.Discarded, q.Name)
+	s.gauge(s.uniqueKeys, float64(i.Unique), q.Name)
+	s.counter(s.deduplicated, i.Deduplicated, q.Name)
 	s.latency(s.enqueueSeconds, &q.Enqueue, q.Name)
 	s.latency(s.waitSeconds, &q.Wait, q.Name)
 	s.latency(s.runSeconds, &q.Run, q.Name)

@@ -27,7 +27,7 @@ func statsWith(n, omitted int, extra uint64) engine.Stats {
 	for i := range n {
 		q := engine.QueueStats{Name: fmt.Sprintf("q%d", i), Enqueue: histogram, Wait: histogram, Run: histogram}
 		q.Info.ByState[queue.StateReady] = 1
-		q.Info.Enqueued = 5
+		q.Info.Enqueued, q.Info.Unique, q.Info.Deduplicated = 5, 3, 7
 		s.Queues = append(s.Queues, q)
 	}
 	s.Shards[0].Totals.ByState[queue.StateReady] = uint64(n) + extra
@@ -76,6 +76,8 @@ func TestScrape(t *testing.T) {
 		`beaver_build_info{version="v1"} 1`,
 		`beaver_jobs{queue="q0",state="ready"} 1`,
 		`beaver_jobs_enqueued_total{queue="q0"} 5`,
+		`beaver_unique_keys{queue="q0"} 3`,
+		`beaver_jobs_deduplicated_total{queue="q0"} 7`,
 		`beaver_enqueue_duration_seconds_bucket{queue="q0",le="0.001"} 1`,
 		`beaver_enqueue_duration_seconds_bucket{queue="q0",le="0.01"} 3`,
 		`beaver_enqueue_duration_seconds_bucket{queue="q0",le="+Inf"} 6`,

@@ -157,7 +157,10 @@ func pbJob(d *engine.JobDetail) *beaverv1.Job {
 	}
 	if d.HasSpec {
 		job.Kind, job.Payload, job.ContentType = s.Kind, s.Payload, s.ContentType
-		job.OrderingKey = s.OrderingKey
+		job.OrderingKey, job.UniqueKey = s.OrderingKey, s.UniqueKey
+		if s.UniqueKey != "" {
+			job.UniqueUntil, job.UniqueFor = pbUniqueUntil(s.UniqueUntil), pbMillis(s.UniqueForMillis)
+		}
 		job.EnqueuedAt, job.ExpiresAt = pbTime(s.EnqueuedAt), pbTime(s.ExpiresAt)
 		job.MaxAttempts, job.Timeout = s.MaxAttempts, pbMillis(max(0, s.TimeoutMillis))
 		if len(s.Metadata) > 0 {

@@ -136,6 +136,7 @@ func pbQueue(q *engine.QueueStatus) *beaverv1.Queue {
 		DiscardedTotal: i.Discarded, OldestReadyAt: pbInstant(q.OldestReadyAt),
 		MovingFrom: uint32(q.MovingFrom), LeftBehind: q.LeftBehind,
 		Shards: pbShards(q.Shards), MovingFromShards: pbShards(q.MovingFromShards),
+		UniqueKeys: i.Unique, DeduplicatedTotal: i.Deduplicated,
 	}
 }
 

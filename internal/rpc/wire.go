@@ -90,7 +90,7 @@ func (in *interner) text(b []byte) (s string, ok bool) {
 }
 
 // names are the interners of the texts that repeat within a batch. They outlive the message.
-type names struct{ queue, kind, contentType, orderingKey interner }
+type names struct{ queue, kind, contentType, orderingKey, uniqueKey interner }
 
 // jobDecoder decodes NewJobs into the engine's type. Payloads alias the data.
 type jobDecoder struct {
@@ -118,6 +118,7 @@ type jobBuilder struct {
 	delay    time.Duration
 	hasDelay bool
 	hasRunAt bool
+	unique   uniqueFields
 }
 
 func newJobBuilder(job *engine.NewJob) jobBuilder {
@@ -146,6 +147,8 @@ func (d *jobDecoder) field(f *fields, number protowire.Number, job *engine.NewJo
 		return appendMetadata(s, f.value)
 	case number == 13 && f.isBytes():
 		s.OrderingKey, ok = d.names.orderingKey.text(f.value)
+	case number >= uniqueFirst && number <= uniqueLast:
+		return d.uniqueField(f, number, job, b)
 	case f.isBytes():
 		return rareJobField(number, f.value, s, b)
 	}
@@ -183,6 +186,9 @@ func appendMetadata(s *engine.Spec, data []byte) *engine.Error {
 // finish completes a job after its last field.
 func (b *jobBuilder) finish(job *engine.NewJob, now time.Time) *engine.Error {
 	s := &job.Spec
+	if err := b.unique.finish(job); err != nil {
+		return err
+	}
 	if b.hasDelay {
 		if b.hasRunAt {
 			return invalid("delay", "give either delay or run_at")

@@ -123,7 +123,7 @@ func (r *enqueueRequest) setJSON(data []byte) {
 const (
 	singleShift = 1
 	singleFirst = 2
-	singleLast  = 14
+	singleLast  = singleShift + uniqueLast
 )
 
 func (r *enqueueRequest) decode() *engine.Error {
@@ -179,6 +179,7 @@ type enqueueResponse struct {
 	count     int
 	errors    []*beaverv1.JobError
 	duplicate bool
+	existing  []byte // one a job, 1 where another job holds its key; empty: that is so of none
 }
 
 func (r *enqueueResponse) message() proto.Message { return new(beaverv1.EnqueueResponse) }
@@ -197,7 +198,7 @@ func (r *enqueueResponse) appendProto(dst []byte) []byte {
 	if r.duplicate {
 		dst = appendVarintField(dst, 3, 1)
 	}
-	return dst
+	return appendBytesField(dst, 4, r.existing) // as packed booleans are
 }
 
 // fill takes the engine's answers. path names the jobs in errors.
@@ -213,6 +214,12 @@ func (r *enqueueResponse) fill(answers []engine.Enqueued, path func(int) string)
 		}
 		r.ids = appendID(r.ids, a.ID)
 		r.duplicate = r.duplicate || a.Duplicate
+		if a.Existing {
+			if r.existing == nil {
+				r.existing = make([]byte, len(answers))
+			}
+			r.existing[i] = 1
+		}
 	}
 }
 
@@ -279,11 +286,15 @@ type streamResponse struct {
 	jobs    int
 	ids     []byte
 	errors  []*beaverv1.JobError
+
+	existing []byte // which jobs' keys are held by others: the content of a packed field
 }
 
 func (r *streamResponse) message() proto.Message { return new(beaverv1.EnqueueStreamResponse) }
 
-func (r *streamResponse) reset() { *r = streamResponse{ids: r.ids[:0], errors: r.errors[:0]} }
+func (r *streamResponse) reset() {
+	*r = streamResponse{ids: r.ids[:0], errors: r.errors[:0], existing: r.existing[:0]}
+}
 
 // add appends the answers to one message.
 func (r *streamResponse) add(sequence uint64, answers []engine.Enqueued) {
@@ -296,6 +307,9 @@ func (r *streamResponse) add(sequence uint64, answers []engine.Enqueued) {
 		} else {
 			r.ids = appendBinaryID(r.ids, a.ID)
 		}
+		if a.Existing && a.Err == nil {
+			r.existing = protowire.AppendVarint(r.existing, uint64(r.jobs))
+		}
 		r.jobs++
 	}
 }
@@ -306,5 +320,5 @@ func (r *streamResponse) appendProto(dst []byte) []byte {
 	for _, e := range r.errors {
 		dst = appendMessage(dst, 3, e)
 	}
-	return dst
+	return appendBytesField(dst, 4, r.existing)
 }

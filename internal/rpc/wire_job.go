@@ -37,7 +37,7 @@ func sizeLeasedJob(j *engine.FetchedJob) leaseSize {
 	for i := range s.Metadata {
 		n += sizeEmbedded(13, sizePair(&s.Metadata[i]))
 	}
-	n += sizeBytesField(14, len(s.OrderingKey))
+	n += sizeBytesField(14, len(s.OrderingKey)) + sizeBytesField(15, len(s.UniqueKey))
 	size.total = n
 	return size
 }
@@ -66,7 +66,8 @@ func appendLeasedJob(dst []byte, number protowire.Number, j *engine.FetchedJob) 
 	for i := range s.Metadata {
 		dst = appendPair(dst, 13, &s.Metadata[i])
 	}
-	return appendStringField(dst, 14, s.OrderingKey)
+	dst = appendStringField(dst, 14, s.OrderingKey)
+	return appendStringField(dst, 15, s.UniqueKey)
 }
 
 func sizePair(kv *engine.KeyValue) int {

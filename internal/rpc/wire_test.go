@@ -31,6 +31,7 @@ func fullJob() *beaverv1.NewJob {
 		Queue: "mail", Kind: "send", Payload: []byte(`{"to":"ada"}`), ContentType: contentTypeJSON, Priority: &priority,
 		RunAt: timestamppb.New(time.UnixMilli(1_800_000_000_123)), ExpiresAt: timestamppb.New(time.UnixMilli(1_900_000_000_000)),
 		MaxAttempts: 3, Timeout: durationpb.New(90 * time.Second), Metadata: map[string]string{"z": "26", "a": "1", "m": ""}, OrderingKey: "ada",
+		UniqueKey: "welcome", UniqueUntil: beaverv1.UniqueUntil_UNIQUE_UNTIL_STARTED, UniqueFor: durationpb.New(time.Hour),
 		Retry: &beaverv1.RetryPolicy{
 			JitterPercent: &jitter,
 			Kind: &beaverv1.RetryPolicy_List{List: &beaverv1.RetryPolicy_Delays{
@@ -46,6 +47,7 @@ func fullSpec() engine.Spec {
 		Kind: "send", ContentType: contentTypeJSON, Payload: []byte(`{"to":"ada"}`),
 		Retry:    queue.Retry{Kind: queue.RetryList, JitterPercent: 7, List: []int64{1000, 2}},
 		Metadata: []engine.KeyValue{{Key: "a", Value: "1"}, {Key: "m"}, {Key: "z", Value: "26"}}, OrderingKey: "ada",
+		UniqueKey: "welcome", UniqueUntil: queue.UniqueUntilStarted, UniqueForMillis: 3_600_000,
 	}
 }
 
@@ -55,6 +57,7 @@ func TestDecodeEnqueue(t *testing.T) {
 		Queue: job.GetQueue(), Kind: job.GetKind(), Payload: job.GetPayload(), ContentType: job.GetContentType(), Priority: job.Priority,
 		RunAt: job.GetRunAt(), ExpiresAt: job.GetExpiresAt(), MaxAttempts: job.GetMaxAttempts(), Retry: job.GetRetry(),
 		Timeout: job.GetTimeout(), Metadata: job.GetMetadata(), OrderingKey: job.GetOrderingKey(),
+		UniqueKey: job.GetUniqueKey(), UniqueUntil: job.GetUniqueUntil(), UniqueFor: job.GetUniqueFor(),
 	}
 	session := engine.SessionID{1, 2, 3, 15: 16}
 	batch := &beaverv1.EnqueueRequest{
@@ -146,6 +149,7 @@ func TestDecodeEnqueueRefusals(t *testing.T) {
 		{"run_at", &beaverv1.EnqueueRequest{RunAt: &timestamppb.Timestamp{Seconds: -1}}},
 		{"run_at", &beaverv1.EnqueueRequest{RunAt: &timestamppb.Timestamp{Nanos: -1}}},
 		{"retry", &beaverv1.EnqueueRequest{Retry: &beaverv1.RetryPolicy{}}},
+		{"unique_until", &beaverv1.EnqueueRequest{UniqueUntil: beaverv1.UniqueUntil_UNIQUE_UNTIL_ENDED}},
 	}
 	for _, test := range tests {
 		var in enqueueRequest
@@ -184,6 +188,7 @@ func TestEncodeJobs(t *testing.T) {
 		Id: id.String(), Token: 1 << 50, Queue: "mail", Kind: "send", Payload: full.Spec.Payload, ContentType: contentTypeJSON,
 		Priority: 9, Attempt: 2, Failures: 1, Crashes: 300, Deadline: timestamppb.New(full.Deadline),
 		EnqueuedAt: timestamppb.New(time.UnixMilli(1_700_000_000_999)), Metadata: map[string]string{"a": "1", "m": "", "z": "26"}, OrderingKey: "ada",
+		UniqueKey: "welcome",
 	}, {Id: id.String(), Token: 1}}}
 	compareEncoded(t, &fetchResponse{jobs: jobs}, want)
 
@@ -207,19 +212,25 @@ func TestEncodeJobs(t *testing.T) {
 			Errors: []*beaverv1.JobError{{Index: 1, Code: pbRefused.GetCode(), Reason: "LEASE_LOST", Message: "gone", Field: "outcomes[1]"}},
 		})
 
-	answers := []engine.Enqueued{{ID: id}, {Err: &engine.Error{Code: engine.CodeResourceExhausted, Reason: "QUEUE_FULL", Field: "queue"}}}
+	answers := []engine.Enqueued{{ID: id, Existing: true}, {Err: &engine.Error{Code: engine.CodeResourceExhausted, Reason: "QUEUE_FULL", Field: "queue"}}}
 	full1 := &beaverv1.JobError{Index: 1, Code: "resource_exhausted", Reason: "QUEUE_FULL", Field: "jobs[1].queue"}
 	var enqueued enqueueResponse
 	enqueued.fill(answers, func(i int) string { return indexed("jobs", i) })
-	compareEncoded(t, &enqueued, &beaverv1.EnqueueResponse{Ids: []string{id.String(), ""}, Errors: []*beaverv1.JobError{full1}})
+	compareEncoded(t, &enqueued, &beaverv1.EnqueueResponse{
+		Ids: []string{id.String(), ""}, Errors: []*beaverv1.JobError{full1}, Existing: []bool{true, false},
+	})
 
 	var streamed streamResponse
 	streamed.add(7, answers[:1])
 	streamed.add(8, answers)
 	compareEncoded(t, &streamed, &beaverv1.EnqueueStreamResponse{
 		Through: 8, Ids: append(appendBinaryID(appendBinaryID(nil, id), id), make([]byte, 10)...),
-		Errors: []*beaverv1.JobError{{Index: 2, Code: "resource_exhausted", Reason: "QUEUE_FULL", Field: "queue"}},
+		Errors:   []*beaverv1.JobError{{Index: 2, Code: "resource_exhausted", Reason: "QUEUE_FULL", Field: "queue"}},
+		Existing: []uint32{0, 1},
 	})
+	streamed.reset()
+	streamed.add(9, []engine.Enqueued{{ID: id}})
+	compareEncoded(t, &streamed, &beaverv1.EnqueueStreamResponse{Through: 9, Ids: appendBinaryID(nil, id)})
 }
 
 func compareEncoded(t *testing.T, out outbound, want proto.Message) {
@@ -305,9 +316,9 @@ func FuzzEnqueueRequest(f *testing.F) {
 			if got.Err != nil {
 				continue // refused: decoding went no further
 			}
-			if got.Queue != job.GetQueue() || got.Spec.Kind != job.GetKind() || string(got.Spec.Payload) != string(job.GetPayload()) ||
+			if got.Queue != job.GetQueue()+job.GetUniqueQueue() || got.Spec.Kind != job.GetKind() || string(got.Spec.Payload) != string(job.GetPayload()) ||
 				got.Spec.ContentType != job.GetContentType() || got.Spec.MaxAttempts != job.GetMaxAttempts() ||
-				len(got.Spec.Metadata) != len(job.GetMetadata()) {
+				len(got.Spec.Metadata) != len(job.GetMetadata()) || got.Spec.UniqueKey != job.GetUniqueKey() {
 				t.Fatalf("job %d: got %+v\nwant %v", i, got, job)
 			}
 		}

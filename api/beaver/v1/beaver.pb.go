@@ -101,6 +101,56 @@ func (JobState) EnumDescriptor() ([]byte, []int) {
 	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{0}
 }
 
+// UniqueUntil is when a job lets go of its unique key, at the earliest: see NewJob.
+type UniqueUntil int32
+
+const (
+	UniqueUntil_UNIQUE_UNTIL_UNSPECIFIED UniqueUntil = 0 // as UNIQUE_UNTIL_ENDED
+	UniqueUntil_UNIQUE_UNTIL_ENDED       UniqueUntil = 1 // when it has completed, was cancelled or discarded, has expired, or is dead
+	UniqueUntil_UNIQUE_UNTIL_STARTED     UniqueUntil = 2 // with its first lease: one more may be enqueued while it runs
+)
+
+// Enum value maps for UniqueUntil.
+var (
+	UniqueUntil_name = map[int32]string{
+		0: "UNIQUE_UNTIL_UNSPECIFIED",
+		1: "UNIQUE_UNTIL_ENDED",
+		2: "UNIQUE_UNTIL_STARTED",
+	}
+	UniqueUntil_value = map[string]int32{
+		"UNIQUE_UNTIL_UNSPECIFIED": 0,
+		"UNIQUE_UNTIL_ENDED":       1,
+		"UNIQUE_UNTIL_STARTED":     2,
+	}
+)
+
+func (x UniqueUntil) Enum() *UniqueUntil {
+	p := new(UniqueUntil)
+	*p = x
+	return p
+}
+
+func (x UniqueUntil) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UniqueUntil) Descriptor() protoreflect.EnumDescriptor {
+	return file_beaver_v1_beaver_proto_enumTypes[1].Descriptor()
+}
+
+func (UniqueUntil) Type() protoreflect.EnumType {
+	return &file_beaver_v1_beaver_proto_enumTypes[1]
+}
+
+func (x UniqueUntil) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UniqueUntil.Descriptor instead.
+func (UniqueUntil) EnumDescriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{1}
+}
+
 // WorkerState is what the server wants of a worker.
 type WorkerState int32
 
@@ -138,11 +188,11 @@ func (x WorkerState) String() string {
 }
 
 func (WorkerState) Descriptor() protoreflect.EnumDescriptor {
-	return file_beaver_v1_beaver_proto_enumTypes[1].Descriptor()
+	return file_beaver_v1_beaver_proto_enumTypes[2].Descriptor()
 }
 
 func (WorkerState) Type() protoreflect.EnumType {
-	return &file_beaver_v1_beaver_proto_enumTypes[1]
+	return &file_beaver_v1_beaver_proto_enumTypes[2]
 }
 
 func (x WorkerState) Number() protoreflect.EnumNumber {
@@ -151,7 +201,7 @@ func (x WorkerState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WorkerState.Descriptor instead.
 func (WorkerState) EnumDescriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{1}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{2}
 }
 
 // RetryPolicy says how long a failed job waits. Exactly one of the kinds is set.
@@ -282,20 +332,28 @@ func (*RetryPolicy_Never) isRetryPolicy_Kind() {}
 
 // NewJob is a job to store.
 type NewJob struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Queue         string                 `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`                                                                                  // 1 to 128 of A-Z a-z 0-9 . _ : / -
-	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`                                                                                    // at most 200 bytes
-	Payload       []byte                 `protobuf:"bytes,3,opt,name=payload,proto3" json:"payload,omitempty"`                                                                              // at most 1 MiB
-	ContentType   string                 `protobuf:"bytes,4,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`                                                   // default application/json in JSON requests, application/octet-stream else
-	Priority      *uint32                `protobuf:"varint,5,opt,name=priority,proto3,oneof" json:"priority,omitempty"`                                                                     // 0 (first) to 9 (last); default 5
-	RunAt         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=run_at,json=runAt,proto3" json:"run_at,omitempty"`                                                                     // default now
-	Delay         *durationpb.Duration   `protobuf:"bytes,7,opt,name=delay,proto3" json:"delay,omitempty"`                                                                                  // instead of run_at
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`                                                         // not run after this
-	MaxAttempts   uint32                 `protobuf:"varint,9,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`                                                  // failures until the job is dead; default the queue's
-	Retry         *RetryPolicy           `protobuf:"bytes,10,opt,name=retry,proto3" json:"retry,omitempty"`                                                                                 // default the queue's
-	Timeout       *durationpb.Duration   `protobuf:"bytes,11,opt,name=timeout,proto3" json:"timeout,omitempty"`                                                                             // of one attempt; default the queue's
-	Metadata      map[string]string      `protobuf:"bytes,12,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // at most 32 pairs, 8 KiB
-	OrderingKey   string                 `protobuf:"bytes,13,opt,name=ordering_key,json=orderingKey,proto3" json:"ordering_key,omitempty"`                                                  // jobs of a queue with the same one go to the same partition; at most 128 bytes
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Queue       string                 `protobuf:"bytes,1,opt,name=queue,proto3" json:"queue,omitempty"`                                                                                  // 1 to 128 of A-Z a-z 0-9 . _ : / -
+	Kind        string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`                                                                                    // at most 200 bytes
+	Payload     []byte                 `protobuf:"bytes,3,opt,name=payload,proto3" json:"payload,omitempty"`                                                                              // at most 1 MiB
+	ContentType string                 `protobuf:"bytes,4,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`                                                   // default application/json in JSON requests, application/octet-stream else
+	Priority    *uint32                `protobuf:"varint,5,opt,name=priority,proto3,oneof" json:"priority,omitempty"`                                                                     // 0 (first) to 9 (last); default 5
+	RunAt       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=run_at,json=runAt,proto3" json:"run_at,omitempty"`                                                                     // default now
+	Delay       *durationpb.Duration   `protobuf:"bytes,7,opt,name=delay,proto3" json:"delay,omitempty"`                                                                                  // instead of run_at
+	ExpiresAt   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`                                                         // not run after this
+	MaxAttempts uint32                 `protobuf:"varint,9,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`                                                  // failures until the job is dead; default the queue's
+	Retry       *RetryPolicy           `protobuf:"bytes,10,opt,name=retry,proto3" json:"retry,omitempty"`                                                                                 // default the queue's
+	Timeout     *durationpb.Duration   `protobuf:"bytes,11,opt,name=timeout,proto3" json:"timeout,omitempty"`                                                                             // of one attempt; default the queue's
+	Metadata    map[string]string      `protobuf:"bytes,12,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // at most 32 pairs, 8 KiB
+	OrderingKey string                 `protobuf:"bytes,13,opt,name=ordering_key,json=orderingKey,proto3" json:"ordering_key,omitempty"`                                                  // jobs of a queue with the same one go to the same partition; at most 128 bytes
+	// At most one job with this key is held in the queue at any time, or among the jobs of its ordering_key if it has one. While it is
+	// held, a job with it is not stored: its id in the answer is that of the job which holds it, and existing says so. At most 256 bytes.
+	UniqueKey   string               `protobuf:"bytes,14,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
+	UniqueUntil UniqueUntil          `protobuf:"varint,15,opt,name=unique_until,json=uniqueUntil,proto3,enum=beaver.v1.UniqueUntil" json:"unique_until,omitempty"` // when the job lets go of its key; default ended
+	UniqueFor   *durationpb.Duration `protobuf:"bytes,16,opt,name=unique_for,json=uniqueFor,proto3" json:"unique_for,omitempty"`                                   // but not sooner than this after it was enqueued; default 0, at most 30 days
+	// The queue's name, in place of queue, of a job with a unique key. Older servers ignore the key; by this they refuse the job, for it
+	// names no queue to them. The Go client does so. JSON does not need it: there every server refuses what it does not know.
+	UniqueQueue   string `protobuf:"bytes,17,opt,name=unique_queue,json=uniqueQueue,proto3" json:"unique_queue,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -421,6 +479,34 @@ func (x *NewJob) GetOrderingKey() string {
 	return ""
 }
 
+func (x *NewJob) GetUniqueKey() string {
+	if x != nil {
+		return x.UniqueKey
+	}
+	return ""
+}
+
+func (x *NewJob) GetUniqueUntil() UniqueUntil {
+	if x != nil {
+		return x.UniqueUntil
+	}
+	return UniqueUntil_UNIQUE_UNTIL_UNSPECIFIED
+}
+
+func (x *NewJob) GetUniqueFor() *durationpb.Duration {
+	if x != nil {
+		return x.UniqueFor
+	}
+	return nil
+}
+
+func (x *NewJob) GetUniqueQueue() string {
+	if x != nil {
+		return x.UniqueQueue
+	}
+	return ""
+}
+
 type EnqueueRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Jobs  []*NewJob              `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
@@ -438,6 +524,10 @@ type EnqueueRequest struct {
 	Timeout     *durationpb.Duration   `protobuf:"bytes,12,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	Metadata    map[string]string      `protobuf:"bytes,13,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	OrderingKey string                 `protobuf:"bytes,14,opt,name=ordering_key,json=orderingKey,proto3" json:"ordering_key,omitempty"`
+	UniqueKey   string                 `protobuf:"bytes,15,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
+	UniqueUntil UniqueUntil            `protobuf:"varint,16,opt,name=unique_until,json=uniqueUntil,proto3,enum=beaver.v1.UniqueUntil" json:"unique_until,omitempty"`
+	UniqueFor   *durationpb.Duration   `protobuf:"bytes,17,opt,name=unique_for,json=uniqueFor,proto3" json:"unique_for,omitempty"`
+	UniqueQueue string                 `protobuf:"bytes,18,opt,name=unique_queue,json=uniqueQueue,proto3" json:"unique_queue,omitempty"`
 	// All jobs or none; then all must live on one shard.
 	Atomic bool `protobuf:"varint,20,opt,name=atomic,proto3" json:"atomic,omitempty"`
 	// A repeat of (session, sequence) gets the first one's answer and stores nothing. 16 random bytes a client.
@@ -575,6 +665,34 @@ func (x *EnqueueRequest) GetOrderingKey() string {
 	return ""
 }
 
+func (x *EnqueueRequest) GetUniqueKey() string {
+	if x != nil {
+		return x.UniqueKey
+	}
+	return ""
+}
+
+func (x *EnqueueRequest) GetUniqueUntil() UniqueUntil {
+	if x != nil {
+		return x.UniqueUntil
+	}
+	return UniqueUntil_UNIQUE_UNTIL_UNSPECIFIED
+}
+
+func (x *EnqueueRequest) GetUniqueFor() *durationpb.Duration {
+	if x != nil {
+		return x.UniqueFor
+	}
+	return nil
+}
+
+func (x *EnqueueRequest) GetUniqueQueue() string {
+	if x != nil {
+		return x.UniqueQueue
+	}
+	return ""
+}
+
 func (x *EnqueueRequest) GetAtomic() bool {
 	if x != nil {
 		return x.Atomic
@@ -597,10 +715,13 @@ func (x *EnqueueRequest) GetSequence() uint64 {
 }
 
 type EnqueueResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`              // one a job, in order; empty where the job was refused
-	Errors        []*JobError            `protobuf:"bytes,2,rep,name=errors,proto3" json:"errors,omitempty"`        // of the jobs that were refused
-	Duplicate     bool                   `protobuf:"varint,3,opt,name=duplicate,proto3" json:"duplicate,omitempty"` // the session had sent this before
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Ids       []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`              // one a job, in order; empty where the job was refused
+	Errors    []*JobError            `protobuf:"bytes,2,rep,name=errors,proto3" json:"errors,omitempty"`        // of the jobs that were refused
+	Duplicate bool                   `protobuf:"varint,3,opt,name=duplicate,proto3" json:"duplicate,omitempty"` // the session had sent this before
+	// One a job, in order: its unique key was held, nothing was stored, and its id is that of the job which holds the key. Empty when that
+	// is so of none.
+	Existing      []bool `protobuf:"varint,4,rep,packed,name=existing,proto3" json:"existing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -654,6 +775,13 @@ func (x *EnqueueResponse) GetDuplicate() bool {
 		return x.Duplicate
 	}
 	return false
+}
+
+func (x *EnqueueResponse) GetExisting() []bool {
+	if x != nil {
+		return x.Existing
+	}
+	return nil
 }
 
 // JobError says why one job of a batch was refused.
@@ -805,8 +933,9 @@ func (x *EnqueueStreamRequest) GetJobs() []*NewJob {
 type EnqueueStreamResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Through       uint64                 `protobuf:"varint,1,opt,name=through,proto3" json:"through,omitempty"`
-	Ids           []byte                 `protobuf:"bytes,2,opt,name=ids,proto3" json:"ids,omitempty"`       // 10 bytes a job: shard (2) and position (8), big endian; zeros where the job was refused
-	Errors        []*JobError            `protobuf:"bytes,3,rep,name=errors,proto3" json:"errors,omitempty"` // index counts over all jobs answered by this message
+	Ids           []byte                 `protobuf:"bytes,2,opt,name=ids,proto3" json:"ids,omitempty"`                   // 10 bytes a job: shard (2) and position (8), big endian; zeros where the job was refused
+	Errors        []*JobError            `protobuf:"bytes,3,rep,name=errors,proto3" json:"errors,omitempty"`             // index counts over all jobs answered by this message
+	Existing      []uint32               `protobuf:"varint,4,rep,packed,name=existing,proto3" json:"existing,omitempty"` // likewise, in order: the jobs whose unique key was held; the id is that of the job which holds it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -858,6 +987,13 @@ func (x *EnqueueStreamResponse) GetIds() []byte {
 func (x *EnqueueStreamResponse) GetErrors() []*JobError {
 	if x != nil {
 		return x.Errors
+	}
+	return nil
+}
+
+func (x *EnqueueStreamResponse) GetExisting() []uint32 {
+	if x != nil {
+		return x.Existing
 	}
 	return nil
 }
@@ -999,6 +1135,7 @@ type LeasedJob struct {
 	EnqueuedAt    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=enqueued_at,json=enqueuedAt,proto3" json:"enqueued_at,omitempty"`
 	Metadata      map[string]string      `protobuf:"bytes,13,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	OrderingKey   string                 `protobuf:"bytes,14,opt,name=ordering_key,json=orderingKey,proto3" json:"ordering_key,omitempty"`
+	UniqueKey     string                 `protobuf:"bytes,15,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1127,6 +1264,13 @@ func (x *LeasedJob) GetMetadata() map[string]string {
 func (x *LeasedJob) GetOrderingKey() string {
 	if x != nil {
 		return x.OrderingKey
+	}
+	return ""
+}
+
+func (x *LeasedJob) GetUniqueKey() string {
+	if x != nil {
+		return x.UniqueKey
 	}
 	return ""
 }
@@ -2317,6 +2461,9 @@ type Job struct {
 	DeadReason        string                 `protobuf:"bytes,27,opt,name=dead_reason,json=deadReason,proto3" json:"dead_reason,omitempty"` // attempts, final, poison or damaged
 	Metadata          map[string]string      `protobuf:"bytes,28,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	OrderingKey       string                 `protobuf:"bytes,29,opt,name=ordering_key,json=orderingKey,proto3" json:"ordering_key,omitempty"`
+	UniqueKey         string                 `protobuf:"bytes,30,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
+	UniqueUntil       UniqueUntil            `protobuf:"varint,31,opt,name=unique_until,json=uniqueUntil,proto3,enum=beaver.v1.UniqueUntil" json:"unique_until,omitempty"` // of a job with a unique key
+	UniqueFor         *durationpb.Duration   `protobuf:"bytes,32,opt,name=unique_for,json=uniqueFor,proto3" json:"unique_for,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -2552,6 +2699,27 @@ func (x *Job) GetOrderingKey() string {
 		return x.OrderingKey
 	}
 	return ""
+}
+
+func (x *Job) GetUniqueKey() string {
+	if x != nil {
+		return x.UniqueKey
+	}
+	return ""
+}
+
+func (x *Job) GetUniqueUntil() UniqueUntil {
+	if x != nil {
+		return x.UniqueUntil
+	}
+	return UniqueUntil_UNIQUE_UNTIL_UNSPECIFIED
+}
+
+func (x *Job) GetUniqueFor() *durationpb.Duration {
+	if x != nil {
+		return x.UniqueFor
+	}
+	return nil
 }
 
 type AttemptError struct {
@@ -3149,31 +3317,33 @@ func (x *QueueSettings) GetPartitions() uint32 {
 }
 
 type Queue struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Name             string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Shard            uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"` // of the first partition
-	Settings         *QueueSettings         `protobuf:"bytes,3,opt,name=settings,proto3" json:"settings,omitempty"`
-	Scheduled        uint64                 `protobuf:"varint,4,opt,name=scheduled,proto3" json:"scheduled,omitempty"`
-	Ready            uint64                 `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
-	Running          uint64                 `protobuf:"varint,6,opt,name=running,proto3" json:"running,omitempty"`
-	Backoff          uint64                 `protobuf:"varint,7,opt,name=backoff,proto3" json:"backoff,omitempty"`
-	Dead             uint64                 `protobuf:"varint,8,opt,name=dead,proto3" json:"dead,omitempty"`
-	EnqueuedTotal    uint64                 `protobuf:"varint,9,opt,name=enqueued_total,json=enqueuedTotal,proto3" json:"enqueued_total,omitempty"`
-	CompletedTotal   uint64                 `protobuf:"varint,10,opt,name=completed_total,json=completedTotal,proto3" json:"completed_total,omitempty"`
-	FailedTotal      uint64                 `protobuf:"varint,11,opt,name=failed_total,json=failedTotal,proto3" json:"failed_total,omitempty"`    // failed attempts
-	CrashedTotal     uint64                 `protobuf:"varint,12,opt,name=crashed_total,json=crashedTotal,proto3" json:"crashed_total,omitempty"` // attempts lost with their worker
-	DiedTotal        uint64                 `protobuf:"varint,13,opt,name=died_total,json=diedTotal,proto3" json:"died_total,omitempty"`
-	CancelledTotal   uint64                 `protobuf:"varint,14,opt,name=cancelled_total,json=cancelledTotal,proto3" json:"cancelled_total,omitempty"`
-	ExpiredTotal     uint64                 `protobuf:"varint,15,opt,name=expired_total,json=expiredTotal,proto3" json:"expired_total,omitempty"`
-	RetriedTotal     uint64                 `protobuf:"varint,16,opt,name=retried_total,json=retriedTotal,proto3" json:"retried_total,omitempty"`
-	DiscardedTotal   uint64                 `protobuf:"varint,17,opt,name=discarded_total,json=discardedTotal,proto3" json:"discarded_total,omitempty"`
-	OldestReadyAt    *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=oldest_ready_at,json=oldestReadyAt,proto3" json:"oldest_ready_at,omitempty"`
-	MovingFrom       uint32                 `protobuf:"varint,19,opt,name=moving_from,json=movingFrom,proto3" json:"moving_from,omitempty"`                            // the shard that was the queue's home before, or that of its first partition, while it moves; else 0
-	LeftBehind       uint64                 `protobuf:"varint,20,opt,name=left_behind,json=leftBehind,proto3" json:"left_behind,omitempty"`                            // jobs that have not ended in its homes before; the counts above have them too
-	Shards           []uint32               `protobuf:"varint,21,rep,packed,name=shards,proto3" json:"shards,omitempty"`                                               // of each partition
-	MovingFromShards []uint32               `protobuf:"varint,22,rep,packed,name=moving_from_shards,json=movingFromShards,proto3" json:"moving_from_shards,omitempty"` // of each partition before, while it moves
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Name              string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Shard             uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"` // of the first partition
+	Settings          *QueueSettings         `protobuf:"bytes,3,opt,name=settings,proto3" json:"settings,omitempty"`
+	Scheduled         uint64                 `protobuf:"varint,4,opt,name=scheduled,proto3" json:"scheduled,omitempty"`
+	Ready             uint64                 `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
+	Running           uint64                 `protobuf:"varint,6,opt,name=running,proto3" json:"running,omitempty"`
+	Backoff           uint64                 `protobuf:"varint,7,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	Dead              uint64                 `protobuf:"varint,8,opt,name=dead,proto3" json:"dead,omitempty"`
+	EnqueuedTotal     uint64                 `protobuf:"varint,9,opt,name=enqueued_total,json=enqueuedTotal,proto3" json:"enqueued_total,omitempty"`
+	CompletedTotal    uint64                 `protobuf:"varint,10,opt,name=completed_total,json=completedTotal,proto3" json:"completed_total,omitempty"`
+	FailedTotal       uint64                 `protobuf:"varint,11,opt,name=failed_total,json=failedTotal,proto3" json:"failed_total,omitempty"`    // failed attempts
+	CrashedTotal      uint64                 `protobuf:"varint,12,opt,name=crashed_total,json=crashedTotal,proto3" json:"crashed_total,omitempty"` // attempts lost with their worker
+	DiedTotal         uint64                 `protobuf:"varint,13,opt,name=died_total,json=diedTotal,proto3" json:"died_total,omitempty"`
+	CancelledTotal    uint64                 `protobuf:"varint,14,opt,name=cancelled_total,json=cancelledTotal,proto3" json:"cancelled_total,omitempty"`
+	ExpiredTotal      uint64                 `protobuf:"varint,15,opt,name=expired_total,json=expiredTotal,proto3" json:"expired_total,omitempty"`
+	RetriedTotal      uint64                 `protobuf:"varint,16,opt,name=retried_total,json=retriedTotal,proto3" json:"retried_total,omitempty"`
+	DiscardedTotal    uint64                 `protobuf:"varint,17,opt,name=discarded_total,json=discardedTotal,proto3" json:"discarded_total,omitempty"`
+	OldestReadyAt     *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=oldest_ready_at,json=oldestReadyAt,proto3" json:"oldest_ready_at,omitempty"`
+	MovingFrom        uint32                 `protobuf:"varint,19,opt,name=moving_from,json=movingFrom,proto3" json:"moving_from,omitempty"`                            // the shard that was the queue's home before, or that of its first partition, while it moves; else 0
+	LeftBehind        uint64                 `protobuf:"varint,20,opt,name=left_behind,json=leftBehind,proto3" json:"left_behind,omitempty"`                            // jobs that have not ended in its homes before; the counts above have them too
+	Shards            []uint32               `protobuf:"varint,21,rep,packed,name=shards,proto3" json:"shards,omitempty"`                                               // of each partition
+	MovingFromShards  []uint32               `protobuf:"varint,22,rep,packed,name=moving_from_shards,json=movingFromShards,proto3" json:"moving_from_shards,omitempty"` // of each partition before, while it moves
+	UniqueKeys        uint64                 `protobuf:"varint,23,opt,name=unique_keys,json=uniqueKeys,proto3" json:"unique_keys,omitempty"`                            // held now, also by jobs that have ended and whose unique_for has not passed
+	DeduplicatedTotal uint64                 `protobuf:"varint,24,opt,name=deduplicated_total,json=deduplicatedTotal,proto3" json:"deduplicated_total,omitempty"`       // enqueued jobs that were not stored, since another held their unique key
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Queue) Reset() {
@@ -3358,6 +3528,20 @@ func (x *Queue) GetMovingFromShards() []uint32 {
 		return x.MovingFromShards
 	}
 	return nil
+}
+
+func (x *Queue) GetUniqueKeys() uint64 {
+	if x != nil {
+		return x.UniqueKeys
+	}
+	return 0
+}
+
+func (x *Queue) GetDeduplicatedTotal() uint64 {
+	if x != nil {
+		return x.DeduplicatedTotal
+	}
+	return 0
 }
 
 type ListQueuesRequest struct {
@@ -6005,7 +6189,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x06Delays\x121\n" +
 	"\x06delays\x18\x01 \x03(\v2\x19.google.protobuf.DurationR\x06delaysB\x06\n" +
 	"\x04kindB\x11\n" +
-	"\x0f_jitter_percent\"\xf1\x04\n" +
+	"\x0f_jitter_percent\"\xa8\x06\n" +
 	"\x06NewJob\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12*\n" +
@@ -6021,11 +6205,17 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	" \x01(\v2\x16.beaver.v1.RetryPolicyR\x05retry\x123\n" +
 	"\atimeout\x18\v \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12;\n" +
 	"\bmetadata\x18\f \x03(\v2\x1f.beaver.v1.NewJob.MetadataEntryR\bmetadata\x12!\n" +
-	"\fordering_key\x18\r \x01(\tR\vorderingKey\x1a;\n" +
+	"\fordering_key\x18\r \x01(\tR\vorderingKey\x12\x1d\n" +
+	"\n" +
+	"unique_key\x18\x0e \x01(\tR\tuniqueKey\x129\n" +
+	"\funique_until\x18\x0f \x01(\x0e2\x16.beaver.v1.UniqueUntilR\vuniqueUntil\x128\n" +
+	"\n" +
+	"unique_for\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\tuniqueFor\x12!\n" +
+	"\funique_queue\x18\x11 \x01(\tR\vuniqueQueue\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
-	"\t_priority\"\xf6\x05\n" +
+	"\t_priority\"\xad\a\n" +
 	"\x0eEnqueueRequest\x12%\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x11.beaver.v1.NewJobR\x04jobs\x12\x14\n" +
 	"\x05queue\x18\x02 \x01(\tR\x05queue\x12\x12\n" +
@@ -6042,18 +6232,25 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x05retry\x18\v \x01(\v2\x16.beaver.v1.RetryPolicyR\x05retry\x123\n" +
 	"\atimeout\x18\f \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12C\n" +
 	"\bmetadata\x18\r \x03(\v2'.beaver.v1.EnqueueRequest.MetadataEntryR\bmetadata\x12!\n" +
-	"\fordering_key\x18\x0e \x01(\tR\vorderingKey\x12\x16\n" +
+	"\fordering_key\x18\x0e \x01(\tR\vorderingKey\x12\x1d\n" +
+	"\n" +
+	"unique_key\x18\x0f \x01(\tR\tuniqueKey\x129\n" +
+	"\funique_until\x18\x10 \x01(\x0e2\x16.beaver.v1.UniqueUntilR\vuniqueUntil\x128\n" +
+	"\n" +
+	"unique_for\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\tuniqueFor\x12!\n" +
+	"\funique_queue\x18\x12 \x01(\tR\vuniqueQueue\x12\x16\n" +
 	"\x06atomic\x18\x14 \x01(\bR\x06atomic\x12\x18\n" +
 	"\asession\x18\x15 \x01(\fR\asession\x12\x1a\n" +
 	"\bsequence\x18\x16 \x01(\x04R\bsequence\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
-	"\t_priority\"n\n" +
+	"\t_priority\"\x8a\x01\n" +
 	"\x0fEnqueueResponse\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x12+\n" +
 	"\x06errors\x18\x02 \x03(\v2\x13.beaver.v1.JobErrorR\x06errors\x12\x1c\n" +
-	"\tduplicate\x18\x03 \x01(\bR\tduplicate\"|\n" +
+	"\tduplicate\x18\x03 \x01(\bR\tduplicate\x12\x1a\n" +
+	"\bexisting\x18\x04 \x03(\bR\bexisting\"|\n" +
 	"\bJobError\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x16\n" +
@@ -6064,11 +6261,12 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\fR\asession\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x16\n" +
 	"\x06atomic\x18\x03 \x01(\bR\x06atomic\x12%\n" +
-	"\x04jobs\x18\x04 \x03(\v2\x11.beaver.v1.NewJobR\x04jobs\"p\n" +
+	"\x04jobs\x18\x04 \x03(\v2\x11.beaver.v1.NewJobR\x04jobs\"\x8c\x01\n" +
 	"\x15EnqueueStreamResponse\x12\x18\n" +
 	"\athrough\x18\x01 \x01(\x04R\athrough\x12\x10\n" +
 	"\x03ids\x18\x02 \x01(\fR\x03ids\x12+\n" +
-	"\x06errors\x18\x03 \x03(\v2\x13.beaver.v1.JobErrorR\x06errors\"\xb5\x01\n" +
+	"\x06errors\x18\x03 \x03(\v2\x13.beaver.v1.JobErrorR\x06errors\x12\x1a\n" +
+	"\bexisting\x18\x04 \x03(\rR\bexisting\"\xb5\x01\n" +
 	"\fFetchRequest\x12\x16\n" +
 	"\x06queues\x18\x01 \x03(\tR\x06queues\x12\x10\n" +
 	"\x03max\x18\x02 \x01(\rR\x03max\x12-\n" +
@@ -6076,7 +6274,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x05lease\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12\x1b\n" +
 	"\tworker_id\x18\x05 \x01(\x04R\bworkerId\"9\n" +
 	"\rFetchResponse\x12(\n" +
-	"\x04jobs\x18\x01 \x03(\v2\x14.beaver.v1.LeasedJobR\x04jobs\"\xab\x04\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x14.beaver.v1.LeasedJobR\x04jobs\"\xca\x04\n" +
 	"\tLeasedJob\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\x04R\x05token\x12\x14\n" +
@@ -6093,7 +6291,9 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\venqueued_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"enqueuedAt\x12>\n" +
 	"\bmetadata\x18\r \x03(\v2\".beaver.v1.LeasedJob.MetadataEntryR\bmetadata\x12!\n" +
-	"\fordering_key\x18\x0e \x01(\tR\vorderingKey\x1a;\n" +
+	"\fordering_key\x18\x0e \x01(\tR\vorderingKey\x12\x1d\n" +
+	"\n" +
+	"unique_key\x18\x0f \x01(\tR\tuniqueKey\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9f\x01\n" +
@@ -6175,7 +6375,8 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x0eOutcomeRefused\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\x04R\x05token\x12)\n" +
-	"\x05error\x18\x03 \x01(\v2\x13.beaver.v1.JobErrorR\x05error\"\xd3\t\n" +
+	"\x05error\x18\x03 \x01(\v2\x13.beaver.v1.JobErrorR\x05error\"\xe7\n" +
+	"\n" +
 	"\x03Job\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05queue\x18\x02 \x01(\tR\x05queue\x12)\n" +
@@ -6210,7 +6411,12 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\vdead_reason\x18\x1b \x01(\tR\n" +
 	"deadReason\x128\n" +
 	"\bmetadata\x18\x1c \x03(\v2\x1c.beaver.v1.Job.MetadataEntryR\bmetadata\x12!\n" +
-	"\fordering_key\x18\x1d \x01(\tR\vorderingKey\x1a;\n" +
+	"\fordering_key\x18\x1d \x01(\tR\vorderingKey\x12\x1d\n" +
+	"\n" +
+	"unique_key\x18\x1e \x01(\tR\tuniqueKey\x129\n" +
+	"\funique_until\x18\x1f \x01(\x0e2\x16.beaver.v1.UniqueUntilR\vuniqueUntil\x128\n" +
+	"\n" +
+	"unique_for\x18  \x01(\v2\x19.google.protobuf.DurationR\tuniqueFor\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"~\n" +
@@ -6263,7 +6469,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\n" +
 	"_depth_maxB\t\n" +
 	"\a_pausedB\r\n" +
-	"\v_partitions\"\x82\x06\n" +
+	"\v_partitions\"\xd2\x06\n" +
 	"\x05Queue\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\rR\x05shard\x124\n" +
@@ -6290,7 +6496,10 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\vleft_behind\x18\x14 \x01(\x04R\n" +
 	"leftBehind\x12\x16\n" +
 	"\x06shards\x18\x15 \x03(\rR\x06shards\x12,\n" +
-	"\x12moving_from_shards\x18\x16 \x03(\rR\x10movingFromShards\"\x13\n" +
+	"\x12moving_from_shards\x18\x16 \x03(\rR\x10movingFromShards\x12\x1f\n" +
+	"\vunique_keys\x18\x17 \x01(\x04R\n" +
+	"uniqueKeys\x12-\n" +
+	"\x12deduplicated_total\x18\x18 \x01(\x04R\x11deduplicatedTotal\"\x13\n" +
 	"\x11ListQueuesRequest\">\n" +
 	"\x12ListQueuesResponse\x12(\n" +
 	"\x06queues\x18\x01 \x03(\v2\x10.beaver.v1.QueueR\x06queues\"%\n" +
@@ -6479,7 +6688,11 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x13JOB_STATE_COMPLETED\x10\x06\x12\x17\n" +
 	"\x13JOB_STATE_CANCELLED\x10\a\x12\x15\n" +
 	"\x11JOB_STATE_EXPIRED\x10\b\x12\x17\n" +
-	"\x13JOB_STATE_DISCARDED\x10\t*p\n" +
+	"\x13JOB_STATE_DISCARDED\x10\t*]\n" +
+	"\vUniqueUntil\x12\x1c\n" +
+	"\x18UNIQUE_UNTIL_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12UNIQUE_UNTIL_ENDED\x10\x01\x12\x18\n" +
+	"\x14UNIQUE_UNTIL_STARTED\x10\x02*p\n" +
 	"\vWorkerState\x12\x1c\n" +
 	"\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10WORKER_STATE_RUN\x10\x01\x12\x16\n" +
@@ -6540,274 +6753,281 @@ func file_beaver_v1_beaver_proto_rawDescGZIP() []byte {
 	return file_beaver_v1_beaver_proto_rawDescData
 }
 
-var file_beaver_v1_beaver_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_beaver_v1_beaver_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_beaver_v1_beaver_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
 var file_beaver_v1_beaver_proto_goTypes = []any{
 	(JobState)(0),                     // 0: beaver.v1.JobState
-	(WorkerState)(0),                  // 1: beaver.v1.WorkerState
-	(*RetryPolicy)(nil),               // 2: beaver.v1.RetryPolicy
-	(*NewJob)(nil),                    // 3: beaver.v1.NewJob
-	(*EnqueueRequest)(nil),            // 4: beaver.v1.EnqueueRequest
-	(*EnqueueResponse)(nil),           // 5: beaver.v1.EnqueueResponse
-	(*JobError)(nil),                  // 6: beaver.v1.JobError
-	(*EnqueueStreamRequest)(nil),      // 7: beaver.v1.EnqueueStreamRequest
-	(*EnqueueStreamResponse)(nil),     // 8: beaver.v1.EnqueueStreamResponse
-	(*FetchRequest)(nil),              // 9: beaver.v1.FetchRequest
-	(*FetchResponse)(nil),             // 10: beaver.v1.FetchResponse
-	(*LeasedJob)(nil),                 // 11: beaver.v1.LeasedJob
-	(*Failure)(nil),                   // 12: beaver.v1.Failure
-	(*AckRequest)(nil),                // 13: beaver.v1.AckRequest
-	(*AckResponse)(nil),               // 14: beaver.v1.AckResponse
-	(*FailRequest)(nil),               // 15: beaver.v1.FailRequest
-	(*FailResponse)(nil),              // 16: beaver.v1.FailResponse
-	(*ReleaseRequest)(nil),            // 17: beaver.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),           // 18: beaver.v1.ReleaseResponse
-	(*Outcome)(nil),                   // 19: beaver.v1.Outcome
-	(*FinishRequest)(nil),             // 20: beaver.v1.FinishRequest
-	(*FinishResponse)(nil),            // 21: beaver.v1.FinishResponse
-	(*ExtendRequest)(nil),             // 22: beaver.v1.ExtendRequest
-	(*ExtendResponse)(nil),            // 23: beaver.v1.ExtendResponse
-	(*ProgressRequest)(nil),           // 24: beaver.v1.ProgressRequest
-	(*ProgressResponse)(nil),          // 25: beaver.v1.ProgressResponse
-	(*WorkRequest)(nil),               // 26: beaver.v1.WorkRequest
-	(*LeaseRef)(nil),                  // 27: beaver.v1.LeaseRef
-	(*WorkResponse)(nil),              // 28: beaver.v1.WorkResponse
-	(*Welcome)(nil),                   // 29: beaver.v1.Welcome
-	(*OutcomeRefused)(nil),            // 30: beaver.v1.OutcomeRefused
-	(*Job)(nil),                       // 31: beaver.v1.Job
-	(*AttemptError)(nil),              // 32: beaver.v1.AttemptError
-	(*GetJobRequest)(nil),             // 33: beaver.v1.GetJobRequest
-	(*GetJobResponse)(nil),            // 34: beaver.v1.GetJobResponse
-	(*ListJobsRequest)(nil),           // 35: beaver.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),          // 36: beaver.v1.ListJobsResponse
-	(*CancelJobRequest)(nil),          // 37: beaver.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),         // 38: beaver.v1.CancelJobResponse
-	(*DeadRequest)(nil),               // 39: beaver.v1.DeadRequest
-	(*DeadResponse)(nil),              // 40: beaver.v1.DeadResponse
-	(*QueueSettings)(nil),             // 41: beaver.v1.QueueSettings
-	(*Queue)(nil),                     // 42: beaver.v1.Queue
-	(*ListQueuesRequest)(nil),         // 43: beaver.v1.ListQueuesRequest
-	(*ListQueuesResponse)(nil),        // 44: beaver.v1.ListQueuesResponse
-	(*GetQueueRequest)(nil),           // 45: beaver.v1.GetQueueRequest
-	(*GetQueueResponse)(nil),          // 46: beaver.v1.GetQueueResponse
-	(*MoveQueueRequest)(nil),          // 47: beaver.v1.MoveQueueRequest
-	(*MoveQueueResponse)(nil),         // 48: beaver.v1.MoveQueueResponse
-	(*ConfigureQueueRequest)(nil),     // 49: beaver.v1.ConfigureQueueRequest
-	(*ConfigureQueueResponse)(nil),    // 50: beaver.v1.ConfigureQueueResponse
-	(*WorkerInfo)(nil),                // 51: beaver.v1.WorkerInfo
-	(*Worker)(nil),                    // 52: beaver.v1.Worker
-	(*RegisterRequest)(nil),           // 53: beaver.v1.RegisterRequest
-	(*RegisterResponse)(nil),          // 54: beaver.v1.RegisterResponse
-	(*HeartbeatRequest)(nil),          // 55: beaver.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),         // 56: beaver.v1.HeartbeatResponse
-	(*DeregisterRequest)(nil),         // 57: beaver.v1.DeregisterRequest
-	(*DeregisterResponse)(nil),        // 58: beaver.v1.DeregisterResponse
-	(*ListWorkersRequest)(nil),        // 59: beaver.v1.ListWorkersRequest
-	(*ListWorkersResponse)(nil),       // 60: beaver.v1.ListWorkersResponse
-	(*SignalWorkerRequest)(nil),       // 61: beaver.v1.SignalWorkerRequest
-	(*SignalWorkerResponse)(nil),      // 62: beaver.v1.SignalWorkerResponse
-	(*GetStatusRequest)(nil),          // 63: beaver.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),         // 64: beaver.v1.GetStatusResponse
-	(*ShardStatus)(nil),               // 65: beaver.v1.ShardStatus
-	(*LogStatus)(nil),                 // 66: beaver.v1.LogStatus
-	(*RecoveryStatus)(nil),            // 67: beaver.v1.RecoveryStatus
-	(*GetClusterRequest)(nil),         // 68: beaver.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),        // 69: beaver.v1.GetClusterResponse
-	(*ClusterNode)(nil),               // 70: beaver.v1.ClusterNode
-	(*ClusterShard)(nil),              // 71: beaver.v1.ClusterShard
-	(*ClusterMember)(nil),             // 72: beaver.v1.ClusterMember
-	(*ClusterTransfer)(nil),           // 73: beaver.v1.ClusterTransfer
-	(*AddNodeRequest)(nil),            // 74: beaver.v1.AddNodeRequest
-	(*AddNodeResponse)(nil),           // 75: beaver.v1.AddNodeResponse
-	(*RemoveNodeRequest)(nil),         // 76: beaver.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),        // 77: beaver.v1.RemoveNodeResponse
-	(*DrainNodeRequest)(nil),          // 78: beaver.v1.DrainNodeRequest
-	(*DrainNodeResponse)(nil),         // 79: beaver.v1.DrainNodeResponse
-	(*TransferLeadRequest)(nil),       // 80: beaver.v1.TransferLeadRequest
-	(*TransferLeadResponse)(nil),      // 81: beaver.v1.TransferLeadResponse
-	(*AddShardsRequest)(nil),          // 82: beaver.v1.AddShardsRequest
-	(*AddShardsResponse)(nil),         // 83: beaver.v1.AddShardsResponse
-	(*ErrorInfo)(nil),                 // 84: beaver.v1.ErrorInfo
-	(*RetryPolicy_Exponential)(nil),   // 85: beaver.v1.RetryPolicy.Exponential
-	(*RetryPolicy_Fixed)(nil),         // 86: beaver.v1.RetryPolicy.Fixed
-	(*RetryPolicy_Delays)(nil),        // 87: beaver.v1.RetryPolicy.Delays
-	nil,                               // 88: beaver.v1.NewJob.MetadataEntry
-	nil,                               // 89: beaver.v1.EnqueueRequest.MetadataEntry
-	nil,                               // 90: beaver.v1.LeasedJob.MetadataEntry
-	nil,                               // 91: beaver.v1.Job.MetadataEntry
-	(*timestamppb.Timestamp)(nil),     // 92: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 93: google.protobuf.Duration
-	(*descriptorpb.FieldOptions)(nil), // 94: google.protobuf.FieldOptions
+	(UniqueUntil)(0),                  // 1: beaver.v1.UniqueUntil
+	(WorkerState)(0),                  // 2: beaver.v1.WorkerState
+	(*RetryPolicy)(nil),               // 3: beaver.v1.RetryPolicy
+	(*NewJob)(nil),                    // 4: beaver.v1.NewJob
+	(*EnqueueRequest)(nil),            // 5: beaver.v1.EnqueueRequest
+	(*EnqueueResponse)(nil),           // 6: beaver.v1.EnqueueResponse
+	(*JobError)(nil),                  // 7: beaver.v1.JobError
+	(*EnqueueStreamRequest)(nil),      // 8: beaver.v1.EnqueueStreamRequest
+	(*EnqueueStreamResponse)(nil),     // 9: beaver.v1.EnqueueStreamResponse
+	(*FetchRequest)(nil),              // 10: beaver.v1.FetchRequest
+	(*FetchResponse)(nil),             // 11: beaver.v1.FetchResponse
+	(*LeasedJob)(nil),                 // 12: beaver.v1.LeasedJob
+	(*Failure)(nil),                   // 13: beaver.v1.Failure
+	(*AckRequest)(nil),                // 14: beaver.v1.AckRequest
+	(*AckResponse)(nil),               // 15: beaver.v1.AckResponse
+	(*FailRequest)(nil),               // 16: beaver.v1.FailRequest
+	(*FailResponse)(nil),              // 17: beaver.v1.FailResponse
+	(*ReleaseRequest)(nil),            // 18: beaver.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),           // 19: beaver.v1.ReleaseResponse
+	(*Outcome)(nil),                   // 20: beaver.v1.Outcome
+	(*FinishRequest)(nil),             // 21: beaver.v1.FinishRequest
+	(*FinishResponse)(nil),            // 22: beaver.v1.FinishResponse
+	(*ExtendRequest)(nil),             // 23: beaver.v1.ExtendRequest
+	(*ExtendResponse)(nil),            // 24: beaver.v1.ExtendResponse
+	(*ProgressRequest)(nil),           // 25: beaver.v1.ProgressRequest
+	(*ProgressResponse)(nil),          // 26: beaver.v1.ProgressResponse
+	(*WorkRequest)(nil),               // 27: beaver.v1.WorkRequest
+	(*LeaseRef)(nil),                  // 28: beaver.v1.LeaseRef
+	(*WorkResponse)(nil),              // 29: beaver.v1.WorkResponse
+	(*Welcome)(nil),                   // 30: beaver.v1.Welcome
+	(*OutcomeRefused)(nil),            // 31: beaver.v1.OutcomeRefused
+	(*Job)(nil),                       // 32: beaver.v1.Job
+	(*AttemptError)(nil),              // 33: beaver.v1.AttemptError
+	(*GetJobRequest)(nil),             // 34: beaver.v1.GetJobRequest
+	(*GetJobResponse)(nil),            // 35: beaver.v1.GetJobResponse
+	(*ListJobsRequest)(nil),           // 36: beaver.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),          // 37: beaver.v1.ListJobsResponse
+	(*CancelJobRequest)(nil),          // 38: beaver.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),         // 39: beaver.v1.CancelJobResponse
+	(*DeadRequest)(nil),               // 40: beaver.v1.DeadRequest
+	(*DeadResponse)(nil),              // 41: beaver.v1.DeadResponse
+	(*QueueSettings)(nil),             // 42: beaver.v1.QueueSettings
+	(*Queue)(nil),                     // 43: beaver.v1.Queue
+	(*ListQueuesRequest)(nil),         // 44: beaver.v1.ListQueuesRequest
+	(*ListQueuesResponse)(nil),        // 45: beaver.v1.ListQueuesResponse
+	(*GetQueueRequest)(nil),           // 46: beaver.v1.GetQueueRequest
+	(*GetQueueResponse)(nil),          // 47: beaver.v1.GetQueueResponse
+	(*MoveQueueRequest)(nil),          // 48: beaver.v1.MoveQueueRequest
+	(*MoveQueueResponse)(nil),         // 49: beaver.v1.MoveQueueResponse
+	(*ConfigureQueueRequest)(nil),     // 50: beaver.v1.ConfigureQueueRequest
+	(*ConfigureQueueResponse)(nil),    // 51: beaver.v1.ConfigureQueueResponse
+	(*WorkerInfo)(nil),                // 52: beaver.v1.WorkerInfo
+	(*Worker)(nil),                    // 53: beaver.v1.Worker
+	(*RegisterRequest)(nil),           // 54: beaver.v1.RegisterRequest
+	(*RegisterResponse)(nil),          // 55: beaver.v1.RegisterResponse
+	(*HeartbeatRequest)(nil),          // 56: beaver.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),         // 57: beaver.v1.HeartbeatResponse
+	(*DeregisterRequest)(nil),         // 58: beaver.v1.DeregisterRequest
+	(*DeregisterResponse)(nil),        // 59: beaver.v1.DeregisterResponse
+	(*ListWorkersRequest)(nil),        // 60: beaver.v1.ListWorkersRequest
+	(*ListWorkersResponse)(nil),       // 61: beaver.v1.ListWorkersResponse
+	(*SignalWorkerRequest)(nil),       // 62: beaver.v1.SignalWorkerRequest
+	(*SignalWorkerResponse)(nil),      // 63: beaver.v1.SignalWorkerResponse
+	(*GetStatusRequest)(nil),          // 64: beaver.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),         // 65: beaver.v1.GetStatusResponse
+	(*ShardStatus)(nil),               // 66: beaver.v1.ShardStatus
+	(*LogStatus)(nil),                 // 67: beaver.v1.LogStatus
+	(*RecoveryStatus)(nil),            // 68: beaver.v1.RecoveryStatus
+	(*GetClusterRequest)(nil),         // 69: beaver.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),        // 70: beaver.v1.GetClusterResponse
+	(*ClusterNode)(nil),               // 71: beaver.v1.ClusterNode
+	(*ClusterShard)(nil),              // 72: beaver.v1.ClusterShard
+	(*ClusterMember)(nil),             // 73: beaver.v1.ClusterMember
+	(*ClusterTransfer)(nil),           // 74: beaver.v1.ClusterTransfer
+	(*AddNodeRequest)(nil),            // 75: beaver.v1.AddNodeRequest
+	(*AddNodeResponse)(nil),           // 76: beaver.v1.AddNodeResponse
+	(*RemoveNodeRequest)(nil),         // 77: beaver.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),        // 78: beaver.v1.RemoveNodeResponse
+	(*DrainNodeRequest)(nil),          // 79: beaver.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),         // 80: beaver.v1.DrainNodeResponse
+	(*TransferLeadRequest)(nil),       // 81: beaver.v1.TransferLeadRequest
+	(*TransferLeadResponse)(nil),      // 82: beaver.v1.TransferLeadResponse
+	(*AddShardsRequest)(nil),          // 83: beaver.v1.AddShardsRequest
+	(*AddShardsResponse)(nil),         // 84: beaver.v1.AddShardsResponse
+	(*ErrorInfo)(nil),                 // 85: beaver.v1.ErrorInfo
+	(*RetryPolicy_Exponential)(nil),   // 86: beaver.v1.RetryPolicy.Exponential
+	(*RetryPolicy_Fixed)(nil),         // 87: beaver.v1.RetryPolicy.Fixed
+	(*RetryPolicy_Delays)(nil),        // 88: beaver.v1.RetryPolicy.Delays
+	nil,                               // 89: beaver.v1.NewJob.MetadataEntry
+	nil,                               // 90: beaver.v1.EnqueueRequest.MetadataEntry
+	nil,                               // 91: beaver.v1.LeasedJob.MetadataEntry
+	nil,                               // 92: beaver.v1.Job.MetadataEntry
+	(*timestamppb.Timestamp)(nil),     // 93: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 94: google.protobuf.Duration
+	(*descriptorpb.FieldOptions)(nil), // 95: google.protobuf.FieldOptions
 }
 var file_beaver_v1_beaver_proto_depIdxs = []int32{
-	85,  // 0: beaver.v1.RetryPolicy.exponential:type_name -> beaver.v1.RetryPolicy.Exponential
-	86,  // 1: beaver.v1.RetryPolicy.fixed:type_name -> beaver.v1.RetryPolicy.Fixed
-	87,  // 2: beaver.v1.RetryPolicy.list:type_name -> beaver.v1.RetryPolicy.Delays
-	92,  // 3: beaver.v1.NewJob.run_at:type_name -> google.protobuf.Timestamp
-	93,  // 4: beaver.v1.NewJob.delay:type_name -> google.protobuf.Duration
-	92,  // 5: beaver.v1.NewJob.expires_at:type_name -> google.protobuf.Timestamp
-	2,   // 6: beaver.v1.NewJob.retry:type_name -> beaver.v1.RetryPolicy
-	93,  // 7: beaver.v1.NewJob.timeout:type_name -> google.protobuf.Duration
-	88,  // 8: beaver.v1.NewJob.metadata:type_name -> beaver.v1.NewJob.MetadataEntry
-	3,   // 9: beaver.v1.EnqueueRequest.jobs:type_name -> beaver.v1.NewJob
-	92,  // 10: beaver.v1.EnqueueRequest.run_at:type_name -> google.protobuf.Timestamp
-	93,  // 11: beaver.v1.EnqueueRequest.delay:type_name -> google.protobuf.Duration
-	92,  // 12: beaver.v1.EnqueueRequest.expires_at:type_name -> google.protobuf.Timestamp
-	2,   // 13: beaver.v1.EnqueueRequest.retry:type_name -> beaver.v1.RetryPolicy
-	93,  // 14: beaver.v1.EnqueueRequest.timeout:type_name -> google.protobuf.Duration
-	89,  // 15: beaver.v1.EnqueueRequest.metadata:type_name -> beaver.v1.EnqueueRequest.MetadataEntry
-	6,   // 16: beaver.v1.EnqueueResponse.errors:type_name -> beaver.v1.JobError
-	3,   // 17: beaver.v1.EnqueueStreamRequest.jobs:type_name -> beaver.v1.NewJob
-	6,   // 18: beaver.v1.EnqueueStreamResponse.errors:type_name -> beaver.v1.JobError
-	93,  // 19: beaver.v1.FetchRequest.wait:type_name -> google.protobuf.Duration
-	93,  // 20: beaver.v1.FetchRequest.lease:type_name -> google.protobuf.Duration
-	11,  // 21: beaver.v1.FetchResponse.jobs:type_name -> beaver.v1.LeasedJob
-	92,  // 22: beaver.v1.LeasedJob.deadline:type_name -> google.protobuf.Timestamp
-	92,  // 23: beaver.v1.LeasedJob.enqueued_at:type_name -> google.protobuf.Timestamp
-	90,  // 24: beaver.v1.LeasedJob.metadata:type_name -> beaver.v1.LeasedJob.MetadataEntry
-	93,  // 25: beaver.v1.Failure.retry_after:type_name -> google.protobuf.Duration
-	0,   // 26: beaver.v1.AckResponse.state:type_name -> beaver.v1.JobState
-	12,  // 27: beaver.v1.FailRequest.failure:type_name -> beaver.v1.Failure
-	0,   // 28: beaver.v1.FailResponse.state:type_name -> beaver.v1.JobState
-	0,   // 29: beaver.v1.ReleaseResponse.state:type_name -> beaver.v1.JobState
-	12,  // 30: beaver.v1.Outcome.failure:type_name -> beaver.v1.Failure
-	19,  // 31: beaver.v1.FinishRequest.outcomes:type_name -> beaver.v1.Outcome
-	0,   // 32: beaver.v1.FinishResponse.states:type_name -> beaver.v1.JobState
-	6,   // 33: beaver.v1.FinishResponse.errors:type_name -> beaver.v1.JobError
-	93,  // 34: beaver.v1.ExtendRequest.lease:type_name -> google.protobuf.Duration
-	92,  // 35: beaver.v1.ExtendResponse.deadline:type_name -> google.protobuf.Timestamp
-	51,  // 36: beaver.v1.WorkRequest.hello:type_name -> beaver.v1.WorkerInfo
-	19,  // 37: beaver.v1.WorkRequest.outcomes:type_name -> beaver.v1.Outcome
-	27,  // 38: beaver.v1.WorkRequest.held:type_name -> beaver.v1.LeaseRef
-	29,  // 39: beaver.v1.WorkResponse.welcome:type_name -> beaver.v1.Welcome
-	11,  // 40: beaver.v1.WorkResponse.jobs:type_name -> beaver.v1.LeasedJob
-	30,  // 41: beaver.v1.WorkResponse.refused:type_name -> beaver.v1.OutcomeRefused
-	27,  // 42: beaver.v1.WorkResponse.cancel:type_name -> beaver.v1.LeaseRef
-	27,  // 43: beaver.v1.WorkResponse.lost:type_name -> beaver.v1.LeaseRef
-	1,   // 44: beaver.v1.WorkResponse.state:type_name -> beaver.v1.WorkerState
-	93,  // 45: beaver.v1.Welcome.ttl:type_name -> google.protobuf.Duration
-	6,   // 46: beaver.v1.OutcomeRefused.error:type_name -> beaver.v1.JobError
-	0,   // 47: beaver.v1.Job.state:type_name -> beaver.v1.JobState
-	92,  // 48: beaver.v1.Job.enqueued_at:type_name -> google.protobuf.Timestamp
-	92,  // 49: beaver.v1.Job.run_at:type_name -> google.protobuf.Timestamp
-	92,  // 50: beaver.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
-	92,  // 51: beaver.v1.Job.started_at:type_name -> google.protobuf.Timestamp
-	92,  // 52: beaver.v1.Job.ended_at:type_name -> google.protobuf.Timestamp
-	92,  // 53: beaver.v1.Job.deadline:type_name -> google.protobuf.Timestamp
-	93,  // 54: beaver.v1.Job.timeout:type_name -> google.protobuf.Duration
-	32,  // 55: beaver.v1.Job.errors:type_name -> beaver.v1.AttemptError
-	91,  // 56: beaver.v1.Job.metadata:type_name -> beaver.v1.Job.MetadataEntry
-	92,  // 57: beaver.v1.AttemptError.at:type_name -> google.protobuf.Timestamp
-	31,  // 58: beaver.v1.GetJobResponse.job:type_name -> beaver.v1.Job
-	0,   // 59: beaver.v1.ListJobsRequest.state:type_name -> beaver.v1.JobState
-	31,  // 60: beaver.v1.ListJobsResponse.jobs:type_name -> beaver.v1.Job
-	0,   // 61: beaver.v1.CancelJobResponse.state:type_name -> beaver.v1.JobState
-	6,   // 62: beaver.v1.DeadResponse.errors:type_name -> beaver.v1.JobError
-	2,   // 63: beaver.v1.QueueSettings.retry:type_name -> beaver.v1.RetryPolicy
-	93,  // 64: beaver.v1.QueueSettings.timeout:type_name -> google.protobuf.Duration
-	41,  // 65: beaver.v1.Queue.settings:type_name -> beaver.v1.QueueSettings
-	92,  // 66: beaver.v1.Queue.oldest_ready_at:type_name -> google.protobuf.Timestamp
-	42,  // 67: beaver.v1.ListQueuesResponse.queues:type_name -> beaver.v1.Queue
-	42,  // 68: beaver.v1.GetQueueResponse.queue:type_name -> beaver.v1.Queue
-	42,  // 69: beaver.v1.MoveQueueResponse.queue:type_name -> beaver.v1.Queue
-	41,  // 70: beaver.v1.ConfigureQueueRequest.settings:type_name -> beaver.v1.QueueSettings
-	42,  // 71: beaver.v1.ConfigureQueueResponse.queue:type_name -> beaver.v1.Queue
-	51,  // 72: beaver.v1.Worker.info:type_name -> beaver.v1.WorkerInfo
-	92,  // 73: beaver.v1.Worker.registered_at:type_name -> google.protobuf.Timestamp
-	92,  // 74: beaver.v1.Worker.last_seen_at:type_name -> google.protobuf.Timestamp
-	1,   // 75: beaver.v1.Worker.state:type_name -> beaver.v1.WorkerState
-	51,  // 76: beaver.v1.RegisterRequest.info:type_name -> beaver.v1.WorkerInfo
-	93,  // 77: beaver.v1.RegisterResponse.ttl:type_name -> google.protobuf.Duration
-	27,  // 78: beaver.v1.HeartbeatRequest.held:type_name -> beaver.v1.LeaseRef
-	1,   // 79: beaver.v1.HeartbeatResponse.state:type_name -> beaver.v1.WorkerState
-	93,  // 80: beaver.v1.HeartbeatResponse.ttl:type_name -> google.protobuf.Duration
-	27,  // 81: beaver.v1.HeartbeatResponse.cancel:type_name -> beaver.v1.LeaseRef
-	27,  // 82: beaver.v1.HeartbeatResponse.lost:type_name -> beaver.v1.LeaseRef
-	52,  // 83: beaver.v1.ListWorkersResponse.workers:type_name -> beaver.v1.Worker
-	1,   // 84: beaver.v1.SignalWorkerRequest.state:type_name -> beaver.v1.WorkerState
-	92,  // 85: beaver.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
-	65,  // 86: beaver.v1.GetStatusResponse.shards:type_name -> beaver.v1.ShardStatus
-	66,  // 87: beaver.v1.GetStatusResponse.log:type_name -> beaver.v1.LogStatus
-	67,  // 88: beaver.v1.GetStatusResponse.recovery:type_name -> beaver.v1.RecoveryStatus
-	92,  // 89: beaver.v1.ShardStatus.snapshot_at:type_name -> google.protobuf.Timestamp
-	93,  // 90: beaver.v1.RecoveryStatus.duration:type_name -> google.protobuf.Duration
-	70,  // 91: beaver.v1.GetClusterResponse.nodes:type_name -> beaver.v1.ClusterNode
-	71,  // 92: beaver.v1.GetClusterResponse.shards:type_name -> beaver.v1.ClusterShard
-	73,  // 93: beaver.v1.GetClusterResponse.transfers:type_name -> beaver.v1.ClusterTransfer
-	92,  // 94: beaver.v1.ClusterNode.since:type_name -> google.protobuf.Timestamp
-	72,  // 95: beaver.v1.ClusterShard.members:type_name -> beaver.v1.ClusterMember
-	93,  // 96: beaver.v1.RetryPolicy.Exponential.base:type_name -> google.protobuf.Duration
-	93,  // 97: beaver.v1.RetryPolicy.Exponential.max:type_name -> google.protobuf.Duration
-	93,  // 98: beaver.v1.RetryPolicy.Fixed.delay:type_name -> google.protobuf.Duration
-	93,  // 99: beaver.v1.RetryPolicy.Delays.delays:type_name -> google.protobuf.Duration
-	94,  // 100: beaver.v1.content_type_field:extendee -> google.protobuf.FieldOptions
-	4,   // 101: beaver.v1.JobService.Enqueue:input_type -> beaver.v1.EnqueueRequest
-	7,   // 102: beaver.v1.JobService.EnqueueStream:input_type -> beaver.v1.EnqueueStreamRequest
-	9,   // 103: beaver.v1.JobService.Fetch:input_type -> beaver.v1.FetchRequest
-	26,  // 104: beaver.v1.JobService.Work:input_type -> beaver.v1.WorkRequest
-	13,  // 105: beaver.v1.JobService.Ack:input_type -> beaver.v1.AckRequest
-	15,  // 106: beaver.v1.JobService.Fail:input_type -> beaver.v1.FailRequest
-	17,  // 107: beaver.v1.JobService.Release:input_type -> beaver.v1.ReleaseRequest
-	20,  // 108: beaver.v1.JobService.Finish:input_type -> beaver.v1.FinishRequest
-	22,  // 109: beaver.v1.JobService.Extend:input_type -> beaver.v1.ExtendRequest
-	24,  // 110: beaver.v1.JobService.Progress:input_type -> beaver.v1.ProgressRequest
-	33,  // 111: beaver.v1.JobService.GetJob:input_type -> beaver.v1.GetJobRequest
-	35,  // 112: beaver.v1.JobService.ListJobs:input_type -> beaver.v1.ListJobsRequest
-	37,  // 113: beaver.v1.JobService.CancelJob:input_type -> beaver.v1.CancelJobRequest
-	39,  // 114: beaver.v1.JobService.RetryDead:input_type -> beaver.v1.DeadRequest
-	39,  // 115: beaver.v1.JobService.DiscardDead:input_type -> beaver.v1.DeadRequest
-	43,  // 116: beaver.v1.QueueService.ListQueues:input_type -> beaver.v1.ListQueuesRequest
-	45,  // 117: beaver.v1.QueueService.GetQueue:input_type -> beaver.v1.GetQueueRequest
-	49,  // 118: beaver.v1.QueueService.ConfigureQueue:input_type -> beaver.v1.ConfigureQueueRequest
-	47,  // 119: beaver.v1.QueueService.MoveQueue:input_type -> beaver.v1.MoveQueueRequest
-	53,  // 120: beaver.v1.WorkerService.Register:input_type -> beaver.v1.RegisterRequest
-	55,  // 121: beaver.v1.WorkerService.Heartbeat:input_type -> beaver.v1.HeartbeatRequest
-	57,  // 122: beaver.v1.WorkerService.Deregister:input_type -> beaver.v1.DeregisterRequest
-	59,  // 123: beaver.v1.WorkerService.ListWorkers:input_type -> beaver.v1.ListWorkersRequest
-	61,  // 124: beaver.v1.WorkerService.SignalWorker:input_type -> beaver.v1.SignalWorkerRequest
-	63,  // 125: beaver.v1.NodeService.GetStatus:input_type -> beaver.v1.GetStatusRequest
-	68,  // 126: beaver.v1.ClusterService.GetCluster:input_type -> beaver.v1.GetClusterRequest
-	74,  // 127: beaver.v1.ClusterService.AddNode:input_type -> beaver.v1.AddNodeRequest
-	76,  // 128: beaver.v1.ClusterService.RemoveNode:input_type -> beaver.v1.RemoveNodeRequest
-	78,  // 129: beaver.v1.ClusterService.DrainNode:input_type -> beaver.v1.DrainNodeRequest
-	80,  // 130: beaver.v1.ClusterService.TransferLead:input_type -> beaver.v1.TransferLeadRequest
-	82,  // 131: beaver.v1.ClusterService.AddShards:input_type -> beaver.v1.AddShardsRequest
-	5,   // 132: beaver.v1.JobService.Enqueue:output_type -> beaver.v1.EnqueueResponse
-	8,   // 133: beaver.v1.JobService.EnqueueStream:output_type -> beaver.v1.EnqueueStreamResponse
-	10,  // 134: beaver.v1.JobService.Fetch:output_type -> beaver.v1.FetchResponse
-	28,  // 135: beaver.v1.JobService.Work:output_type -> beaver.v1.WorkResponse
-	14,  // 136: beaver.v1.JobService.Ack:output_type -> beaver.v1.AckResponse
-	16,  // 137: beaver.v1.JobService.Fail:output_type -> beaver.v1.FailResponse
-	18,  // 138: beaver.v1.JobService.Release:output_type -> beaver.v1.ReleaseResponse
-	21,  // 139: beaver.v1.JobService.Finish:output_type -> beaver.v1.FinishResponse
-	23,  // 140: beaver.v1.JobService.Extend:output_type -> beaver.v1.ExtendResponse
-	25,  // 141: beaver.v1.JobService.Progress:output_type -> beaver.v1.ProgressResponse
-	34,  // 142: beaver.v1.JobService.GetJob:output_type -> beaver.v1.GetJobResponse
-	36,  // 143: beaver.v1.JobService.ListJobs:output_type -> beaver.v1.ListJobsResponse
-	38,  // 144: beaver.v1.JobService.CancelJob:output_type -> beaver.v1.CancelJobResponse
-	40,  // 145: beaver.v1.JobService.RetryDead:output_type -> beaver.v1.DeadResponse
-	40,  // 146: beaver.v1.JobService.DiscardDead:output_type -> beaver.v1.DeadResponse
-	44,  // 147: beaver.v1.QueueService.ListQueues:output_type -> beaver.v1.ListQueuesResponse
-	46,  // 148: beaver.v1.QueueService.GetQueue:output_type -> beaver.v1.GetQueueResponse
-	50,  // 149: beaver.v1.QueueService.ConfigureQueue:output_type -> beaver.v1.ConfigureQueueResponse
-	48,  // 150: beaver.v1.QueueService.MoveQueue:output_type -> beaver.v1.MoveQueueResponse
-	54,  // 151: beaver.v1.WorkerService.Register:output_type -> beaver.v1.RegisterResponse
-	56,  // 152: beaver.v1.WorkerService.Heartbeat:output_type -> beaver.v1.HeartbeatResponse
-	58,  // 153: beaver.v1.WorkerService.Deregister:output_type -> beaver.v1.DeregisterResponse
-	60,  // 154: beaver.v1.WorkerService.ListWorkers:output_type -> beaver.v1.ListWorkersResponse
-	62,  // 155: beaver.v1.WorkerService.SignalWorker:output_type -> beaver.v1.SignalWorkerResponse
-	64,  // 156: beaver.v1.NodeService.GetStatus:output_type -> beaver.v1.GetStatusResponse
-	69,  // 157: beaver.v1.ClusterService.GetCluster:output_type -> beaver.v1.GetClusterResponse
-	75,  // 158: beaver.v1.ClusterService.AddNode:output_type -> beaver.v1.AddNodeResponse
-	77,  // 159: beaver.v1.ClusterService.RemoveNode:output_type -> beaver.v1.RemoveNodeResponse
-	79,  // 160: beaver.v1.ClusterService.DrainNode:output_type -> beaver.v1.DrainNodeResponse
-	81,  // 161: beaver.v1.ClusterService.TransferLead:output_type -> beaver.v1.TransferLeadResponse
-	83,  // 162: beaver.v1.ClusterService.AddShards:output_type -> beaver.v1.AddShardsResponse
-	132, // [132:163] is the sub-list for method output_type
-	101, // [101:132] is the sub-list for method input_type
-	101, // [101:101] is the sub-list for extension type_name
-	100, // [100:101] is the sub-list for extension extendee
-	0,   // [0:100] is the sub-list for field type_name
+	86,  // 0: beaver.v1.RetryPolicy.exponential:type_name -> beaver.v1.RetryPolicy.Exponential
+	87,  // 1: beaver.v1.RetryPolicy.fixed:type_name -> beaver.v1.RetryPolicy.Fixed
+	88,  // 2: beaver.v1.RetryPolicy.list:type_name -> beaver.v1.RetryPolicy.Delays
+	93,  // 3: beaver.v1.NewJob.run_at:type_name -> google.protobuf.Timestamp
+	94,  // 4: beaver.v1.NewJob.delay:type_name -> google.protobuf.Duration
+	93,  // 5: beaver.v1.NewJob.expires_at:type_name -> google.protobuf.Timestamp
+	3,   // 6: beaver.v1.NewJob.retry:type_name -> beaver.v1.RetryPolicy
+	94,  // 7: beaver.v1.NewJob.timeout:type_name -> google.protobuf.Duration
+	89,  // 8: beaver.v1.NewJob.metadata:type_name -> beaver.v1.NewJob.MetadataEntry
+	1,   // 9: beaver.v1.NewJob.unique_until:type_name -> beaver.v1.UniqueUntil
+	94,  // 10: beaver.v1.NewJob.unique_for:type_name -> google.protobuf.Duration
+	4,   // 11: beaver.v1.EnqueueRequest.jobs:type_name -> beaver.v1.NewJob
+	93,  // 12: beaver.v1.EnqueueRequest.run_at:type_name -> google.protobuf.Timestamp
+	94,  // 13: beaver.v1.EnqueueRequest.delay:type_name -> google.protobuf.Duration
+	93,  // 14: beaver.v1.EnqueueRequest.expires_at:type_name -> google.protobuf.Timestamp
+	3,   // 15: beaver.v1.EnqueueRequest.retry:type_name -> beaver.v1.RetryPolicy
+	94,  // 16: beaver.v1.EnqueueRequest.timeout:type_name -> google.protobuf.Duration
+	90,  // 17: beaver.v1.EnqueueRequest.metadata:type_name -> beaver.v1.EnqueueRequest.MetadataEntry
+	1,   // 18: beaver.v1.EnqueueRequest.unique_until:type_name -> beaver.v1.UniqueUntil
+	94,  // 19: beaver.v1.EnqueueRequest.unique_for:type_name -> google.protobuf.Duration
+	7,   // 20: beaver.v1.EnqueueResponse.errors:type_name -> beaver.v1.JobError
+	4,   // 21: beaver.v1.EnqueueStreamRequest.jobs:type_name -> beaver.v1.NewJob
+	7,   // 22: beaver.v1.EnqueueStreamResponse.errors:type_name -> beaver.v1.JobError
+	94,  // 23: beaver.v1.FetchRequest.wait:type_name -> google.protobuf.Duration
+	94,  // 24: beaver.v1.FetchRequest.lease:type_name -> google.protobuf.Duration
+	12,  // 25: beaver.v1.FetchResponse.jobs:type_name -> beaver.v1.LeasedJob
+	93,  // 26: beaver.v1.LeasedJob.deadline:type_name -> google.protobuf.Timestamp
+	93,  // 27: beaver.v1.LeasedJob.enqueued_at:type_name -> google.protobuf.Timestamp
+	91,  // 28: beaver.v1.LeasedJob.metadata:type_name -> beaver.v1.LeasedJob.MetadataEntry
+	94,  // 29: beaver.v1.Failure.retry_after:type_name -> google.protobuf.Duration
+	0,   // 30: beaver.v1.AckResponse.state:type_name -> beaver.v1.JobState
+	13,  // 31: beaver.v1.FailRequest.failure:type_name -> beaver.v1.Failure
+	0,   // 32: beaver.v1.FailResponse.state:type_name -> beaver.v1.JobState
+	0,   // 33: beaver.v1.ReleaseResponse.state:type_name -> beaver.v1.JobState
+	13,  // 34: beaver.v1.Outcome.failure:type_name -> beaver.v1.Failure
+	20,  // 35: beaver.v1.FinishRequest.outcomes:type_name -> beaver.v1.Outcome
+	0,   // 36: beaver.v1.FinishResponse.states:type_name -> beaver.v1.JobState
+	7,   // 37: beaver.v1.FinishResponse.errors:type_name -> beaver.v1.JobError
+	94,  // 38: beaver.v1.ExtendRequest.lease:type_name -> google.protobuf.Duration
+	93,  // 39: beaver.v1.ExtendResponse.deadline:type_name -> google.protobuf.Timestamp
+	52,  // 40: beaver.v1.WorkRequest.hello:type_name -> beaver.v1.WorkerInfo
+	20,  // 41: beaver.v1.WorkRequest.outcomes:type_name -> beaver.v1.Outcome
+	28,  // 42: beaver.v1.WorkRequest.held:type_name -> beaver.v1.LeaseRef
+	30,  // 43: beaver.v1.WorkResponse.welcome:type_name -> beaver.v1.Welcome
+	12,  // 44: beaver.v1.WorkResponse.jobs:type_name -> beaver.v1.LeasedJob
+	31,  // 45: beaver.v1.WorkResponse.refused:type_name -> beaver.v1.OutcomeRefused
+	28,  // 46: beaver.v1.WorkResponse.cancel:type_name -> beaver.v1.LeaseRef
+	28,  // 47: beaver.v1.WorkResponse.lost:type_name -> beaver.v1.LeaseRef
+	2,   // 48: beaver.v1.WorkResponse.state:type_name -> beaver.v1.WorkerState
+	94,  // 49: beaver.v1.Welcome.ttl:type_name -> google.protobuf.Duration
+	7,   // 50: beaver.v1.OutcomeRefused.error:type_name -> beaver.v1.JobError
+	0,   // 51: beaver.v1.Job.state:type_name -> beaver.v1.JobState
+	93,  // 52: beaver.v1.Job.enqueued_at:type_name -> google.protobuf.Timestamp
+	93,  // 53: beaver.v1.Job.run_at:type_name -> google.protobuf.Timestamp
+	93,  // 54: beaver.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
+	93,  // 55: beaver.v1.Job.started_at:type_name -> google.protobuf.Timestamp
+	93,  // 56: beaver.v1.Job.ended_at:type_name -> google.protobuf.Timestamp
+	93,  // 57: beaver.v1.Job.deadline:type_name -> google.protobuf.Timestamp
+	94,  // 58: beaver.v1.Job.timeout:type_name -> google.protobuf.Duration
+	33,  // 59: beaver.v1.Job.errors:type_name -> beaver.v1.AttemptError
+	92,  // 60: beaver.v1.Job.metadata:type_name -> beaver.v1.Job.MetadataEntry
+	1,   // 61: beaver.v1.Job.unique_until:type_name -> beaver.v1.UniqueUntil
+	94,  // 62: beaver.v1.Job.unique_for:type_name -> google.protobuf.Duration
+	93,  // 63: beaver.v1.AttemptError.at:type_name -> google.protobuf.Timestamp
+	32,  // 64: beaver.v1.GetJobResponse.job:type_name -> beaver.v1.Job
+	0,   // 65: beaver.v1.ListJobsRequest.state:type_name -> beaver.v1.JobState
+	32,  // 66: beaver.v1.ListJobsResponse.jobs:type_name -> beaver.v1.Job
+	0,   // 67: beaver.v1.CancelJobResponse.state:type_name -> beaver.v1.JobState
+	7,   // 68: beaver.v1.DeadResponse.errors:type_name -> beaver.v1.JobError
+	3,   // 69: beaver.v1.QueueSettings.retry:type_name -> beaver.v1.RetryPolicy
+	94,  // 70: beaver.v1.QueueSettings.timeout:type_name -> google.protobuf.Duration
+	42,  // 71: beaver.v1.Queue.settings:type_name -> beaver.v1.QueueSettings
+	93,  // 72: beaver.v1.Queue.oldest_ready_at:type_name -> google.protobuf.Timestamp
+	43,  // 73: beaver.v1.ListQueuesResponse.queues:type_name -> beaver.v1.Queue
+	43,  // 74: beaver.v1.GetQueueResponse.queue:type_name -> beaver.v1.Queue
+	43,  // 75: beaver.v1.MoveQueueResponse.queue:type_name -> beaver.v1.Queue
+	42,  // 76: beaver.v1.ConfigureQueueRequest.settings:type_name -> beaver.v1.QueueSettings
+	43,  // 77: beaver.v1.ConfigureQueueResponse.queue:type_name -> beaver.v1.Queue
+	52,  // 78: beaver.v1.Worker.info:type_name -> beaver.v1.WorkerInfo
+	93,  // 79: beaver.v1.Worker.registered_at:type_name -> google.protobuf.Timestamp
+	93,  // 80: beaver.v1.Worker.last_seen_at:type_name -> google.protobuf.Timestamp
+	2,   // 81: beaver.v1.Worker.state:type_name -> beaver.v1.WorkerState
+	52,  // 82: beaver.v1.RegisterRequest.info:type_name -> beaver.v1.WorkerInfo
+	94,  // 83: beaver.v1.RegisterResponse.ttl:type_name -> google.protobuf.Duration
+	28,  // 84: beaver.v1.HeartbeatRequest.held:type_name -> beaver.v1.LeaseRef
+	2,   // 85: beaver.v1.HeartbeatResponse.state:type_name -> beaver.v1.WorkerState
+	94,  // 86: beaver.v1.HeartbeatResponse.ttl:type_name -> google.protobuf.Duration
+	28,  // 87: beaver.v1.HeartbeatResponse.cancel:type_name -> beaver.v1.LeaseRef
+	28,  // 88: beaver.v1.HeartbeatResponse.lost:type_name -> beaver.v1.LeaseRef
+	53,  // 89: beaver.v1.ListWorkersResponse.workers:type_name -> beaver.v1.Worker
+	2,   // 90: beaver.v1.SignalWorkerRequest.state:type_name -> beaver.v1.WorkerState
+	93,  // 91: beaver.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	66,  // 92: beaver.v1.GetStatusResponse.shards:type_name -> beaver.v1.ShardStatus
+	67,  // 93: beaver.v1.GetStatusResponse.log:type_name -> beaver.v1.LogStatus
+	68,  // 94: beaver.v1.GetStatusResponse.recovery:type_name -> beaver.v1.RecoveryStatus
+	93,  // 95: beaver.v1.ShardStatus.snapshot_at:type_name -> google.protobuf.Timestamp
+	94,  // 96: beaver.v1.RecoveryStatus.duration:type_name -> google.protobuf.Duration
+	71,  // 97: beaver.v1.GetClusterResponse.nodes:type_name -> beaver.v1.ClusterNode
+	72,  // 98: beaver.v1.GetClusterResponse.shards:type_name -> beaver.v1.ClusterShard
+	74,  // 99: beaver.v1.GetClusterResponse.transfers:type_name -> beaver.v1.ClusterTransfer
+	93,  // 100: beaver.v1.ClusterNode.since:type_name -> google.protobuf.Timestamp
+	73,  // 101: beaver.v1.ClusterShard.members:type_name -> beaver.v1.ClusterMember
+	94,  // 102: beaver.v1.RetryPolicy.Exponential.base:type_name -> google.protobuf.Duration
+	94,  // 103: beaver.v1.RetryPolicy.Exponential.max:type_name -> google.protobuf.Duration
+	94,  // 104: beaver.v1.RetryPolicy.Fixed.delay:type_name -> google.protobuf.Duration
+	94,  // 105: beaver.v1.RetryPolicy.Delays.delays:type_name -> google.protobuf.Duration
+	95,  // 106: beaver.v1.content_type_field:extendee -> google.protobuf.FieldOptions
+	5,   // 107: beaver.v1.JobService.Enqueue:input_type -> beaver.v1.EnqueueRequest
+	8,   // 108: beaver.v1.JobService.EnqueueStream:input_type -> beaver.v1.EnqueueStreamRequest
+	10,  // 109: beaver.v1.JobService.Fetch:input_type -> beaver.v1.FetchRequest
+	27,  // 110: beaver.v1.JobService.Work:input_type -> beaver.v1.WorkRequest
+	14,  // 111: beaver.v1.JobService.Ack:input_type -> beaver.v1.AckRequest
+	16,  // 112: beaver.v1.JobService.Fail:input_type -> beaver.v1.FailRequest
+	18,  // 113: beaver.v1.JobService.Release:input_type -> beaver.v1.ReleaseRequest
+	21,  // 114: beaver.v1.JobService.Finish:input_type -> beaver.v1.FinishRequest
+	23,  // 115: beaver.v1.JobService.Extend:input_type -> beaver.v1.ExtendRequest
+	25,  // 116: beaver.v1.JobService.Progress:input_type -> beaver.v1.ProgressRequest
+	34,  // 117: beaver.v1.JobService.GetJob:input_type -> beaver.v1.GetJobRequest
+	36,  // 118: beaver.v1.JobService.ListJobs:input_type -> beaver.v1.ListJobsRequest
+	38,  // 119: beaver.v1.JobService.CancelJob:input_type -> beaver.v1.CancelJobRequest
+	40,  // 120: beaver.v1.JobService.RetryDead:input_type -> beaver.v1.DeadRequest
+	40,  // 121: beaver.v1.JobService.DiscardDead:input_type -> beaver.v1.DeadRequest
+	44,  // 122: beaver.v1.QueueService.ListQueues:input_type -> beaver.v1.ListQueuesRequest
+	46,  // 123: beaver.v1.QueueService.GetQueue:input_type -> beaver.v1.GetQueueRequest
+	50,  // 124: beaver.v1.QueueService.ConfigureQueue:input_type -> beaver.v1.ConfigureQueueRequest
+	48,  // 125: beaver.v1.QueueService.MoveQueue:input_type -> beaver.v1.MoveQueueRequest
+	54,  // 126: beaver.v1.WorkerService.Register:input_type -> beaver.v1.RegisterRequest
+	56,  // 127: beaver.v1.WorkerService.Heartbeat:input_type -> beaver.v1.HeartbeatRequest
+	58,  // 128: beaver.v1.WorkerService.Deregister:input_type -> beaver.v1.DeregisterRequest
+	60,  // 129: beaver.v1.WorkerService.ListWorkers:input_type -> beaver.v1.ListWorkersRequest
+	62,  // 130: beaver.v1.WorkerService.SignalWorker:input_type -> beaver.v1.SignalWorkerRequest
+	64,  // 131: beaver.v1.NodeService.GetStatus:input_type -> beaver.v1.GetStatusRequest
+	69,  // 132: beaver.v1.ClusterService.GetCluster:input_type -> beaver.v1.GetClusterRequest
+	75,  // 133: beaver.v1.ClusterService.AddNode:input_type -> beaver.v1.AddNodeRequest
+	77,  // 134: beaver.v1.ClusterService.RemoveNode:input_type -> beaver.v1.RemoveNodeRequest
+	79,  // 135: beaver.v1.ClusterService.DrainNode:input_type -> beaver.v1.DrainNodeRequest
+	81,  // 136: beaver.v1.ClusterService.TransferLead:input_type -> beaver.v1.TransferLeadRequest
+	83,  // 137: beaver.v1.ClusterService.AddShards:input_type -> beaver.v1.AddShardsRequest
+	6,   // 138: beaver.v1.JobService.Enqueue:output_type -> beaver.v1.EnqueueResponse
+	9,   // 139: beaver.v1.JobService.EnqueueStream:output_type -> beaver.v1.EnqueueStreamResponse
+	11,  // 140: beaver.v1.JobService.Fetch:output_type -> beaver.v1.FetchResponse
+	29,  // 141: beaver.v1.JobService.Work:output_type -> beaver.v1.WorkResponse
+	15,  // 142: beaver.v1.JobService.Ack:output_type -> beaver.v1.AckResponse
+	17,  // 143: beaver.v1.JobService.Fail:output_type -> beaver.v1.FailResponse
+	19,  // 144: beaver.v1.JobService.Release:output_type -> beaver.v1.ReleaseResponse
+	22,  // 145: beaver.v1.JobService.Finish:output_type -> beaver.v1.FinishResponse
+	24,  // 146: beaver.v1.JobService.Extend:output_type -> beaver.v1.ExtendResponse
+	26,  // 147: beaver.v1.JobService.Progress:output_type -> beaver.v1.ProgressResponse
+	35,  // 148: beaver.v1.JobService.GetJob:output_type -> beaver.v1.GetJobResponse
+	37,  // 149: beaver.v1.JobService.ListJobs:output_type -> beaver.v1.ListJobsResponse
+	39,  // 150: beaver.v1.JobService.CancelJob:output_type -> beaver.v1.CancelJobResponse
+	41,  // 151: beaver.v1.JobService.RetryDead:output_type -> beaver.v1.DeadResponse
+	41,  // 152: beaver.v1.JobService.DiscardDead:output_type -> beaver.v1.DeadResponse
+	45,  // 153: beaver.v1.QueueService.ListQueues:output_type -> beaver.v1.ListQueuesResponse
+	47,  // 154: beaver.v1.QueueService.GetQueue:output_type -> beaver.v1.GetQueueResponse
+	51,  // 155: beaver.v1.QueueService.ConfigureQueue:output_type -> beaver.v1.ConfigureQueueResponse
+	49,  // 156: beaver.v1.QueueService.MoveQueue:output_type -> beaver.v1.MoveQueueResponse
+	55,  // 157: beaver.v1.WorkerService.Register:output_type -> beaver.v1.RegisterResponse
+	57,  // 158: beaver.v1.WorkerService.Heartbeat:output_type -> beaver.v1.HeartbeatResponse
+	59,  // 159: beaver.v1.WorkerService.Deregister:output_type -> beaver.v1.DeregisterResponse
+	61,  // 160: beaver.v1.WorkerService.ListWorkers:output_type -> beaver.v1.ListWorkersResponse
+	63,  // 161: beaver.v1.WorkerService.SignalWorker:output_type -> beaver.v1.SignalWorkerResponse
+	65,  // 162: beaver.v1.NodeService.GetStatus:output_type -> beaver.v1.GetStatusResponse
+	70,  // 163: beaver.v1.ClusterService.GetCluster:output_type -> beaver.v1.GetClusterResponse
+	76,  // 164: beaver.v1.ClusterService.AddNode:output_type -> beaver.v1.AddNodeResponse
+	78,  // 165: beaver.v1.ClusterService.RemoveNode:output_type -> beaver.v1.RemoveNodeResponse
+	80,  // 166: beaver.v1.ClusterService.DrainNode:output_type -> beaver.v1.DrainNodeResponse
+	82,  // 167: beaver.v1.ClusterService.TransferLead:output_type -> beaver.v1.TransferLeadResponse
+	84,  // 168: beaver.v1.ClusterService.AddShards:output_type -> beaver.v1.AddShardsResponse
+	138, // [138:169] is the sub-list for method output_type
+	107, // [107:138] is the sub-list for method input_type
+	107, // [107:107] is the sub-list for extension type_name
+	106, // [106:107] is the sub-list for extension extendee
+	0,   // [0:106] is the sub-list for field type_name
 }
 
 func init() { file_beaver_v1_beaver_proto_init() }
@@ -6829,7 +7049,7 @@ func file_beaver_v1_beaver_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beaver_v1_beaver_proto_rawDesc), len(file_beaver_v1_beaver_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   90,
 			NumExtensions: 1,
 			NumServices:   5,
