@@ -88,6 +88,8 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		r = s.apply(AppendOpened(nil, moving(arg("name"), number("id"), number("from"), number("to"))))
 	case "settled":
 		r = s.apply(AppendSettled(nil, moving(arg("name"), number("id"), number("from"), number("to"))))
+	case "emptied":
+		r = s.apply(AppendEmptied(nil, &Queue{Name: arg("name"), Place: Place{Moves: uint64(number("moves"))}}))
 	case "spread":
 		r = s.apply(AppendSpread(nil, arg("name"), queue.QueueID(number("id")), shardList(arg("shards"))))
 	case "create-spread":
@@ -349,11 +351,13 @@ func drawCommand(rt *rapid.T) []byte {
 		return AppendPrefer(nil, shard.ID(other), node)
 	case 13, 14, 15:
 		step := moving(name, 0, int(max(1, node)), int(max(1, other)))
-		switch rapid.IntRange(0, 3).Draw(rt, "move") {
+		switch rapid.IntRange(0, 4).Draw(rt, "move") {
 		case 0:
 			return AppendOpened(nil, step)
 		case 1:
 			return AppendSettled(nil, step)
+		case 2:
+			return AppendEmptied(nil, &Queue{Name: name, Place: Place{Moves: rapid.Uint64Range(0, 4).Draw(rt, "moves")}})
 		}
 		return AppendRelocate(nil, name, uint16(node), uint16(other))
 	case 16, 17, 18, 19:
@@ -434,6 +438,7 @@ func FuzzApply(f *testing.F) {
 	f.Add(AppendSpread(nil, "a", 1, []uint16{1, 2}))
 	f.Add(AppendOpened(nil, moving("a", 2, 1, 1)))
 	f.Add(AppendSettled(nil, moving("a", 2, 1, 1)))
+	f.Add(AppendEmptied(nil, &Queue{Name: "a", Place: Place{Moves: 1}}))
 	f.Fuzz(func(t *testing.T, item []byte) {
 		c := New()
 		c.Apply(1, 1, [][]byte{AppendCreateQueue(nil, "a", 1, &settings), item, item}, nil)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
 )
 
 // The types of commands; the values are stored and never change their meaning.
@@ -29,7 +30,17 @@ const (
 	commandSpread        = 18
 	commandSpreadOpened  = 19
 	commandSpreadSettled = 20
+
+	commandEmptied = 21
 )
+
+// BatchVersion is the version of the batch that a command needs: those of the first version are what every machine knows.
+func BatchVersion(command []byte) uint8 {
+	if len(command) > 0 && command[0] >= commandEmptied {
+		return shard.BatchVersion
+	}
+	return shard.BatchVersionFirst
+}
 
 // ID names a cluster for ever: a random number drawn at its first start. 0 is none.
 type ID uint64
@@ -120,6 +131,8 @@ func (c *Catalog) apply(item []byte) Result {
 		return c.applyMove(kind, &d)
 	case commandCreateSpread, commandSpread, commandSpreadOpened, commandSpreadSettled:
 		return c.applySpread(kind, &d)
+	case commandEmptied:
+		return c.applyEmptied(&d)
 	default:
 		return c.applyNode(kind, &d)
 	}

@@ -31,6 +31,7 @@
 //	18 spread    name, id that it has on its present shards, shards
 //	19 opened    name, id that it has on its new shards; after 18
 //	20 settled   name, id that it has on its new shards; after 18
+//	21 emptied   name, how often its homes changed; ends the move that was the last of these
 //
 // A node's info is its peer address, public address, zone and version; a nonce is 16 bytes.
 //

@@ -17,10 +17,10 @@ type Homes struct {
 //
 // A move begins with its decision: Home is what takes new jobs from then on, and From what took them before, which takes no more as soon
 // as it has heard of it; the new homes are set up after that. Opened says when both was done. The move ends when nothing is left in the
-// old homes, and nobody repeats to the new ones what an old one has answered.
+// old homes, and nobody repeats to the new ones what an old one has answered: at once, when whoever ends it has made sure of both.
 //
-// A queue that moves from one shard to another keeps its id. One whose partitions change gets another for the new homes, so that a shard
-// which is among the old and the new ones can take no more jobs under the one, and take them under the other.
+// A queue that moves from one shard to another keeps its id. One whose partitions change, or that comes back to a shard, gets another for the
+// new homes, so that a shard which is among the old and the new ones can take no more jobs under the one, and take them under the other.
 type Place struct {
 	Home    Homes
 	From    Homes        // the homes before, while jobs of the queue may be there; zero: it does not move
@@ -35,11 +35,18 @@ func (p *Place) Shard() uint16 { return p.Home.Shards[0] }
 // Moving reports whether jobs may be in the homes before.
 func (p *Place) Moving() bool { return p.From.ID != 0 }
 
-// settleMillis is how long after its opening a move may end at the earliest: no session of the old home is then as it was before, and
-// clients have given up to repeat what they had sent there.
+// Had reports whether a shard is or was a home of the queue under its present id. It does not become one again under that id: who has not
+// heard that the queue left, and came back, would take it for the one that it was.
+func (p *Place) Had(shard uint16) bool {
+	under := func(h Homes) bool { return h.ID == p.Home.ID && slices.Contains(h.Shards, shard) }
+	return under(p.Home) || slices.ContainsFunc(p.Formers, under)
+}
+
+// settleMillis is how long after its opening a move may end when it is not known what sessions of the old homes remember: none of them is
+// then as it was before, and clients have given up to repeat what they had sent there.
 const settleMillis = queue.SessionIdleMillis
 
-// Settles reports whether the move of a queue may end at a time, if nothing is left in the old homes.
+// Settles reports whether the move of a queue may end at a time, if nothing is left in the old homes, whatever they have answered.
 func (p *Place) Settles(now queue.Millis) bool {
 	return p.Moving() && p.Opened != 0 && now >= p.Opened+settleMillis
 }
@@ -63,6 +70,12 @@ func AppendSettled(dst []byte, q *Queue) []byte {
 		return appendSpreadStep(append(dst, commandSpreadSettled), q)
 	}
 	return appendHomes(append(dst, commandSettled), q.Name, q.From.Shards[0], q.Shard())
+}
+
+// AppendEmptied encodes: nothing of a queue is left in its old homes, and no client may repeat what they have answered. It is AppendSettled
+// for whoever has made sure of both: the old homes are closed, so both stay as they are.
+func AppendEmptied(dst []byte, q *Queue) []byte {
+	return binary.AppendUvarint(appendText(append(dst, commandEmptied), q.Name), q.Moves)
 }
 
 func appendHomes(dst []byte, name string, from, to uint16) []byte {
@@ -90,6 +103,22 @@ func (c *Catalog) applyMove(kind byte, d *decoder) Result {
 	default:
 		return c.settled(q, under)
 	}
+}
+
+// applyEmptied carries out AppendEmptied.
+func (c *Catalog) applyEmptied(d *decoder) Result {
+	name, moves := d.text(QueueNameBytesMax), d.uint(1<<63-1)
+	if !d.end() {
+		return Result{Code: CodeMalformed}
+	}
+	q, ok := c.queues.Get(name)
+	switch {
+	case !ok:
+		return Result{Code: CodeNotFound}
+	case !q.Moving() || q.Opened == 0 || q.Moves != moves:
+		return Result{Code: CodeExists, Queue: *q}
+	}
+	return c.settle(q)
 }
 
 // relocate begins a move to another shard. Repeated, it finds the move under way.
@@ -132,11 +161,15 @@ func (c *Catalog) opened(q *Queue, under bool) Result {
 	return c.replace(&moved)
 }
 
-// settled ends the move.
+// settled ends the move, when its time has come.
 func (c *Catalog) settled(q *Queue, under bool) Result {
 	if !under || !q.Settles(c.now) {
 		return Result{Code: CodeExists, Queue: *q}
 	}
+	return c.settle(q)
+}
+
+func (c *Catalog) settle(q *Queue) Result {
 	moved := *q
 	moved.From, moved.Opened = Homes{}, 0
 	moved.Version++
