@@ -214,7 +214,7 @@ func newQueuesMoveCommand(a *app) *cobra.Command {
 		Use: "move QUEUE --to SHARD", Short: "Give a queue another home", Args: cobra.ExactArgs(1),
 		Long: `Give a queue another home, for instance a shard that has less to do. New jobs go there at once. Those that are in the old home finish there,
 and are handed out first; no job is lost or repeated, and none changes its id. The move ends by itself, when nothing is left in
-the old home, dead jobs included, and not before a quarter of an hour has passed; beaver queues list shows how far it is.
+the old home, dead jobs included, and no client has sent it anything for a quarter of an hour; beaver queues list shows how far it is.
 
 A queue of several partitions does not move to one shard: beaver queues set --partitions places it anew.`,
 		Example: "  beaver queues move mail --to 3",

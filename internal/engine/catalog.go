@@ -198,6 +198,7 @@ func (p *catalogPump) proposeHere(ctx context.Context, encode func(dst []byte) [
 func (p *catalogPump) send(ctx context.Context, c *call, encode func(dst []byte) []byte) (cluster.Result, uint64, error) {
 	c.urgent = true
 	c.items.Add(encode)
+	c.items.Version = cluster.BatchVersion(c.items.Item(0))
 	if err := p.do(ctx, c); err != nil {
 		return cluster.Result{}, 0, err
 	}

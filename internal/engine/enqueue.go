@@ -34,8 +34,9 @@ type PendingEnqueue struct {
 	at      berth        // where its jobs go
 	homes   []berth      // where each job goes, when that is to several berths
 	legs    []enqueueLeg // the commands to these
-	moving  bool         // a session's jobs are of queues that move: Wait finds out where they go
+	moving  bool         // a session's jobs are of queues that move, or those of an atomic request are apart: Wait finds out where they go
 	good    []bool       // which jobs went to shards, once a queue is known to move; the others were refused before
+	sent    []berth      // where each job went that was sent once more, since its queue moves
 	call    *call
 	header  bool
 	err     error
@@ -105,14 +106,16 @@ func (p *PendingEnqueue) Wait(ctx context.Context) ([]Enqueued, error) {
 	case p.first == nil: // every job is refused already
 		return p.dst, nil
 	case p.moving:
-		p.err = p.enqueueMoving(ctx)
+		p.err = p.enqueueMoving(ctx, 0)
 	case p.homes != nil:
 		p.err = waitSeveral(ctx, p.request, p.out(), p.homes, p.legs)
 	default:
 		p.err = p.waitOne(ctx)
 	}
 	p.heedMoves(ctx)
-	p.followMoves(ctx)
+	if p.followMoves(ctx) {
+		p.heedMoves(ctx)
+	}
 	if p.err != nil {
 		return p.dst[:p.answers], p.err
 	}
@@ -211,7 +214,7 @@ func (p *PendingEnqueue) routeJobs(ctx context.Context) error {
 		p.moving = p.moving || session && last.moving()
 	}
 	if r.Atomic && !p.moving && !p.together(nil) {
-		return errAtomicApart()
+		p.moving = true // as far as this node has heard they are apart: Wait makes sure of it
 	}
 	return nil
 }
@@ -232,9 +235,9 @@ func (rt *route) berth(h home) berth {
 	return berth{h.pump, 0}
 }
 
-// oldBerth is where those went that went to a home before the queue began to move.
-func (rt *route) oldBerth(h home) berth {
-	if rt.moves > 1 {
+// formerBerth is where those went that went to one of the queue's homes before its last so many moves.
+func (rt *route) formerBerth(h home, ago int) berth {
+	if rt.moves > uint64(ago) {
 		return berth{h.pump, uint64(h.id)}
 	}
 	return berth{h.pump, 0}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/host"
@@ -145,9 +146,40 @@ func catalogRefusal(r cluster.Result) *Error {
 }
 
 func errMoving(q *cluster.Queue) *Error {
+	if !q.Moving() {
+		return newError(CodeFailedPrecondition, ReasonMoving, "queue %q was moved by somebody else just now; look at beaver queues list, and say it again", q.Name)
+	}
 	return newError(CodeFailedPrecondition, ReasonMoving,
-		"queue %q is still moving from %s to %s, or was moved by somebody else just now; look at beaver queues list, and say it again when that is over",
-		q.Name, shardsText(q.From.Shards), shardsText(q.Home.Shards))
+		"queue %q is still moving from %s to %s; look at beaver queues list, and say it again when that is over", q.Name, shardsText(q.From.Shards), shardsText(q.Home.Shards))
+}
+
+// errStillMoving is errMoving when it is known what the move waits for.
+func errStillMoving(q *cluster.Queue, left *leftBehind) *Error {
+	var waits []string
+	switch {
+	case left.dead > 0:
+		waits = append(waits, fmt.Sprintf("for %s, %d of them dead, which have to be retried or discarded", jobsText(left.jobs), left.dead))
+	case left.jobs > 0:
+		waits = append(waits, fmt.Sprintf("for %s to end", jobsText(left.jobs)))
+	}
+	if left.repeatable > 0 {
+		waits = append(waits, fmt.Sprintf("until clients repeat nothing any more that they sent there, which is in %v", left.repeatable.Round(time.Second)))
+	}
+	if !left.closed || q.Opened == 0 {
+		waits = append(waits, "for its new homes to be set up")
+	}
+	if len(waits) == 0 {
+		waits = []string{"to be ended, within a moment"}
+	}
+	return newError(CodeFailedPrecondition, ReasonMoving, "queue %q is still moving from %s to %s: there it waits %s; say it again when that is over",
+		q.Name, shardsText(q.From.Shards), shardsText(q.Home.Shards), strings.Join(waits, ", and "))
+}
+
+func jobsText(n uint64) string {
+	if n == 1 {
+		return "1 job"
+	}
+	return fmt.Sprintf("%d jobs", n)
 }
 
 func errPartitioned(name string, shards []uint16) *Error {

@@ -12,23 +12,27 @@ func movedAway(err *Error) bool {
 }
 
 // heedMoves repeats a session's request of which a shard has other jobs. The first time it may have come from a node that knew of moves of
-// which this one had not heard, and went elsewhere with the jobs of those queues.
+// which this one had not heard, and went elsewhere with the jobs of those queues; or from one that had not heard of moves which are over
+// here, and sent all to where some of the queues were before. So their homes are asked as if they still moved, back to those that the first
+// ones who sent it may have known.
 func (p *PendingEnqueue) heedMoves(ctx context.Context) {
 	if p.request.Session == (SessionID{}) || p.request.Atomic || !p.differs() {
 		return
 	}
-	if err := p.engine.relearn(ctx); err != nil {
+	if _, err := p.engine.relearn(ctx); err != nil {
 		p.err = err
 		return
 	}
-	if !slices.ContainsFunc(p.request.Jobs, func(j NewJob) bool {
-		rt := p.engine.routes.byName(j.Queue)
-		return rt != nil && rt.moving()
-	}) {
-		return
+	most := -1
+	for i := range p.request.Jobs {
+		if rt := p.engine.routes.byName(p.request.Jobs[i].Queue); rt != nil && rt.moves > 0 {
+			most = max(most, min(len(rt.formers), movesBackMax))
+		}
 	}
-	p.err = nil // of the answers so far
-	p.err = p.enqueueMoving(ctx)
+	for back := 0; back <= most && p.differs(); back++ {
+		p.err = nil // of the answers so far
+		p.err = p.enqueueMoving(ctx, back)
+	}
 }
 
 func repeatDiffers(err *Error) bool { return err != nil && err.Reason == ReasonRepeatDiffers }
@@ -42,13 +46,14 @@ func (p *PendingEnqueue) differs() bool {
 }
 
 // followMoves sends the jobs of a request on that a shard has refused since their queues live elsewhere, until they are stored or
-// patience is over: a new home takes jobs as soon as the old one takes none. What a session stored before it finds again in either.
-func (p *PendingEnqueue) followMoves(ctx context.Context) {
+// patience is over: a new home takes jobs as soon as the old one takes none. What a session stored before it finds again in either. It
+// tells whether there were such jobs.
+func (p *PendingEnqueue) followMoves(ctx context.Context) (followed bool) {
 	until := time.Now().Add(LeaderWaitMax)
 	for pause := searchPauseMin; p.wantsToFollow(); pause = min(2*pause, searchPauseMax) {
 		if err := p.openHomes(ctx); err != nil {
 			p.err = err
-			return
+			return true
 		}
 		if p.err != nil {
 			p.followWhole(ctx)
@@ -56,7 +61,7 @@ func (p *PendingEnqueue) followMoves(ctx context.Context) {
 			p.followJobs(ctx)
 		}
 		if !p.wantsToFollow() || time.Now().After(until) {
-			return
+			return true
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -66,9 +71,10 @@ func (p *PendingEnqueue) followMoves(ctx context.Context) {
 			if p.err == nil && p.request.Session != (SessionID{}) {
 				p.err = contextError(ctx.Err()) // its repeat does the rest
 			}
-			return
+			return true
 		}
 	}
+	return false
 }
 
 // wantsToFollow reports whether something was refused that another shard may take: the whole of an atomic request, or jobs.
@@ -86,6 +92,10 @@ func (p *PendingEnqueue) wantsToFollow() bool {
 
 // followJobs sends the jobs that were refused to their queues' homes.
 func (p *PendingEnqueue) followJobs(ctx context.Context) {
+	if late := p.late(); late != nil {
+		p.err = p.enqueueMoored(ctx, late, 0)
+		return
+	}
 	out := p.out()
 	homes := make([]berth, len(out))
 	for i := range out {
@@ -96,7 +106,38 @@ func (p *PendingEnqueue) followJobs(ctx context.Context) {
 			spec.Queue, homes[i], out[i].Err = to.id, rt.berth(to), nil
 		}
 	}
+	p.noteSent(homes)
 	p.err = enqueueSeveral(ctx, p.request, out, p.now, homes)
+}
+
+// late are the jobs of a session's request whose queues have moved more than once since the homes that refused them took any. The homes in
+// between may have stored them when they came the first time, and nobody has asked those yet. It is nil when there are none.
+func (p *PendingEnqueue) late() []bool {
+	if p.request.Session == (SessionID{}) {
+		return nil
+	}
+	out := p.out()
+	var queues []*route
+	for i := range out {
+		if !movedAway(out[i].Err) {
+			continue
+		}
+		id := p.request.Jobs[i].Spec.Queue
+		rt := p.engine.routes.byID(id)
+		at := home{p.sentTo(i).pump, id}
+		if rt.moving() && !rt.isOldHome(at) && !slices.Contains(rt.homes, at) && !slices.Contains(queues, rt) {
+			queues = append(queues, rt)
+		}
+	}
+	if queues == nil {
+		return nil
+	}
+	p.noteGood()
+	late := make([]bool, len(out))
+	for i := range late {
+		late[i] = p.good[i] && slices.Contains(queues, p.engine.routes.byID(p.request.Jobs[i].Spec.Queue))
+	}
+	return late
 }
 
 // followWhole sends an atomic request to the one shard where all its queues live now. A session's may have been stored elsewhere, between the
@@ -119,7 +160,7 @@ func (p *PendingEnqueue) storeWhole(ctx context.Context) {
 // openHomes sees to it that the queues of what was refused have homes that take jobs: a new home that was asked too early would remember
 // its refusal for the session.
 func (p *PendingEnqueue) openHomes(ctx context.Context) error {
-	if err := p.engine.relearn(ctx); err != nil {
+	if _, err := p.engine.relearn(ctx); err != nil {
 		return err
 	}
 	last := ""
@@ -143,14 +184,15 @@ func (e *Engine) newerRoute(ctx context.Context, rt *route, h home, f *findings)
 	if !f.Closed || !slices.Contains(rt.homes, h) {
 		return rt, nil
 	}
-	if err := e.relearn(ctx); err != nil {
+	if _, err := e.relearn(ctx); err != nil {
 		return rt, err
 	}
 	return e.routes.byName(rt.name), nil
 }
 
-// relearn makes this node's routes those of the catalog as it is now. A new home that is not set up yet is none.
-func (e *Engine) relearn(ctx context.Context) error {
+// relearn makes this node's routes those of the catalog as it is now, and tells whether they were others. A new home that is not set up yet
+// is none.
+func (e *Engine) relearn(ctx context.Context) (changed bool, err error) {
 	var moved []*route
 	view := e.routes.table()
 	if err := e.readCatalog(ctx, func() {
@@ -160,10 +202,10 @@ func (e *Engine) relearn(ctx context.Context) error {
 			}
 		}
 	}); err != nil {
-		return err
+		return false, err
 	}
 	if len(moved) > 0 {
 		e.routes.publish(moved...)
 	}
-	return nil
+	return len(moved) > 0, nil
 }

@@ -111,6 +111,9 @@ func (e *Engine) PartitionQueue(ctx context.Context, name string, count int, edi
 		return QueueStatus{}, err
 	}
 	e.weigh(ctx)
+	if _, err := e.settledQueue(ctx, name); err != nil {
+		return QueueStatus{}, err
+	}
 	var q cluster.Queue
 	var there bool
 	var shards []uint16
@@ -139,7 +142,7 @@ func (e *Engine) PartitionQueue(ctx context.Context, name string, count int, edi
 		r, err := e.catalog.propose(ctx, encode)
 		switch {
 		case err != nil:
-			return QueueStatus{}, spreadError(err, r, name)
+			return QueueStatus{}, e.moveError(ctx, err, r, name)
 		case len(r.Queue.Home.Shards) != count: // somebody else made it just now
 			return e.PartitionQueue(ctx, name, count, edit)
 		}
@@ -148,6 +151,9 @@ func (e *Engine) PartitionQueue(ctx context.Context, name string, count int, edi
 		}
 	}
 	if err := e.openMove(ctx, name); err != nil {
+		return QueueStatus{}, err
+	}
+	if _, err := e.settledQueue(ctx, name); err != nil {
 		return QueueStatus{}, err
 	}
 	return e.UpdateQueue(ctx, name, edit)
@@ -161,17 +167,4 @@ func (e *Engine) checkPartitions(count int) *Error {
 		return invalid("partitions", "is %d, and there are %d data shards: each partition has one of its own; add shards first, with beaver cluster add-shards or a higher --shards", count, shards)
 	}
 	return nil
-}
-
-// spreadError says what is in the way of other partitions.
-func spreadError(err error, r cluster.Result, name string) error {
-	switch r.Code {
-	case cluster.CodeLimit:
-		return newError(CodeResourceExhausted, ReasonLimit,
-			"queue %q has had %d homes before, which is the limit, or a shard has as many queues as it takes (%d); it keeps its partitions", name, cluster.FormersMax, cluster.QueuesMax)
-	case cluster.CodeMoving:
-		return errMoving(&r.Queue)
-	default:
-		return err
-	}
 }

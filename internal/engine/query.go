@@ -70,6 +70,7 @@ type findings struct {
 	Info     queue.QueueInfo     `json:",omitzero"`
 	Oldest   int64               `json:",omitzero"` // when the queue's oldest ready job was stored
 	Closed   bool                `json:",omitzero"` // the queue takes no jobs there any more: it lives elsewhere
+	Quiet    int64               `json:",omitzero"` // for how many ms the queue has answered nothing that may be repeated; 0: not known
 	Infos    []queue.QueueInfo   `json:",omitzero"`
 	Oldests  []int64             `json:",omitzero"` // for each of Infos
 	Holders  []queue.WorkerCount `json:",omitzero"`
@@ -195,7 +196,10 @@ func (e *Engine) answer(ctx context.Context, q *query) (*findings, error) {
 	case queryRows:
 		return e.pageHere(ctx, p, q)
 	case queryQueue:
-		look = func() { f.Info, _ = p.machine.Queue(q.Queue) }
+		look = func() {
+			f.Info, _ = p.machine.Queue(q.Queue)
+			f.Quiet = quietFor(p.machine.Answered(q.Queue), e.opts.Clock.NowMillis())
+		}
 	case queryQueues:
 		look = func() { f.Infos = p.machine.Queues() }
 	case queryHolders:

@@ -197,7 +197,7 @@ func (e *Engine) Queues(ctx context.Context) ([]QueueStatus, error) {
 	all := make([]QueueStatus, 0, len(routes))
 	for _, rt := range routes {
 		if slices.ContainsFunc(rt.homes, func(h home) bool { return at[h.pump][h.id].info.Settings.Closed }) {
-			if err := e.relearn(ctx); err != nil {
+			if _, err := e.relearn(ctx); err != nil {
 				return nil, err
 			}
 			if e.routes.byName(rt.name) != rt {

@@ -10,10 +10,12 @@ import (
 )
 
 // movingQueuesMax is how many queues of one request may move from one shard at the same time, when it is a repeat, and movingWholeMax how
-// many queues of an atomic request may move.
+// many queues of an atomic request may move. movesBackMax is how many moves of a queue a node may not have heard of, so that what it was
+// refused is known for what it is.
 const (
 	movingQueuesMax = 10
 	movingWholeMax  = 3
+	movesBackMax    = 16
 )
 
 // session is the session that a request has at a berth.
@@ -38,37 +40,59 @@ func (b berth) session(s SessionID) SessionID {
 // together have not stored of the request is settled, and all of that goes to the new homes at once, whoever brings it there and however
 // often: what a new home remembers is always the same. Should another node have brought something to an old home a moment ago, which did
 // not know of the move, the answers differ from what was asked, and are asked for once more.
-func (p *PendingEnqueue) enqueueMoving(ctx context.Context) error {
+//
+// With back, what is asked is not the old homes of queues that move, but the homes of all queues as they were so many moves ago. They have
+// stored nothing that could be repeated, or the moves since would not be over, but they may have refused it together with jobs that they
+// stored.
+func (p *PendingEnqueue) enqueueMoving(ctx context.Context, back int) error {
 	if p.request.Atomic {
 		return p.enqueueWholeMoving(ctx)
 	}
-	out := p.out()
 	p.noteGood()
 	for again := true; ; again = false {
-		for i := range out {
-			if p.good[i] {
-				out[i].Err = nil
-			}
-		}
-		m, err := p.moor(ctx)
-		if err != nil {
+		if err := p.enqueueMoored(ctx, p.good, back); err != nil || !again || !p.differs() {
 			return err
-		}
-		if err := enqueueSeveral(ctx, p.request, out, p.now, m.known); err != nil {
-			return err
-		}
-		fresh := m.rest(p.request, out)
-		if err := enqueueSeveral(ctx, p.request, out, p.now, fresh); err != nil {
-			return err
-		}
-		if !again || !p.differs() {
-			return nil
 		}
 	}
 }
 
-// noteGood notes which jobs were not refused before they went to a shard. REQUIRES: none has its answer, or homes says where each went, or
-// they had a refusal in common.
+// enqueueMoored stores some of the jobs where moor says that they go.
+func (p *PendingEnqueue) enqueueMoored(ctx context.Context, which []bool, back int) error {
+	out := p.out()
+	for i := range out {
+		if which[i] {
+			out[i].Err = nil
+		}
+	}
+	m, err := p.moor(ctx, which, back)
+	if err != nil {
+		return err
+	}
+	p.noteSent(m.known)
+	if err := enqueueSeveral(ctx, p.request, out, p.now, m.known); err != nil {
+		return err
+	}
+	fresh := m.rest(p.request, out)
+	p.noteSent(fresh)
+	if err := enqueueSeveral(ctx, p.request, out, p.now, fresh); err != nil || back < 2 {
+		return err
+	}
+	var moving []bool // the old homes of these have not been asked yet
+	for i, rt := range m.routes {
+		if m.ago[i] > 1 && rt.moving() {
+			if moving == nil {
+				moving = make([]bool, len(out))
+			}
+			moving[i] = true
+		}
+	}
+	if moving == nil {
+		return nil
+	}
+	return p.enqueueMoored(ctx, moving, 0)
+}
+
+// noteGood notes which jobs were not refused before they went to a shard.
 func (p *PendingEnqueue) noteGood() {
 	if p.good != nil {
 		return
@@ -77,30 +101,55 @@ func (p *PendingEnqueue) noteGood() {
 	for i := range p.good {
 		if p.homes != nil {
 			p.good[i] = p.homes[i].pump != nil
-		} else {
-			p.good[i] = p.out()[i].Err == nil
+			continue
+		}
+		j := &p.request.Jobs[i] // what refused it then does so again
+		p.good[i] = j.Err == nil && p.engine.routes.byName(j.Queue) != nil && checkJob(&j.Spec, p.now, false) == nil
+	}
+}
+
+// noteSent notes where jobs go that are sent once more.
+func (p *PendingEnqueue) noteSent(homes []berth) {
+	if p.sent == nil {
+		p.sent = make([]berth, len(homes))
+	}
+	for i, to := range homes {
+		if to.pump != nil {
+			p.sent[i] = to
 		}
 	}
+}
+
+// sentTo is where a job went last.
+func (p *PendingEnqueue) sentTo(i int) berth {
+	switch {
+	case p.sent != nil && p.sent[i].pump != nil:
+		return p.sent[i]
+	case p.homes != nil:
+		return p.homes[i]
+	}
+	return p.at
 }
 
 // moorings are where the jobs of a request go, some of whose queues move.
 type moorings struct {
 	routes []*route        // of each job; nil: it is refused already
+	ago    []int           // how many moves of its queue ago it went where an old home is asked about it; 0: none is
 	to     []berth         // where it goes if no old home has it
 	ids    []queue.QueueID // that its queue has there
-	old    []berth         // where it went before its queue began to move; zero: that does not
+	old    []berth         // where it went before its queue moved; zero: that does not
 	oldIDs []queue.QueueID
 	known  []berth // where it goes first: zero when that depends on what the old homes have
 }
 
-// moor finds where the jobs go, as the old homes remember.
-func (p *PendingEnqueue) moor(ctx context.Context) (*moorings, error) {
-	n := len(p.good)
-	m := &moorings{make([]*route, n), make([]berth, n), make([]queue.QueueID, n), make([]berth, n), make([]queue.QueueID, n), make([]berth, n)}
+// moor finds where those jobs go that which has, as the old homes remember, or those of so many moves ago.
+func (p *PendingEnqueue) moor(ctx context.Context, which []bool, back int) (*moorings, error) {
+	n := len(which)
+	m := &moorings{make([]*route, n), make([]int, n), make([]berth, n), make([]queue.QueueID, n), make([]berth, n), make([]queue.QueueID, n), make([]berth, n)}
 	moving := make(map[berth][]*route) // the queues that move, by where they were
 	seen := make(map[string]*route)    // the same one for all jobs of a queue, should another be published just now
-	for i := range p.good {
-		if !p.good[i] {
+	for i := range which {
+		if !which[i] {
 			continue
 		}
 		spec := &p.request.Jobs[i].Spec
@@ -111,12 +160,14 @@ func (p *PendingEnqueue) moor(ctx context.Context) (*moorings, error) {
 		seen[rt.name] = rt
 		h := rt.homes[partitionOf(len(rt.homes), spec, p.turn)]
 		m.routes[i], m.to[i], m.ids[i] = rt, rt.berth(h), h.id
-		if !rt.moving() {
+		m.ago[i] = rt.ago(back)
+		if m.ago[i] == 0 {
 			spec.Queue, m.known[i] = h.id, m.to[i]
 			continue
 		}
-		h = rt.from[partitionOf(len(rt.from), spec, p.turn)]
-		m.old[i], m.oldIDs[i] = rt.oldBerth(h), h.id
+		from := rt.formers[m.ago[i]-1]
+		h = from[partitionOf(len(from), spec, p.turn)]
+		m.old[i], m.oldIDs[i] = rt.formerBerth(h, m.ago[i]), h.id
 		if !slices.Contains(moving[m.old[i]], rt) {
 			moving[m.old[i]] = append(moving[m.old[i]], rt)
 		}
@@ -147,6 +198,17 @@ func (p *PendingEnqueue) moor(ctx context.Context) (*moorings, error) {
 	return m, nil
 }
 
+// ago is before how many of a queue's moves its homes are to be asked, with back; 0: none is.
+func (rt *route) ago(back int) int {
+	switch {
+	case back > 0 && back <= len(rt.formers):
+		return back
+	case rt.moving():
+		return 1
+	}
+	return 0
+}
+
 // match finds out of which of the queues that move the old berth had jobs in a request, beside those that still go there. It had those
 // of all, unless some had moved before the request was sent for the first time.
 func (m *moorings) match(old berth, queues []*route, f queue.Remembered) (stay []*route, found bool) {
@@ -162,7 +224,7 @@ func (m *moorings) match(old berth, queues []*route, f queue.Remembered) (stay [
 			switch {
 			case rt == nil:
 				continue
-			case !rt.moving() && m.to[i] == old:
+			case m.ago[i] == 0 && m.to[i] == old:
 				shape = shape.with(i, m.ids[i])
 			case m.old[i] == old && slices.Contains(stay, rt):
 				shape = shape.with(i, m.oldIDs[i])
@@ -179,10 +241,11 @@ func (m *moorings) match(old berth, queues []*route, f queue.Remembered) (stay [
 }
 
 // rest says where the jobs go that no old home has: those that none was asked to repeat, and those that one had refused since it was closed.
+// Those of a queue that moves wait until its last homes have been asked.
 func (m *moorings) rest(r *EnqueueRequest, out []Enqueued) []berth {
 	fresh := make([]berth, len(out))
 	for i, rt := range m.routes {
-		if rt == nil || !rt.moving() || m.known[i].pump != nil && !movedAway(out[i].Err) {
+		if rt == nil || m.ago[i] == 0 || m.ago[i] > 1 && rt.moving() || m.known[i].pump != nil && !movedAway(out[i].Err) {
 			continue
 		}
 		out[i].Err = nil
@@ -235,9 +298,16 @@ func (p *PendingEnqueue) enqueueWholeMoving(ctx context.Context) error {
 	return p.enqueueWhole(ctx)
 }
 
-// enqueueWhole stores an atomic request on the one shard where all its queues live now.
+// enqueueWhole stores an atomic request on the one shard where all its queues live now. There may have been one before this node heard of it.
 func (p *PendingEnqueue) enqueueWhole(ctx context.Context) error {
 	if !p.together(nil) {
+		learned, err := p.engine.relearn(ctx)
+		switch {
+		case err != nil:
+			return err
+		case learned:
+			return p.enqueueWholeMoving(ctx)
+		}
 		return errAtomicApart()
 	}
 	p.storeWhole(ctx)

@@ -26,6 +26,7 @@ type route struct {
 	homes   []home                     // where its new jobs go, by partition
 	from    []home                     // the homes before, by partition, while the queue moves; else empty
 	all     []home                     // those that it moves from, since their jobs are older, its homes, and those that it had before
+	formers [][]home                   // the homes that it had before, newest first; from is the first of them
 	moves   uint64                     // how often it moved
 	meters  *meters                    // nil for queues beyond QueueLabelsMax
 	oldest  []atomic.Pointer[storedAt] // for each of all
@@ -50,12 +51,15 @@ func (e *Engine) newRoute(q *cluster.Queue) *route {
 	}
 	rt.all = slices.Concat(rt.from, rt.homes)
 	for i := range q.Formers {
-		for _, h := range e.homesOf(&q.Formers[i]) {
+		homes := e.homesOf(&q.Formers[i])
+		rt.formers = append(rt.formers, homes)
+		for _, h := range homes {
 			if !slices.Contains(rt.all, h) {
 				rt.all = append(rt.all, h)
 			}
 		}
 	}
+	slices.Reverse(rt.formers)
 	rt.oldest = make([]atomic.Pointer[storedAt], len(rt.all))
 	return rt
 }
