@@ -115,7 +115,7 @@ func (m *member) checkBrought() {
 
 // checkEntry holds an entry of the log against what was applied.
 func (m *member) checkEntry(e *wal.Entry) {
-	h, items, err := shard.DecodeBatch(reversion(e.Data, 1), nil)
+	h, items, err := shard.DecodeBatch(reversion(e.Data, false), nil)
 	if err != nil {
 		m.n.w.fail("%s: entry %d is live and holds nothing: %v", m.name, e.Index, err)
 	}

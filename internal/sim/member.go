@@ -208,7 +208,7 @@ func (m *member) send(msg *raftpb.Message) {
 	to := int(shard.ReplicaID(msg.GetTo()).Node()) - 1
 	w.counts.Messages++
 	w.trace.mix(uint64(msg.GetType()), msg.GetFrom(), msg.GetTo(), msg.GetTerm(), msg.GetIndex(), msg.GetCommit())
-	w.net.send(m.n.index, to, event{kind: evMessage, node: to, shard: int(m.group.id), from: m.n.index, msg: w.bug.message(m.n.translate(msg, newerVersion))})
+	w.net.send(m.n.index, to, event{kind: evMessage, node: to, shard: int(m.group.id), from: m.n.index, msg: w.bug.message(m.n.translate(msg, true))})
 }
 
 // step takes a Raft message in.
@@ -220,7 +220,7 @@ func (m *member) step(msg *raftpb.Message) {
 	if w.trace.on() && msg.GetType() != raftpb.MsgHeartbeat && msg.GetType() != raftpb.MsgHeartbeatResp {
 		w.trace.printf(m.name, "gets %s", describe(msg))
 	}
-	if err := m.rep.Step(m.n.translate(msg, 1)); err != nil {
+	if err := m.rep.Step(m.n.translate(msg, false)); err != nil {
 		m.failed(err)
 		return
 	}

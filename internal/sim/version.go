@@ -12,9 +12,10 @@ import (
 )
 
 // A cluster is upgraded one node after the other, and until the last one is done, entries of two formats are in one log. There
-// is one format of batches today. So the newer binary is made here: it runs the same code, and what it proposes has batch
-// version 2 on disk and on the wire, which the nodes of the older binary, being what they are, do not read: such a node stores
-// and acknowledges the entry, stops when it is to apply it, naming the version, and goes on from there when it is upgraded.
+// is one binary today, which reads two versions of batches. So the newer binary is made here: it runs the same code, and what it
+// proposes has a version two above on disk and on the wire, which the nodes of the older binary, being what they are, do not read:
+// such a node stores and acknowledges the entry, stops when it is to apply it, naming the version, and goes on from there when it is
+// upgraded.
 
 // upgrade is how an operator goes about a newer binary.
 type upgrade uint8
@@ -28,7 +29,7 @@ const (
 const (
 	batchHeader   = 40
 	batchRow      = 8
-	newerVersion  = 2
+	knownVersions = 2 // of batches, which the older binary reads
 	newerSequence = uint64(1) << 63 // marks what a newer binary proposed in the newer format
 )
 
@@ -47,9 +48,9 @@ func (n *node) writesNewer() bool {
 	return true
 }
 
-// reversion gives a batch that was proposed in the newer format the version asked for, in a copy.
-func reversion(data []byte, version byte) []byte {
-	if len(data) < batchHeader || data[0] == version || binary.LittleEndian.Uint64(data[24:])&newerSequence == 0 {
+// reversion gives a batch that was proposed in the newer format its version there, or that of the older one, in a copy.
+func reversion(data []byte, newer bool) []byte {
+	if len(data) < batchHeader || newer == (data[0] > knownVersions) || binary.LittleEndian.Uint64(data[24:])&newerSequence == 0 {
 		return data
 	}
 	head := batchHeader + int(binary.LittleEndian.Uint16(data[2:]))*batchRow
@@ -57,7 +58,11 @@ func reversion(data []byte, version byte) []byte {
 		return data
 	}
 	out := append([]byte(nil), data...)
-	out[0] = version
+	if newer {
+		out[0] += knownVersions
+	} else {
+		out[0] -= knownVersions
+	}
 	clear(out[4:8])
 	binary.LittleEndian.PutUint32(out[4:], crc32.Checksum(out[:head], castagnoli))
 	return out
@@ -70,20 +75,20 @@ func (n *node) outward(entries []wal.Entry) []wal.Entry {
 	}
 	out := append([]wal.Entry(nil), entries...)
 	for i := range out {
-		out[i].Data = reversion(out[i].Data, newerVersion)
+		out[i].Data = reversion(out[i].Data, true)
 	}
 	return out
 }
 
-// translate gives the entries of a message the version asked for.
-func (n *node) translate(m *raftpb.Message, version byte) *raftpb.Message {
+// translate gives the entries of a message their versions in the newer format or the older one.
+func (n *node) translate(m *raftpb.Message, newer bool) *raftpb.Message {
 	if !n.newer || len(m.GetEntries()) == 0 {
 		return m
 	}
 	m = flatCopy(m)
 	entries := append([]*raftpb.Entry(nil), m.GetEntries()...)
 	for i, e := range entries {
-		if data := reversion(e.GetData(), version); len(data) > 0 && data[0] != e.GetData()[0] {
+		if data := reversion(e.GetData(), newer); len(data) > 0 && data[0] != e.GetData()[0] {
 			entries[i] = &raftpb.Entry{Type: e.Type, Term: e.Term, Index: e.Index, Data: data}
 		}
 	}
@@ -96,7 +101,7 @@ func (l nodeLog) ReadRange(id wal.ShardID, lo, hi uint64, maxBytes int) ([]wal.E
 	entries, err := l.Log.ReadRange(id, lo, hi, maxBytes)
 	if l.n.newer {
 		for i := range entries {
-			entries[i].Data = reversion(entries[i].Data, 1)
+			entries[i].Data = reversion(entries[i].Data, false)
 		}
 	}
 	return entries, err
@@ -115,7 +120,7 @@ func (l nodeLog) ReadPart(id wal.ShardID, index uint64, buf []byte, off int64) (
 	}
 	head = append(head, make([]byte, int(binary.LittleEndian.Uint16(head[2:]))*batchRow)...)
 	if got, _ := l.Log.ReadPart(id, index, head, 0); got == len(head) && off < int64(len(head)) {
-		copy(buf[:n], reversion(head, 1)[off:])
+		copy(buf[:n], reversion(head, false)[off:])
 	}
 	return n, err
 }
@@ -127,7 +132,7 @@ func (n *node) tooOld(err error) bool {
 	if !ok || w.plan.upgrade == upgradeNone || n.newer {
 		return false
 	}
-	if newer.Version != newerVersion {
+	if newer.Version <= knownVersions {
 		w.fail("%s met version %d: %v", n.name, newer.Version, err)
 	}
 	w.counts.TooOld++
