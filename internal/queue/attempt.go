@@ -131,6 +131,9 @@ func (m *Machine) releaseAttempt(q *queueState, p Pos, r *record) {
 // takeBackLease takes a lease back of which nobody was told: the job is as it was before, and at its old place.
 func (m *Machine) takeBackLease(q *queueState, p Pos, r *record) {
 	m.unlease(q, p, r)
+	if r.has(flagUnique) {
+		m.restartClaim(q, p, r.token)
+	}
 	r.attempt--
 	r.percent, r.progressPos = 0, 0
 	if r.attempt == 0 {
@@ -233,12 +236,24 @@ func (m *Machine) applyToDead(t itemType, r *reader) {
 		return
 	}
 	q := m.mutable(rec.queue)
-	m.count(q, StateDead, StateUnknown)
 	if t == itemDiscardDead {
+		m.count(q, StateDead, StateUnknown)
 		m.end(q, p, &rec, StateDiscarded, 0)
 		m.answerJob(CodeOK, rec.state, p)
 		return
 	}
+	if rec.has(flagUnique) {
+		switch code := m.reclaim(q, p); code {
+		case CodeOK:
+		case CodeKeyHeld:
+			m.out.Items = append(m.out.Items, Result{Code: code, State: StateDead, Shard: m.holder.Shard, Pos: m.holder.Pos})
+			return
+		default:
+			m.answerJob(code, StateDead, p)
+			return
+		}
+	}
+	m.count(q, StateDead, StateUnknown)
 	q.totals.retried++
 	rec.failures, rec.crashes, rec.reason, rec.flags = 0, 0, DeadNot, rec.flags&^flagCancel
 	// Who retries it wants it to run: an expiry that would end it now is forgotten.

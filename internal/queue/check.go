@@ -21,7 +21,7 @@ func (m *Machine) CheckInvariants() error { return m.check(true) }
 func (m *Machine) check(overlap bool) error {
 	c := &checker{m: m, counts: make(map[QueueID]*queueCheck, m.queues.Len())}
 	c.sum = m.hashClock()
-	for _, part := range []func(){c.queues, c.records, c.extras, c.sessions, c.leases, c.totals} {
+	for _, part := range []func(){c.queues, c.records, c.extras, c.claims, c.sessions, c.leases, c.totals} {
 		if part(); c.err != nil {
 			return c.err
 		}
@@ -40,12 +40,14 @@ type checker struct {
 	timers int
 	extra  int
 	errors int
+	claim  int
 	err    error
 }
 
 type queueCheck struct {
 	counts       [stateCount]uint64
 	readyRecords uint64
+	unique       uint64
 }
 
 func (c *checker) fail(format string, args ...any) bool {
@@ -141,8 +143,8 @@ func (c *checker) record(p Pos, r *record) bool {
 		return c.fail("job %d: running without a lease", p)
 	case (r.state == StateDead) && r.reason == DeadNot:
 		return c.fail("job %d: dead for no reason", p)
-	case r.state.ended() && r.has(flagExtra):
-		return c.fail("job %d: ended, yet with settings", p)
+	case r.state.ended() && r.flags&(flagExtra|flagUnique) != 0:
+		return c.fail("job %d: ended, yet with settings or a unique key", p)
 	case r.state == StateReady && r.at != 0, (r.state == StateScheduled || r.state == StateBackoff) && r.at == 0:
 		return c.fail("job %d: state %d at %d", p, r.state, r.at)
 	}
@@ -160,6 +162,12 @@ func (c *checker) record(p Pos, r *record) bool {
 		}
 		c.sum += e.hash(p)
 	}
+	if r.has(flagUnique) {
+		c.claim++
+		if cl, ok := c.m.claims.Get(p); !ok || cl.queue != r.queue {
+			return c.fail("job %d: its claim is gone", p)
+		}
+	}
 	if r.has(flagErrors) {
 		c.errors++
 		l, ok := c.m.errors.Get(p)
@@ -174,6 +182,44 @@ func (c *checker) record(p Pos, r *record) bool {
 func (c *checker) extras() {
 	if c.extra != c.m.extras.Len() || c.errors != c.m.errors.Len() {
 		c.fail("%d settings and %d errors, but jobs name %d and %d", c.m.extras.Len(), c.m.errors.Len(), c.extra, c.errors)
+	}
+}
+
+// claims checks that each is of a job that may hold its key again, or keeps it for a while, and that a key is held once.
+func (c *checker) claims() {
+	keys := 0
+	c.m.claims.Scan(func(p Pos, cl claim) bool {
+		c.sum += cl.hash(p)
+		rec, ok := c.m.records.Get(p)
+		qc := c.counts[cl.queue]
+		switch live := ok && rec.has(flagUnique); {
+		case qc == nil:
+			return c.fail("claim of job %d: no queue %d", p, cl.queue)
+		case live:
+			c.claim--
+		case cl.until == 0 || cl.flags&claimHeld != 0 || cl.released != 0:
+			return c.fail("claim of job %d, which ended: %+v", p, cl)
+		}
+		if cl.flags&claimHeld != 0 && rec.state == StateDead {
+			return c.fail("job %d: dead, yet it holds its key", p)
+		}
+		if cl.until != 0 {
+			c.timers++
+			if _, ok := c.m.timers.Get(timer{cl.until, p, timerUnique}); !ok {
+				return c.fail("claim of job %d: no timer at %d", p, cl.until)
+			}
+		}
+		if cl.holds() {
+			keys++
+			qc.unique++
+			if c.m.keys[cl.key] != p {
+				return c.fail("job %d holds a key that is job %d's", p, c.m.keys[cl.key])
+			}
+		}
+		return true
+	})
+	if c.err == nil && (c.claim != 0 || keys != len(c.m.keys)) {
+		c.fail("%d claims are missing; %d keys are listed, %d held", c.claim, len(c.m.keys), keys)
 	}
 }
 
@@ -193,6 +239,9 @@ func (c *checker) sessions() {
 		c.sum += a.hash(key)
 		if _, ok := c.m.sessions.Get(key / SessionWindow); !ok || answerKey(key/SessionWindow, a.seq) != key {
 			return c.fail("answer %d has no session", key)
+		}
+		if !a.holdersFit() {
+			return c.fail("answer %d names other holders than it has jobs", key)
 		}
 		return true
 	})
@@ -244,7 +293,7 @@ func (c *checker) totals() {
 				live += n
 			}
 		}
-		if qc.counts != q.counts || qc.readyRecords != q.readyRecords || live != q.live || ended != q.ended.len() {
+		if qc.counts != q.counts || qc.readyRecords != q.readyRecords || qc.unique != q.unique || live != q.live || ended != q.ended.len() {
 			return c.fail("queue %d counts %v (%d live), has %v", id, q.counts, q.live, qc.counts)
 		}
 		return true

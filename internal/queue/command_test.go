@@ -11,6 +11,7 @@ type command struct {
 	atomic      bool
 	header      bool
 	jobs        []Spec
+	hints       map[int]JobID // of the jobs whose key another one is known to hold
 	worker      WorkerID
 	queues      []QueueID
 	max         int
@@ -25,6 +26,8 @@ type command struct {
 	text        string
 }
 
+func (c *command) hint(i int) JobID { return c.hints[i] }
+
 // encode appends the command's items.
 func (c *command) encode(items [][]byte) [][]byte {
 	switch c.kind {
@@ -35,7 +38,7 @@ func (c *command) encode(items [][]byte) [][]byte {
 			items = append(items, AppendEnqueue(nil, c.session, c.seq, len(c.jobs), c.atomic, c.shape))
 		}
 		for i := range c.jobs {
-			items = append(items, AppendJob(nil, &c.jobs[i]))
+			items = append(items, AppendHintedJob(nil, &c.jobs[i], c.hint(i)))
 		}
 		return items
 	case itemFetch:

@@ -50,6 +50,13 @@
 // answer, refusals included. A repeat that brings other jobs than the first time is refused: its answers would be given to
 // the wrong ones. A session that is idle for SessionIdleMillis is forgotten.
 //
+// # Unique keys
+//
+// At most one job of a queue and an ordering key holds a unique key at any time: see unique.go. An enqueue whose key is held stores
+// nothing and is answered with the holder, and a repeat of a session's with the same one, whatever became of it. A key is held until
+// the job ended, is dead or was leased, as its producer wants, and until its window has passed. A dead job that is retried needs its
+// key again, and is refused while another one holds it.
+//
 // # Snapshots and the fingerprint
 //
 // Snapshot freezes the state by copying the roots of copy-on-write trees; a queue's own struct is cloned before its first
@@ -63,6 +70,6 @@
 // # Room for more
 //
 // Items carry a type and a version, and unknown ones are refused; images are made of tagged sections, and an unknown one
-// is an error that says to use a newer version. Unique keys, limits by key, batches and periodic jobs get items and
-// sections of their own.
+// is an error that says to use a newer version. Limits by key, batches and periodic jobs get items and sections of their own, as
+// unique keys have: what needs them lies in batches that an older program does not take for something else (BatchVersion).
 package queue

@@ -57,15 +57,22 @@ func (m *Machine) enqueueJobs(first Pos, items [][]byte, atomic bool) {
 // admitAll reports whether every job would be accepted. If not it answers the command: the culprits by their own code.
 func (m *Machine) admitAll(first Pos, items [][]byte) bool {
 	clear(m.pending)
+	clear(m.claimed)
 	header := len(m.out.Items)
 	m.answer(CodeAborted)
 	admitted := true
 	for _, item := range items {
 		code := m.admit(item, true)
-		if code == CodeOK {
+		switch code {
+		case CodeOK:
 			code = CodeAborted
 			m.pending[m.job.queue]++
-		} else {
+			if m.job.flags&jobHasUnique != 0 {
+				m.claimed[m.unique.hash] = struct{}{}
+			}
+		case CodeExists:
+			code = CodeAborted // with the others; alone it refuses nothing
+		default:
 			admitted = false
 		}
 		m.answer(code)
@@ -78,7 +85,7 @@ func (m *Machine) admitAll(first Pos, items [][]byte) bool {
 
 // admit decodes a job item into m.job and says whether it may be enqueued; atomic: beside those pending.
 func (m *Machine) admit(item []byte, atomic bool) Code {
-	if !decodeJob(item, &m.job) {
+	if !decodeJob(item, &m.job, &m.unique) {
 		return CodeMalformed
 	}
 	if m.job.expiresAt != 0 && (m.job.expiresAt <= m.now || m.job.expiresAt <= m.job.runAt) {
@@ -91,6 +98,15 @@ func (m *Machine) admit(item []byte, atomic bool) Code {
 	if q.settings.Closed {
 		return CodeMoved
 	}
+	unique := m.job.flags&jobHasUnique != 0
+	if unique {
+		if m.findHolder() {
+			return CodeExists
+		}
+		if _, claimed := m.claimed[m.unique.hash]; claimed && atomic {
+			return CodeExists // by one before it
+		}
+	}
 	depth := q.live
 	if atomic {
 		depth += m.pending[m.job.queue]
@@ -98,28 +114,50 @@ func (m *Machine) admit(item []byte, atomic bool) Code {
 	if depth >= q.settings.DepthMax {
 		return CodeQueueFull
 	}
+	if unique && !m.roomForKey(atomic) {
+		return CodeLimit
+	}
 	return CodeOK
+}
+
+// roomForKey reports whether one more key may be held; atomic: beside those that the command would take.
+func (m *Machine) roomForKey(atomic bool) bool {
+	n := len(m.keys)
+	if atomic {
+		n += len(m.claimed)
+	}
+	return n < m.keysMax
 }
 
 // applyJob enqueues one job at p.
 func (m *Machine) applyJob(p Pos, item []byte) {
-	if code := m.admit(item, false); code != CodeOK {
+	code := m.admit(item, false)
+	if code != CodeOK && code != CodeExists {
 		m.answer(code)
 		return
 	}
 	j := &m.job
 	q := m.mutate(m.peek(j.queue))
+	if code == CodeExists {
+		q.totals.deduplicated++
+		m.answerExisting(m.holder)
+		return
+	}
 	q.totals.enqueued++
 	size := largeBytes(item)
-	if j.runAt <= m.now && !j.overrides() && size == 0 {
+	if j.runAt <= m.now && j.flags&(jobOverrides|jobHasUnique) == 0 && size == 0 {
 		m.count(q, StateUnknown, StateReady)
 		m.enterReady(q, p, j.priority, true)
 		m.answerJob(CodeOK, StateReady, p)
 		return
 	}
 	rec := record{queue: q.id, priority: j.priority}
-	if j.overrides() || size != 0 {
-		rec.flags = flagExtra
+	if j.flags&jobHasUnique != 0 {
+		rec.flags = flagUnique
+		m.claimKey(p)
+	}
+	if j.flags&jobOverrides != 0 || size != 0 {
+		rec.flags |= flagExtra
 		m.putExtra(p, extra{
 			maxAttempts: j.maxAttempts, timeoutMillis: j.timeoutMillis, expiresAt: j.expiresAt, retry: j.retry, bytes: size,
 		})

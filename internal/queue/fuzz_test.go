@@ -12,7 +12,7 @@ func everyItem() [][]byte {
 	spec := Spec{
 		Queue: 1, Priority: 2, RunAt: 9, ExpiresAt: 90, MaxAttempts: 2, Retry: Retry{Kind: RetryFixed, BaseMillis: 5},
 		TimeoutMillis: -1, EnqueuedAt: 3, Kind: "k", ContentType: "c", Payload: []byte("p"),
-		Metadata: []KeyValue{{"a", "b"}}, OrderingKey: "o",
+		Metadata: []KeyValue{{"a", "b"}}, OrderingKey: "o", UniqueKey: "u", UniqueUntil: UniqueUntilStarted, UniqueForMillis: 7,
 	}
 	return [][]byte{
 		AppendHold(nil, 5),
@@ -20,6 +20,10 @@ func everyItem() [][]byte {
 		AppendEnqueue(nil, SessionID{1}, 1, 2, true, 7),
 		AppendJob(nil, &spec),
 		AppendJob(nil, &Spec{Queue: 1}),
+		AppendJob(nil, &Spec{Queue: 1, UniqueKey: "v"}),
+		AppendEnqueue(nil, SessionID{2}, 1, 2, false, 7),
+		AppendJob(nil, &spec),
+		AppendHintedJob(nil, &Spec{Queue: 1, UniqueKey: "w", UniqueForMillis: 3}, JobID{Shard: 4, Pos: 9}),
 		AppendFetch(nil, 1, []QueueID{1, 2}, 2, 0, 0),
 		AppendFetch(nil, 0, []QueueID{1}, 2, 0, 7),
 		AppendProgress(nil, MakePos(1, 3), 1, 50, "half"),

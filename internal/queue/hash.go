@@ -16,6 +16,7 @@ const (
 	hashSeedAnswer  = 0x1d8e4e27c47d124f
 	hashSeedClock   = 0xeb44accab455d165
 	hashSeedEnded   = 0xc2b2ae3d27d4eb4f
+	hashSeedClaim   = 0xa24baed4963ee407
 	hashSeedJitter  = 0x2545f4914f6cdd1d
 
 	hashMultiplier = 0xa0761d6478bd642f

@@ -23,6 +23,7 @@ type Image struct {
 	errors        *btree.Map[Pos, errorList]
 	sessions      *btree.Map[uint64, session]
 	answers       *btree.Map[uint64, answer]
+	claims        *btree.Map[Pos, claim]
 }
 
 // Snapshot freezes the state in O(1), whatever its size: the machine copies what it changes from now on.
@@ -32,7 +33,7 @@ func (m *Machine) Snapshot() *Image {
 		shard: m.shard, applied: m.applied, now: m.now, tokens: m.tokens, sessionSerial: m.sessionSerial,
 		holdUntil: m.holdUntil, sum: m.sum,
 		queues: m.queues.Copy(), records: m.records.Copy(), extras: m.extras.Copy(), errors: m.errors.Copy(),
-		sessions: m.sessions.Copy(), answers: m.answers.Copy(),
+		sessions: m.sessions.Copy(), answers: m.answers.Copy(), claims: m.claims.Copy(),
 	}
 }
 
@@ -101,6 +102,9 @@ func (img *Image) Live() *roaring64.Bitmap {
 //	7 errors   × (position delta v, count v, positions v)
 //	8 sessions × (serial delta v, id 16 bytes, high v, last used v, timer at v)
 //	9 answers  × (key delta v, sequence v, first v, jobs v, shape v, refused b)
+//	10 claims  × (position delta v, queue v, unique hash 16 bytes, flags u8, until v, released v)
+//	11 deduplicated × (queue v, total v)
+//	12 holders × (answer's key delta v, holders b)
 //	255 end    empty
 const (
 	imageMagic  = "BVRQ"
@@ -116,6 +120,11 @@ const (
 	sectionSessions = 8
 	sectionAnswers  = 9
 	sectionEnd      = 255
+
+	// These are written only when there is something in them: other images are those of before there were unique keys.
+	sectionClaims       = 10
+	sectionDeduplicated = 11
+	sectionHolders      = 12
 
 	sectionHeadBytes   = 5
 	sectionTargetBytes = 64 << 10
@@ -207,6 +216,7 @@ func (img *Image) WriteTo(to io.Writer) (int64, error) {
 	w.buf = binary.LittleEndian.AppendUint64(w.buf, img.sum)
 	w.end()
 	img.writeQueues(w)
+	img.writeClaims(w) // before the records whose flags an older program would take for damage
 	img.writeExtras(w)
 	img.writeErrors(w)
 	img.writeRecords(w)
@@ -385,40 +395,6 @@ func (img *Image) writeErrors(w *imageWriter) {
 		for _, at := range l.pos[:l.count] {
 			w.v(uint64(at))
 		}
-		if w.full() {
-			last = 0
-		}
-		return w.err == nil
-	})
-	w.end()
-}
-
-func (img *Image) writeSessions(w *imageWriter) {
-	w.begin(sectionSessions, nil)
-	var last uint64
-	img.sessions.Scan(func(serial uint64, s session) bool {
-		w.v(serial - last)
-		last = serial
-		w.buf = append(w.buf, s.id[:]...)
-		w.v(s.high)
-		w.v(uint64(s.lastUsed))
-		w.v(uint64(s.timerAt))
-		if w.full() {
-			last = 0
-		}
-		return w.err == nil
-	})
-	w.end()
-	w.begin(sectionAnswers, nil)
-	last = 0
-	img.answers.Scan(func(key uint64, a answer) bool {
-		w.v(key - last)
-		last = key
-		w.v(a.seq)
-		w.v(uint64(a.first))
-		w.v(uint64(a.jobs))
-		w.v(uint64(a.shape))
-		w.buf = appendBytes(w.buf, a.refused)
 		if w.full() {
 			last = 0
 		}

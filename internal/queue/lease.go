@@ -205,6 +205,9 @@ func (m *Machine) lease(q *queueState, priority uint8, f *fetchItem, bytesMax in
 	rec.token, rec.worker, rec.startedAt = m.tokens, f.worker, m.now
 	rec.attempt++
 	rec.percent, rec.progressPos = 0, 0
+	if rec.has(flagUnique) {
+		m.startClaim(p, rec.token)
+	}
 	rec.at = m.deadline(f, timeout)
 	rec.slot = m.leases.add(f.worker, p)
 	if rec.at != 0 {

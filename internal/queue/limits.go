@@ -36,6 +36,7 @@ const (
 	LeaseMillisMax     = 30 * 24 * 3600_000 // longest anonymous lease
 	HoldMillisMax      = 10 * 60 * 1000     // longest hold of deadlines
 	QueuesMax          = 10_000             // queues of one shard
+	UniqueKeysMax      = 10_000_000         // unique keys held on one shard
 	ListMax            = 1000               // rows of one page
 	EntryTargetBytes   = 256 << 10          // an entry gathers commands up to this size
 	CommandBytesMax    = 4 << 20            // one command

@@ -24,7 +24,7 @@ func TestSpecLimits(t *testing.T) {
 		}
 		return kv
 	}
-	sized := []string{"kind", "content_type", "payload", "metadata", "ordering_key"}
+	sized := []string{"kind", "content_type", "payload", "metadata", "ordering_key", "unique_key"}
 	list := func(n int) Retry { return Retry{Kind: RetryList, List: make([]int64, n)} }
 	for _, c := range []struct {
 		field    string
@@ -43,6 +43,8 @@ func TestSpecLimits(t *testing.T) {
 		{"metadata", func(s *Spec) { s.Metadata = metadata(MetadataCountMax, 0) }, func(s *Spec) { s.Metadata = metadata(MetadataCountMax+1, 0) }},
 		{"metadata", func(s *Spec) { s.Metadata = metadata(2, MetadataBytesMax) }, func(s *Spec) { s.Metadata = metadata(2, MetadataBytesMax+1) }},
 		{"ordering_key", func(s *Spec) { s.OrderingKey = strings.Repeat("o", OrderKeyBytesMax) }, func(s *Spec) { s.OrderingKey = strings.Repeat("o", OrderKeyBytesMax+1) }},
+		{"unique_key", func(s *Spec) { s.UniqueKey = strings.Repeat("u", UniqueKeyBytesMax) }, func(s *Spec) { s.UniqueKey = strings.Repeat("u", UniqueKeyBytesMax+1) }},
+		{"unique_for", func(s *Spec) { s.UniqueKey, s.UniqueForMillis = "u", UniqueForMillisMax }, func(s *Spec) { s.UniqueKey, s.UniqueForMillis = "u", UniqueForMillisMax+1 }},
 		{"retry.list", func(s *Spec) { s.Retry = list(RetryListMax) }, func(s *Spec) { s.Retry = list(RetryListMax + 1) }},
 		{"retry.list", func(s *Spec) { s.Retry = list(1) }, func(s *Spec) { s.Retry = list(0) }},
 		{"retry.list", func(s *Spec) { s.Retry = list(1); s.Retry.List[0] = DelayMillisMax }, func(s *Spec) { s.Retry = list(1); s.Retry.List[0] = DelayMillisMax + 1 }},

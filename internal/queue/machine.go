@@ -26,6 +26,7 @@ type Machine struct {
 	errors        *btree.Map[Pos, errorList]
 	sessions      *btree.Map[uint64, session] // by serial
 	answers       *btree.Map[uint64, answer]  // by serial and sequence number modulo the window
+	claims        *btree.Map[Pos, claim]
 
 	// Derived from the state.
 	sum         uint64 // the fingerprint
@@ -33,19 +34,25 @@ type Machine struct {
 	byID        map[QueueID]*queueState
 	last        *queueState // the one looked up last
 	sessionByID map[SessionID]uint64
+	keys        map[UniqueHash]Pos // the keys held, and by whom
 	timers      *btree.BTreeG[timer]
 	leases      leaseTable
 	counts      [stateCount]uint64
 	past        [VerifyWindow]pastFingerprint // at index modulo the window
 	verified    Verification
+	keysMax     int // UniqueKeysMax; a test lowers it
 
 	// Of the Apply under way.
 	out     *Results
 	dirty   []*queueState
 	pending map[QueueID]uint64 // jobs an atomic command would add
 	job     jobItem
+	unique  uniqueItem // of job, when it has one
 	fetched [FetchQueuesMax]*queueState
 	lost    []Pos
+	claimed map[UniqueHash]struct{} // the keys that an atomic command would take
+	holder  JobID                   // of the key of job
+	hashed  []byte
 }
 
 type pastFingerprint struct{ index, sum uint64 }
@@ -62,11 +69,15 @@ func New(shard uint16) *Machine {
 		errors:      btree.NewMap[Pos, errorList](recordDegree),
 		sessions:    btree.NewMap[uint64, session](recordDegree),
 		answers:     btree.NewMap[uint64, answer](recordDegree),
+		claims:      btree.NewMap[Pos, claim](recordDegree),
 		byID:        make(map[QueueID]*queueState),
 		sessionByID: make(map[SessionID]uint64),
 		timers:      newTimers(),
 		leases:      newLeaseTable(),
 		pending:     make(map[QueueID]uint64),
+		keys:        make(map[UniqueHash]Pos),
+		claimed:     make(map[UniqueHash]struct{}),
+		keysMax:     UniqueKeysMax,
 	}
 	m.clockHash = m.hashClock()
 	m.sum = m.clockHash

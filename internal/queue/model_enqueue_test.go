@@ -4,7 +4,7 @@ import "slices"
 
 // What the model does with new jobs.
 
-func (m *model) admit(s *Spec, pending map[QueueID]uint64) Code {
+func (m *model) admit(s *Spec, hint JobID, pending map[QueueID]uint64, claimed map[modelKey]bool) Code {
 	q := m.queues[s.Queue]
 	switch {
 	case s.ExpiresAt != 0 && (s.ExpiresAt <= m.now || s.ExpiresAt <= s.RunAt):
@@ -13,6 +13,9 @@ func (m *model) admit(s *Spec, pending map[QueueID]uint64) Code {
 		return CodeNoQueue
 	case q.info.Settings.Closed:
 		return CodeMoved
+	}
+	if _, held := m.holder(s, hint); held || claimed[keyOf(s)] {
+		return CodeExists
 	}
 	depth := pending[s.Queue]
 	for st, n := range q.info.ByState {
@@ -65,21 +68,27 @@ func (m *model) enqueue(index uint64, c *command) {
 		return
 	}
 	for i := range c.jobs {
-		m.enqueueOne(MakePos(index, len(m.out.Items)), &c.jobs[i])
+		m.enqueueOne(MakePos(index, len(m.out.Items)), &c.jobs[i], c.hint(i))
 	}
 	remember(m.out.Items[from:])
 }
 
 func (m *model) admitAll(c *command, from int) bool {
-	pending := map[QueueID]uint64{}
+	pending, claimed := map[QueueID]uint64{}, map[modelKey]bool{}
 	admitted := true
 	var codes []Code
 	for i := range c.jobs {
-		code := m.admit(&c.jobs[i], pending)
-		if code == CodeOK {
+		code := m.admit(&c.jobs[i], c.hint(i), pending, claimed)
+		switch code {
+		case CodeOK:
 			pending[c.jobs[i].Queue]++
+			if c.jobs[i].UniqueKey != "" {
+				claimed[keyOf(&c.jobs[i])] = true
+			}
 			code = CodeAborted
-		} else {
+		case CodeExists:
+			code = CodeAborted
+		default:
 			admitted = false
 		}
 		codes = append(codes, code)
@@ -98,6 +107,8 @@ func (m *model) repeat(c *command, known []Result) {
 	m.result(CodeDuplicate, 0, 0)
 	for i := range c.jobs {
 		switch {
+		case known[i].Code == CodeExists:
+			m.existing(JobID{Shard: known[i].Shard, Pos: known[i].Pos})
 		case known[i].Code != CodeOK:
 			m.result(known[i].Code, 0, 0)
 		default:
@@ -111,14 +122,26 @@ func (m *model) repeat(c *command, known []Result) {
 	}
 }
 
-func (m *model) enqueueOne(p Pos, s *Spec) {
-	if code := m.admit(s, nil); code != CodeOK {
+func (m *model) enqueueOne(p Pos, s *Spec, hint JobID) {
+	switch code := m.admit(s, hint, nil, nil); code {
+	case CodeOK:
+	case CodeExists:
+		holder, _ := m.holder(s, hint)
+		m.queues[s.Queue].info.Deduplicated++
+		m.existing(holder)
+		return
+	default:
 		m.result(code, 0, 0)
 		return
 	}
 	j := &modelJob{info: JobInfo{Pos: p, Queue: s.Queue, Priority: s.Priority}, expiresAt: s.ExpiresAt, own: *s, bytes: len(AppendJob(nil, s))}
 	m.jobs[p] = j
 	m.queues[s.Queue].info.Enqueued++
+	until := Millis(0)
+	if s.UniqueForMillis > 0 {
+		until = m.now + Millis(s.UniqueForMillis)
+	}
+	m.take(j, until)
 	if s.RunAt > m.now {
 		m.wait(j, StateScheduled, s.RunAt)
 	} else {

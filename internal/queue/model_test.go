@@ -11,8 +11,9 @@ import (
 type modelJob struct {
 	info       JobInfo
 	expiresAt  Millis
-	own        Spec // MaxAttempts, TimeoutMillis, Retry
-	bytes      int  // of its item
+	own        Spec  // MaxAttempts, TimeoutMillis, Retry
+	bytes      int   // of its item
+	released   Token // of the lease for which it gave its unique key up
 	endedOrder uint64
 }
 
@@ -36,11 +37,17 @@ type model struct {
 	jobs     map[Pos]*modelJob
 	queues   map[QueueID]*modelQueue
 	sessions map[SessionID]*modelSession
+	keys     map[modelKey]*modelHold
 	out      Results
 }
 
+// modelShard is the shard of the machines that are compared with the model.
+const modelShard = 3
+
 func newModel() *model {
-	return &model{jobs: map[Pos]*modelJob{}, queues: map[QueueID]*modelQueue{}, sessions: map[SessionID]*modelSession{}}
+	return &model{
+		jobs: map[Pos]*modelJob{}, queues: map[QueueID]*modelQueue{}, sessions: map[SessionID]*modelSession{}, keys: map[modelKey]*modelHold{},
+	}
 }
 
 func (m *model) apply(index uint64, now Millis, commands []command) {
@@ -124,6 +131,7 @@ func (m *model) fire() {
 			}
 		}
 	}
+	m.passWindows()
 	for id, s := range m.sessions {
 		if s.lastUsed+SessionIdleMillis <= m.now {
 			delete(m.sessions, id)
@@ -147,6 +155,7 @@ func (m *model) move(j *modelJob, to State) {
 func (m *model) end(j *modelJob, to State) {
 	q := m.queues[j.info.Queue]
 	m.move(j, to)
+	m.give(j)
 	j.info.RunAt, j.info.Deadline, j.info.EndedAt, j.expiresAt = 0, 0, m.now, 0
 	switch to {
 	case StateCompleted:
@@ -197,6 +206,7 @@ func (m *model) wait(j *modelJob, to State, at Millis) {
 func (m *model) die(j *modelJob, why DeadReason) {
 	m.queues[j.info.Queue].info.Died++
 	m.move(j, StateDead)
+	m.give(j)
 	j.info.Deadline, j.info.EndedAt, j.info.DeadReason = 0, m.now, why
 }
 
@@ -338,6 +348,7 @@ func (m *model) fetch(c *command) {
 		m.token++
 		j.info.Token, j.info.Worker, j.info.StartedAt = m.token, c.worker, m.now
 		j.info.Attempt++
+		m.started(j)
 		j.info.ProgressPercent, j.info.ProgressPos = 0, 0
 		timeout := m.timeout(j)
 		lease := c.leaseMillis
@@ -410,6 +421,7 @@ func (m *model) toLease(here Pos, c *command) {
 		m.release(j)
 	case itemTakeBack:
 		i := &j.info
+		m.unstarted(j)
 		if i.Attempt--; i.Attempt == 0 {
 			i.Token, i.Worker, i.StartedAt = 0, 0, 0
 		}
@@ -434,7 +446,7 @@ func (m *model) toLease(here Pos, c *command) {
 // plain: the machine knows of the job only through its ready set.
 func (j *modelJob) plain() bool {
 	s := &j.own
-	return j.info.State == StateReady && j.info.Attempt == 0 && !(s.ExpiresAt != 0 || s.MaxAttempts != 0 || s.TimeoutMillis != 0 || s.Retry.Kind != RetryDefault || j.bytes > SmallJobBytes)
+	return j.info.State == StateReady && j.info.Attempt == 0 && !(s.ExpiresAt != 0 || s.MaxAttempts != 0 || s.TimeoutMillis != 0 || s.Retry.Kind != RetryDefault || s.UniqueKey != "" || j.bytes > SmallJobBytes)
 }
 
 func (m *model) cancel(c *command) {
@@ -469,6 +481,18 @@ func (m *model) toDead(c *command) {
 	if c.kind == itemDiscardDead {
 		m.end(j, StateDiscarded)
 	} else {
+		if j.own.UniqueKey != "" {
+			switch code := m.mayTake(j); code {
+			case CodeKeyHeld:
+				m.out.Items = append(m.out.Items, Result{Code: code, State: StateDead, Shard: modelShard, Pos: m.keys[keyOf(&j.own)].pos})
+				return
+			case CodeKeyElsewhere:
+				m.result(code, StateDead, c.pos)
+				return
+			default:
+				m.take(j, 0)
+			}
+		}
 		m.queues[j.info.Queue].info.Retried++
 		j.info.Failures, j.info.Crashes, j.info.DeadReason, j.info.CancelRequested = 0, 0, DeadNot, false
 		j.info.EndedAt, j.expiresAt = 0, 0

@@ -212,8 +212,27 @@ func TestCheckFindsDamage(t *testing.T) {
 		"lost record": func(m *Machine) { m.records.PopMin() },
 		"lost extra":  func(m *Machine) { m.extras.PopMin() },
 		"lost error":  func(m *Machine) { m.errors.PopMin() },
-		"session":     func(m *Machine) { m.sessions.PopMin() },
-		"answer":      func(m *Machine) { m.answers.PopMin() },
+		"lost claim":  func(m *Machine) { m.claims.PopMin() },
+		"claim": func(m *Machine) {
+			p, c, _ := m.claims.Min()
+			c.key[3]++
+			m.claims.Set(p, c)
+		},
+		"lost key": func(m *Machine) {
+			for k := range m.keys {
+				delete(m.keys, k)
+				return
+			}
+		},
+		"deduplicated": func(m *Machine) { m.byID[1].totals.deduplicated++ },
+		"unique":       func(m *Machine) { m.byID[1].unique++ },
+		"holders": func(m *Machine) {
+			key, a, _ := m.answers.Min()
+			a.holders += "a"
+			m.answers.Set(key, a)
+		},
+		"session": func(m *Machine) { m.sessions.PopMin() },
+		"answer":  func(m *Machine) { m.answers.PopMin() },
 		"ready": func(m *Machine) {
 			for _, s := range m.byID[1].ready {
 				if s != nil && s.count > 0 {
@@ -237,12 +256,12 @@ func TestCheckFindsDamage(t *testing.T) {
 // TestQueueInfoAdd: what shards count of a queue adds up.
 func TestQueueInfoAdd(t *testing.T) {
 	t.Parallel()
-	a := QueueInfo{Queue: 1, Version: 3, Enqueued: 5, Completed: 1, Failed: 2, Crashed: 3, Died: 4, Cancelled: 5, Expired: 6, Retried: 7, Discarded: 8}
+	a := QueueInfo{Queue: 1, Version: 3, Deduplicated: 2, Unique: 3, Enqueued: 5, Completed: 1, Failed: 2, Crashed: 3, Died: 4, Cancelled: 5, Expired: 6, Retried: 7, Discarded: 8}
 	a.ByState[StateReady], a.ByState[StateCompleted] = 3, 1
-	b := QueueInfo{Queue: 1, Version: 2, Enqueued: 10, OldestReady: 9}
+	b := QueueInfo{Queue: 1, Version: 2, Deduplicated: 5, Unique: 6, Enqueued: 10, OldestReady: 9}
 	b.ByState[StateReady], b.ByState[StateDead] = 6, 1
 	a.Add(&b)
-	want := QueueInfo{Queue: 1, Version: 3, Enqueued: 15, Completed: 1, Failed: 2, Crashed: 3, Died: 4, Cancelled: 5, Expired: 6, Retried: 7, Discarded: 8, OldestReady: 9}
+	want := QueueInfo{Queue: 1, Version: 3, Deduplicated: 7, Unique: 9, Enqueued: 15, Completed: 1, Failed: 2, Crashed: 3, Died: 4, Cancelled: 5, Expired: 6, Retried: 7, Discarded: 8, OldestReady: 9}
 	want.ByState[StateReady], want.ByState[StateCompleted], want.ByState[StateDead] = 9, 1, 1
 	if !reflect.DeepEqual(a, want) || a.Live() != 10 {
 		t.Errorf("%+v, %d live", a, a.Live())

@@ -79,7 +79,7 @@ var largePayload = make([]byte, 2*SmallJobBytes)
 func newHistory(t *testing.T, seed uint64) *history {
 	h := &history{
 		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), now: 1_700_000_000_000,
-		model: newModel(), machine: New(3), twin: New(3),
+		model: newModel(), machine: New(modelShard), twin: New(modelShard),
 	}
 	return h
 }
@@ -163,6 +163,7 @@ func (h *history) compareAll() {
 	}
 	for _, id := range h.model.queueIDs() {
 		want := h.model.queues[id].info
+		want.Unique = h.model.unique(id)
 		if ready := h.model.sorted(func(j *modelJob) bool {
 			return j.info.Queue == id && j.info.State == StateReady
 		}); len(ready) > 0 {
@@ -178,6 +179,11 @@ func (h *history) compareAll() {
 	for p, j := range h.model.jobs {
 		if got, ok := h.machine.Job(p, j.info.Queue, j.info.Priority); !ok || !sameInfo(got, j.info) {
 			h.fatalf("job\n got %+v\nwant %+v", got, j.info)
+		}
+	}
+	for k, hold := range h.model.keys {
+		if p, ok := h.machine.Holder(HashUnique(k.queue, k.ordering, k.unique)); !ok || p != hold.pos {
+			h.fatalf("key %v is held by job %d, want %d", k, p, hold.pos)
 		}
 	}
 	h.compareTotals()
@@ -279,7 +285,7 @@ func (h *history) restoreTwin() {
 	if !bytes.Equal(a.Bytes(), b.Bytes()) {
 		h.fatalf("two machines write different images")
 	}
-	twin, err := Restore(3, &a)
+	twin, err := Restore(modelShard, &a)
 	if err != nil {
 		h.fatalf("restore: %v", err)
 	}
@@ -396,6 +402,12 @@ func (h *history) spec() Spec {
 	if r.IntN(20) == 0 {
 		s.Payload = largePayload[:SmallJobBytes-40+r.IntN(SmallJobBytes)]
 	}
+	if r.IntN(3) == 0 {
+		s.UniqueKey = []string{"a", "b", "cc"}[r.IntN(3)]
+		s.OrderingKey = []string{"", "", "", "c"}[r.IntN(4)]
+		s.UniqueUntil = UniqueUntil(r.IntN(2))
+		s.UniqueForMillis = int64(r.IntN(2) * r.IntN(20_000))
+	}
 	return s
 }
 
@@ -405,9 +417,17 @@ func (h *history) enqueue() command {
 	for range 1 + r.IntN(8) {
 		c.jobs = append(c.jobs, h.spec())
 	}
+	for i := range c.jobs {
+		if c.jobs[i].UniqueKey != "" && r.IntN(8) == 0 {
+			if c.hints == nil {
+				c.hints = map[int]JobID{}
+			}
+			c.hints[i] = JobID{Shard: uint16(modelShard + r.IntN(2)), Pos: h.target()}
+		}
+	}
 	switch n := r.IntN(4); {
 	case n == 0:
-		return command{kind: itemJob, jobs: c.jobs[:1]}
+		return command{kind: itemJob, jobs: c.jobs[:1], hints: c.hints}
 	case n == 1:
 		client := r.IntN(len(h.seq))
 		c.session[0] = byte(client + 1)

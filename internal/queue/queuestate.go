@@ -10,6 +10,7 @@ type queueState struct {
 	counts       [stateCount]uint64
 	live         uint64 // jobs not ended
 	readyRecords uint64 // ready jobs that have a record; derived
+	unique       uint64 // unique keys held; derived
 	totals       queueTotals
 	ready        [PriorityCount]*runSet
 	nonEmpty     uint16 // bit p: ready[p] has members; derived
@@ -23,8 +24,10 @@ type queueState struct {
 // queueTotals count since the queue was made.
 type queueTotals struct {
 	enqueued, completed, failed, crashed, died, cancelled, expired, retried, discarded uint64
+	deduplicated                                                                       uint64
 }
 
+// words are the totals but deduplicated, which came later: a queue that has none of that is as it was.
 func (t *queueTotals) words() [9]*uint64 {
 	return [9]*uint64{
 		&t.enqueued, &t.completed, &t.failed, &t.crashed, &t.died, &t.cancelled, &t.expired, &t.retried, &t.discarded,
@@ -55,7 +58,11 @@ func (q *queueState) fingerprint() uint64 {
 	for _, n := range q.totals.words() {
 		h = step(h, *n)
 	}
-	return finish(step(step(h, q.ended.first), q.ended.next))
+	h = step(step(h, q.ended.first), q.ended.next)
+	if q.totals.deduplicated > 0 {
+		h = step(h^hashSeedClaim, q.totals.deduplicated)
+	}
+	return finish(h)
 }
 
 // firstReady is the oldest ready job of any priority.
@@ -78,6 +85,6 @@ func (q *queueState) info() QueueInfo {
 		Queue: q.id, Settings: q.settings, Version: q.version, ByState: q.counts,
 		Enqueued: t.enqueued, Completed: t.completed, Failed: t.failed, Crashed: t.crashed, Died: t.died,
 		Cancelled: t.cancelled, Expired: t.expired, Retried: t.retried, Discarded: t.discarded,
-		OldestReady: q.firstReady(),
+		Deduplicated: t.deduplicated, Unique: q.unique, OldestReady: q.firstReady(),
 	}
 }

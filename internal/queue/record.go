@@ -26,6 +26,7 @@ const (
 	flagCancel recordFlags = 1 << iota // cancellation was asked for
 	flagExtra                          // an extra exists
 	flagErrors                         // an errorList exists
+	flagUnique                         // a claim exists
 	flagsAll   = 1<<iota - 1
 )
 

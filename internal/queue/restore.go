@@ -104,6 +104,12 @@ func (l *loader) section(tag byte, r *reader) error {
 		load = l.loadSessions
 	case sectionAnswers:
 		load = l.loadAnswers
+	case sectionClaims:
+		load = l.loadClaims
+	case sectionDeduplicated:
+		load = l.loadDeduplicated
+	case sectionHolders:
+		load = l.loadHolders
 	default:
 		return damaged("section %d is not known to this version; use the version that wrote it", tag)
 	}
@@ -348,6 +354,64 @@ func (l *loader) loadAnswers(r *reader) error {
 	return nil
 }
 
+func (l *loader) loadClaims(r *reader) error {
+	var p Pos
+	for len(r.b) > 0 {
+		p += Pos(r.uvarint())
+		c := claim{queue: r.queueID()}
+		if len(r.b) < len(c.key) {
+			return damaged("unique key of job %d", p)
+		}
+		copy(c.key[:], r.b)
+		r.b = r.b[len(c.key):]
+		c.flags, c.until, c.released = claimFlags(r.u8()), Millis(r.upTo(2*millisMax)), Token(r.uvarint())
+		last, _, ok := l.m.claims.Max()
+		q, _ := l.m.queues.Get(c.queue)
+		_, twice := l.m.keys[c.key]
+		if r.bad || q == nil || twice && c.holds() || ok && p <= last || p.Index() > l.m.applied || c.flags&^claimFlagsAll != 0 {
+			return damaged("unique key of job %d", p)
+		}
+		l.m.claims.Load(p, c)
+		if c.holds() {
+			l.m.keys[c.key] = p
+			q.unique++
+		}
+		if len(l.m.keys) > UniqueKeysMax {
+			return damaged("more than %d unique keys", UniqueKeysMax)
+		}
+	}
+	return nil
+}
+
+func (l *loader) loadDeduplicated(r *reader) error {
+	for len(r.b) > 0 {
+		q, err := l.queue(r)
+		if err != nil {
+			return err
+		}
+		if q.totals.deduplicated = r.uvarint(); q.totals.deduplicated == 0 {
+			return damaged("queue %d", q.id)
+		}
+	}
+	return nil
+}
+
+func (l *loader) loadHolders(r *reader) error {
+	var key uint64
+	for len(r.b) > 0 {
+		key += r.uvarint()
+		a, ok := l.m.answers.Get(key)
+		if a.holders != "" || !ok {
+			return damaged("holders of answer %d", key)
+		}
+		if a.holders = string(r.bytes(EnqueueJobsMax * (binary.MaxVarintLen16 + binary.MaxVarintLen64))); a.holders == "" {
+			return damaged("holders of answer %d", key)
+		}
+		l.m.answers.Set(key, a)
+	}
+	return nil
+}
+
 // rebuild derives what an image does not hold. check then proves that it fits.
 func (m *Machine) rebuild() {
 	m.queues.Scan(func(_ QueueID, q *queueState) bool {
@@ -376,6 +440,12 @@ func (m *Machine) rebuild() {
 	})
 	m.sessions.Scan(func(serial uint64, s session) bool {
 		m.arm(s.timerAt, Pos(serial), timerSession)
+		return true
+	})
+	m.claims.Scan(func(p Pos, c claim) bool {
+		if c.until != 0 {
+			m.arm(c.until, p, timerUnique)
+		}
 		return true
 	})
 }

@@ -17,6 +17,7 @@ import (
 //
 //	queue NAME [attempts= retry= timeout= poison= keep= depth= paused closed version=]
 //	enqueue job=j1 queue=q [priority= in= expires= attempts= retry= timeout=] [session= seq= atomic]; job=(j1,j2) for several
+//	        [key= order= until=started for=10s hint=]: a unique key; hint names a job of shard 9 by its number
 //	fetch worker=w1 queue=(q,r) n=1 [lease=30s]; worker=none is the anonymous one
 //	ack, fail, release, take-back, extend, progress, damaged job=j1 [attempt=1]: by the lease of that attempt, or the last
 //	cancel, retry, discard job=j1
@@ -92,7 +93,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		}
 	}
 	if d.Cmd != "enqueue" {
-		if text := refusal(s.out.Items[0]); text != "" {
+		if text := s.refusal(s.out.Items[0]); text != "" {
 			fmt.Fprintln(&b, text)
 		}
 	}
@@ -113,7 +114,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	return b.String()
 }
 
-func refusal(r Result) string {
+func (s *script) refusal(r Result) string {
 	switch r.Code {
 	case CodeOK:
 		return ""
@@ -123,6 +124,8 @@ func refusal(r Result) string {
 		return "refused: the job is " + stateNames[r.State]
 	case CodeCancelRequested:
 		return "cancellation requested"
+	case CodeKeyHeld:
+		return "refused: " + codeNames[r.Code] + " by " + s.nameOf(r.Pos)
 	default:
 		return "refused: " + codeNames[r.Code]
 	}
@@ -132,6 +135,7 @@ var codeNames = [...]string{
 	"ok", "duplicate", "no such queue", "queue full", "no such job", "stale", "wrong state", "limit reached",
 	"sequence number too old", "malformed", "aborted with the others", "cancel requested",
 	"expired already", "another set of jobs than the first time", "the queue is closed here",
+	"exists", "the unique key is held", "the unique key is granted elsewhere",
 }
 
 var stateNames = [...]string{
@@ -242,6 +246,14 @@ func (s *script) enqueue(t *testing.T, d *datadriven.TestData) [][]byte {
 		Queue: s.queue(s.arg(d, "queue")), Priority: uint8(s.number(t, s.arg(d, "priority"))),
 		MaxAttempts: uint32(s.number(t, s.arg(d, "attempts"))), Retry: s.retry(t, d),
 		TimeoutMillis: int64(s.millisArg(t, d, "timeout")),
+		UniqueKey:     s.arg(d, "key"), OrderingKey: s.arg(d, "order"), UniqueForMillis: int64(s.millisArg(t, d, "for")),
+	}
+	if s.arg(d, "until") == "started" {
+		spec.UniqueUntil = UniqueUntilStarted
+	}
+	var hint JobID
+	if v := s.arg(d, "hint"); v != "" {
+		hint = JobID{Shard: 9, Pos: Pos(s.number(t, v))}
 	}
 	if in := s.millisArg(t, d, "in"); in != 0 {
 		spec.RunAt = s.now + in
@@ -255,7 +267,7 @@ func (s *script) enqueue(t *testing.T, d *datadriven.TestData) [][]byte {
 	copy(session[:], s.arg(d, "session"))
 	items := [][]byte{AppendEnqueue(nil, session, s.number(t, s.arg(d, "seq")), len(names), d.HasArg("atomic"), uint32(s.number(t, s.arg(d, "shape"))))}
 	for range names {
-		items = append(items, AppendJob(nil, &spec))
+		items = append(items, AppendHintedJob(nil, &spec, hint))
 	}
 	return items
 }
@@ -271,6 +283,8 @@ func (s *script) noteJobs(t *testing.T, d *datadriven.TestData, b *strings.Build
 			})
 		case CodeDuplicate:
 			fmt.Fprintf(b, "%s is %s, %s\n", name, s.nameOf(r.Pos), stateNames[r.State])
+		case CodeExists:
+			fmt.Fprintf(b, "%s exists: %s, %s\n", name, s.holder(r), stateNames[r.State])
 		default:
 			fmt.Fprintf(b, "%s refused: %s\n", name, codeNames[r.Code])
 		}
@@ -354,6 +368,9 @@ func (s *script) stats(t *testing.T, d *datadriven.TestData) string {
 	}
 	fmt.Fprintf(&b, "\nenqueued=%d completed=%d failed=%d crashed=%d died=%d cancelled=%d expired=%d retried=%d discarded=%d\n",
 		info.Enqueued, info.Completed, info.Failed, info.Crashed, info.Died, info.Cancelled, info.Expired, info.Retried, info.Discarded)
+	if info.Unique+info.Deduplicated > 0 {
+		fmt.Fprintf(&b, "unique keys held=%d deduplicated=%d\n", info.Unique, info.Deduplicated)
+	}
 	return strings.ReplaceAll(b.String(), " \n", "\n")
 }
 
@@ -380,6 +397,14 @@ func (s *script) nameOf(p Pos) string {
 		}
 	}
 	return "?"
+}
+
+// holder names the job that holds a unique key.
+func (s *script) holder(r Result) string {
+	if r.Shard != 1 {
+		return fmt.Sprintf("job %d of shard %d", r.Pos, r.Shard)
+	}
+	return s.nameOf(r.Pos)
 }
 
 func (s *script) job(t *testing.T, d *datadriven.TestData) *scriptJob {

@@ -21,11 +21,16 @@ type answer struct {
 	jobs    uint32
 	shape   uint32 // of the command; 0: it told none
 	refused string // a code for each job; empty: all were accepted
+	holders string // of the unique keys of those whose code is CodeExists; see appendHolder
 }
 
 func (a *answer) hash(key uint64) uint64 {
 	h := step(step(step(step(hashSeedAnswer, key), a.seq), uint64(a.first)), uint64(a.shape)<<32|uint64(a.jobs))
-	return finish(hashBytes(h, a.refused))
+	h = hashBytes(h, a.refused)
+	if a.holders != "" {
+		h = hashBytes(h^hashSeedClaim, a.holders)
+	}
+	return finish(h)
 }
 
 func answerKey(serial, seq uint64) uint64 { return serial*SessionWindow + seq%SessionWindow }
@@ -104,10 +109,14 @@ func (m *Machine) remember(serial uint64, e *enqueueItem, first Pos, results []R
 			continue
 		}
 		codes := make([]byte, len(results))
+		var holders []byte
 		for k := range results {
 			codes[k] = byte(results[k].Code)
+			if results[k].Code == CodeExists {
+				holders = appendHolder(holders, &results[k])
+			}
 		}
-		a.refused = string(codes)
+		a.refused, a.holders = string(codes), string(holders)
 		break
 	}
 	key := answerKey(serial, e.seq)
@@ -117,11 +126,15 @@ func (m *Machine) remember(serial uint64, e *enqueueItem, first Pos, results []R
 	m.sum += a.hash(key)
 }
 
-// repeat gives the answer of the first time. A job that was refused then gets its refusal again.
+// repeat gives the answer of the first time. A job that was refused then gets its refusal again, and one whose key was held the
+// job that held it.
 func (m *Machine) repeat(a *answer, items [][]byte) {
 	m.answer(CodeDuplicate)
+	holders := reader{b: []byte(a.holders)}
 	for k, item := range items {
 		switch {
+		case a.refused != "" && Code(a.refused[k]) == CodeExists:
+			m.answerExisting(holders.holder())
 		case a.refused != "" && Code(a.refused[k]) != CodeOK:
 			m.answer(Code(a.refused[k]))
 		default:

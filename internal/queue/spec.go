@@ -11,7 +11,18 @@ const (
 	jobHasRetry
 	jobHasMetadata
 	jobHasOrderingKey
-	jobFlagsAll = 1<<iota - 1
+	jobHasUnique
+
+	// jobOverrides are those in which a job differs from its queue's settings in what the machine needs later.
+	jobOverrides = jobHasExpiresAt | jobHasMaxAttempts | jobHasTimeout | jobHasRetry
+)
+
+// Flags of what a job item says of its unique key.
+const (
+	uniqueStarted = 1 << iota
+	uniqueHasFor
+	uniqueHasHint
+	uniqueFlagsAll = 1<<iota - 1
 )
 
 // jobFixedBytes is the part of a job item that is always there: up to and with the queue.
@@ -25,13 +36,18 @@ const jobFixedBytes = 8
 //	│ by flag: run at v, expires at v, max attempts v, timeout ms + 1 v, retry│
 //	├─────────────────────────────────────────────────────────────────────────┤
 //	│ kind b, content type b, by flag: metadata v × (key b, value b),         │
-//	│ ordering key b                                                          │
+//	│ ordering key b, unique flags u8, unique key b, and by these flags:      │
+//	│ unique for ms v, hint (shard v, position v)                             │
 //	├─────────────────────────────────────────────────────────────────────────┤
 //	│ payload: the rest                                                       │
 //	└─────────────────────────────────────────────────────────────────────────┘
 //
-// The spec must be valid.
-func AppendJob(dst []byte, s *Spec) []byte {
+// The spec must be valid. An item with a unique key needs a batch of a later version: see BatchVersion.
+func AppendJob(dst []byte, s *Spec) []byte { return AppendHintedJob(dst, s, JobID{}) }
+
+// AppendHintedJob is AppendJob of a job whose unique key is held by another, which whoever sends it found on a shard where the
+// queue was before: it is answered with that one, if the key is not held on this shard, and so remembered by its session.
+func AppendHintedJob(dst []byte, s *Spec, holder JobID) []byte {
 	var flags byte
 	set := func(flag byte, on bool) {
 		if on {
@@ -45,6 +61,7 @@ func AppendJob(dst []byte, s *Spec) []byte {
 	set(jobHasRetry, s.Retry.Kind != RetryDefault)
 	set(jobHasMetadata, len(s.Metadata) > 0)
 	set(jobHasOrderingKey, s.OrderingKey != "")
+	set(jobHasUnique, s.UniqueKey != "")
 
 	dst = append(appendHeader(dst, itemJob), s.Priority, flags)
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(s.Queue))
@@ -76,7 +93,42 @@ func AppendJob(dst []byte, s *Spec) []byte {
 	if flags&jobHasOrderingKey != 0 {
 		dst = appendBytes(dst, s.OrderingKey)
 	}
+	if flags&jobHasUnique != 0 {
+		dst = appendJobUnique(dst, s, holder)
+	}
 	return append(dst, s.Payload...)
+}
+
+func appendJobUnique(dst []byte, s *Spec, hint JobID) []byte {
+	flags := len(dst)
+	dst = appendBytes(append(dst, 0), s.UniqueKey)
+	if s.UniqueUntil == UniqueUntilStarted {
+		dst[flags] |= uniqueStarted
+	}
+	if s.UniqueForMillis != 0 {
+		dst[flags] |= uniqueHasFor
+		dst = binary.AppendUvarint(dst, uint64(s.UniqueForMillis))
+	}
+	if hint != (JobID{}) {
+		dst[flags] |= uniqueHasHint
+		dst = binary.AppendUvarint(binary.AppendUvarint(dst, uint64(hint.Shard)), uint64(hint.Pos))
+	}
+	return dst
+}
+
+// The versions of batches that items need. A machine that reads only the former refuses an item that needs the latter, and its
+// state would part from that of the others; so the batch says what it takes to read it.
+const (
+	batchPlain  = 1
+	batchUnique = 2
+)
+
+// BatchVersion is the version of the batch in which an item may lie.
+func BatchVersion(item []byte) uint8 {
+	if len(item) >= jobFixedBytes && itemType(item[0]) == itemJob && item[3]&jobHasUnique != 0 {
+		return batchUnique
+	}
+	return batchPlain
 }
 
 // jobItem is a job item taken apart without an allocation (but for the list of a retry policy of its own).
@@ -98,20 +150,24 @@ type jobItem struct {
 	payload       []byte
 }
 
-// overrides reports whether the job differs from its queue's settings in what the machine needs later.
-func (j *jobItem) overrides() bool {
-	return j.flags&(jobHasExpiresAt|jobHasMaxAttempts|jobHasTimeout|jobHasRetry) != 0
+// uniqueItem is what a job item says of its unique key.
+type uniqueItem struct {
+	text      []byte
+	forMillis int64
+	until     UniqueUntil
+	hint      JobID
+	hash      UniqueHash // of the queue and both keys; see findHolder
 }
 
-// decodeJob takes a job item apart and checks every limit.
-func decodeJob(b []byte, j *jobItem) bool {
+// decodeJob takes a job item apart and checks every limit. u is written to when the item has a unique key.
+func decodeJob(b []byte, j *jobItem, u *uniqueItem) bool {
 	r, err := open(b, itemJob)
 	if err != nil {
 		return false
 	}
 	*j = jobItem{priority: r.u8(), flags: r.u8(), queue: QueueID(r.u32())}
 	j.enqueuedAt = r.millis()
-	if j.flags&^jobFlagsAll != 0 || j.priority >= PriorityCount {
+	if j.priority >= PriorityCount {
 		return false
 	}
 	if j.flags != 0 && !r.jobOptions(j) {
@@ -126,6 +182,9 @@ func decodeJob(b []byte, j *jobItem) bool {
 		if j.orderingKey = r.bytes(OrderKeyBytesMax); len(j.orderingKey) == 0 {
 			return false
 		}
+	}
+	if j.flags&jobHasUnique != 0 && !r.jobUnique(u) {
+		return false
 	}
 	if r.bad || len(r.b) > PayloadBytesMax {
 		return false
@@ -163,16 +222,39 @@ func (r *reader) jobMetadata(j *jobItem) bool {
 	return !r.bad && j.metadataCount > 0 && total <= MetadataBytesMax
 }
 
+func (r *reader) jobUnique(u *uniqueItem) bool {
+	flags := r.u8()
+	*u = uniqueItem{text: r.bytes(UniqueKeyBytesMax)}
+	if flags&uniqueStarted != 0 {
+		u.until = UniqueUntilStarted
+	}
+	if flags&uniqueHasFor != 0 {
+		if u.forMillis = int64(r.upTo(UniqueForMillisMax)); u.forMillis == 0 {
+			return false
+		}
+	}
+	if flags&uniqueHasHint != 0 {
+		if u.hint = r.holder(); u.hint == (JobID{}) {
+			return false
+		}
+	}
+	return !r.bad && flags&^uniqueFlagsAll == 0 && len(u.text) > 0
+}
+
 // DecodeSpec returns the spec in a job item. Its payload aliases b.
 func DecodeSpec(b []byte) (Spec, error) {
-	var j jobItem
-	if !decodeJob(b, &j) {
+	var (
+		j jobItem
+		u uniqueItem
+	)
+	if !decodeJob(b, &j, &u) {
 		return Spec{}, ErrMalformed
 	}
 	s := Spec{
 		Queue: j.queue, Priority: j.priority, RunAt: j.runAt, ExpiresAt: j.expiresAt, MaxAttempts: j.maxAttempts,
 		Retry: j.retry, TimeoutMillis: j.timeoutMillis, EnqueuedAt: j.enqueuedAt,
 		Kind: string(j.kind), ContentType: string(j.contentType), OrderingKey: string(j.orderingKey), Payload: j.payload,
+		UniqueKey: string(u.text), UniqueUntil: u.until, UniqueForMillis: u.forMillis,
 	}
 	if j.metadataCount > 0 {
 		s.Metadata = make([]KeyValue, 0, j.metadataCount)
@@ -248,8 +330,6 @@ func (s *Spec) validateUnique() error {
 		return invalid("unique_until", "is set, but unique_key is missing; give both or neither")
 	case s.UniqueKey == "" && s.UniqueForMillis != 0:
 		return invalid("unique_for", "is set, but unique_key is missing; give both or neither")
-	case s.UniqueKey != "":
-		return invalid("unique_key", "is not supported by this version")
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ const (
 	timerDeadline                  // running: the attempt or the anonymous lease is over
 	timerExpire                    // waiting: expires
 	timerSession                   // may be idle for too long
+	timerUnique                    // the window of a unique key is over
 )
 
 func newTimers() *btree.BTreeG[timer] {
@@ -55,9 +56,14 @@ func (m *Machine) fireTimers() {
 }
 
 func (m *Machine) fire(t timer) {
-	if t.kind == timerSession {
+	switch t.kind {
+	case timerSession:
 		m.expireSession(uint64(t.pos))
 		return
+	case timerUnique:
+		m.passWindow(t.pos)
+		return
+	default:
 	}
 	rec, _ := m.records.Get(t.pos)
 	if t.kind == timerDeadline && m.now < m.holdUntil {
@@ -80,7 +86,7 @@ func (m *Machine) fire(t timer) {
 		}
 		m.event(EventLeaseLost, q.id, rec.worker, t.pos, rec.token)
 		m.failAttempt(q, t.pos, &rec, 0, &failItem{})
-	case timerSession:
+	case timerSession, timerUnique:
 	}
 }
 

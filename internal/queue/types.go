@@ -67,7 +67,7 @@ const (
 // Code is the outcome of one item.
 type Code uint8
 
-// The outcomes. Every code but CodeOK, CodeDuplicate and CodeCancelRequested changed nothing.
+// The outcomes. Every code but CodeOK, CodeDuplicate and CodeCancelRequested changed nothing; CodeExists is counted.
 const (
 	CodeOK              Code = iota
 	CodeDuplicate            // the session sent this before, Pos is the first one's answer; of an ack: the same attempt did
@@ -84,6 +84,9 @@ const (
 	CodeExpired              // the job would expire before it may run
 	CodeRepeatDiffers        // the session sent this sequence number with other jobs before: whose answers they are is not certain
 	CodeMoved                // the queue is closed here: its new jobs belong on another shard
+	CodeExists               // nothing was stored: the job at Shard and Pos holds the unique key
+	CodeKeyHeld              // the job at Shard and Pos holds the unique key of the dead one, which stays as it is
+	CodeKeyElsewhere         // the queue is closed here: who holds the unique key of the dead job is decided on another shard
 )
 
 // RetryKind is the shape of a retry policy.
@@ -164,8 +167,9 @@ type Failure struct {
 // Result is the outcome of one item of an entry.
 type Result struct {
 	Code  Code
-	State State // of the job, after the item
-	Pos   Pos   // of the job
+	State State  // of the job, after the item
+	Shard uint16 // where the job is that holds a unique key; only with CodeExists and CodeKeyHeld
+	Pos   Pos    // of the job
 	// Leases[Lo:Hi] of the Results are what a fetch was granted.
 	Lo, Hi uint32
 	At     Millis // of an extend: the lease's deadline

@@ -94,6 +94,9 @@ func (m *Machine) runNow(q *queueState, p Pos, r *record) {
 func (m *Machine) die(q *queueState, p Pos, r *record, why DeadReason) {
 	m.count(q, StateUnknown, StateDead)
 	q.totals.died++
+	if r.has(flagUnique) {
+		m.leaveClaim(p)
+	}
 	r.state, r.reason, r.at = StateDead, why, m.now
 	m.putRecord(p, r)
 }
@@ -113,6 +116,9 @@ func (m *Machine) end(q *queueState, p Pos, r *record, to State, result Pos) {
 	case StateUnknown, StateScheduled, StateReady, StateRunning, StateBackoff, StateDead:
 	}
 	m.dropExtra(p, r)
+	if r.has(flagUnique) {
+		m.endClaim(p, r)
+	}
 	r.state, r.at, r.resultPos = to, m.now, result
 	m.putRecord(p, r)
 	m.sum += endedHash(q.id, q.ended.push(p), p)
