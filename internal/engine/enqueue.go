@@ -29,7 +29,7 @@ type PendingEnqueue struct {
 	now     queue.Millis
 	dst     []Enqueued // with room for the answers behind answers
 	answers int
-	turn    uint64       // which partition jobs without an ordering key go to
+	turn    uint64       // which partition jobs go to that no key binds to one
 	first   *route       // nil: nothing is on its way
 	at      berth        // where its jobs go
 	homes   []berth      // where each job goes, when that is to several berths
@@ -131,7 +131,7 @@ func (p *PendingEnqueue) waitOne(ctx context.Context) error {
 	if err := p.at.pump.wait(ctx, c); err != nil {
 		return err
 	}
-	results := c.results
+	results, repeated := c.results, false
 	if p.header {
 		if err := refusal(results[0]); err != nil {
 			err = culprit(p.request, results[1:], err)
@@ -143,13 +143,13 @@ func (p *PendingEnqueue) waitOne(ctx context.Context) error {
 			c.free()
 			return err
 		}
-		results = results[1:]
+		results, repeated = results[1:], results[0].Code == queue.CodeDuplicate
 	}
 	for i := range out {
 		if out[i].Err != nil {
 			continue
 		}
-		out[i] = enqueued(shardID, results[0])
+		out[i] = enqueued(shardID, results[0], repeated)
 		results = results[1:]
 	}
 	c.free()
@@ -263,7 +263,7 @@ func (p *PendingEnqueue) assign(i int, rt *route, to berth) {
 
 func errAtomicApart() *Error {
 	return invalid("atomic",
-		"is set, but the jobs live on different shards; an atomic request keeps to queues of one shard (see the queue's shards), and to one ordering key in a queue of several partitions")
+		"is set, but the jobs live on different shards; an atomic request keeps to queues of one shard (see the queue's shards), and to one ordering key, or one unique key, in a queue of several partitions")
 }
 
 // ofOneJob tells a queue's or a shard's refusal, which concerns its own jobs, from what may be over soon: then the whole request may be
@@ -355,7 +355,9 @@ func encodeJobs(c *call, to berth, r *EnqueueRequest, out []Enqueued, now queue.
 			continue
 		}
 		s := &r.Jobs[i].Spec
-		c.items.Commit(queue.AppendJob(c.items.Buf(), s))
+		if c.items.Commit(queue.AppendHintedJob(c.items.Buf(), s, r.Jobs[i].hint)); s.UniqueKey != "" {
+			c.items.Version = max(c.items.Version, queue.BatchVersion(c.items.Item(c.items.Len()-1)))
+		}
 		if c.items.Size() > shard.CommandBytesMax {
 			return header, tooLarge("jobs", "are together over %d MiB; send them in several requests", shard.CommandBytesMax>>20)
 		}
@@ -379,9 +381,13 @@ func (h jobShape) with(i int, q queue.QueueID) jobShape {
 // sum is never 0, which stands for no shape.
 func (h jobShape) sum() uint32 { return uint32(h>>32) | 1 }
 
-func enqueued(id shard.ID, r queue.Result) Enqueued {
+// enqueued is the answer to one job; repeated: a session got it before.
+func enqueued(id shard.ID, r queue.Result, repeated bool) Enqueued {
 	if err := refusal(r); err != nil {
 		return Enqueued{Err: err}
+	}
+	if r.Code == queue.CodeExists {
+		return Enqueued{ID: JobID{Shard: r.Shard, Pos: r.Pos}, Duplicate: repeated, Existing: true}
 	}
 	return Enqueued{ID: JobID{Shard: uint16(id), Pos: r.Pos}, Duplicate: r.Code == queue.CodeDuplicate}
 }
@@ -433,10 +439,11 @@ func waitSeveral(ctx context.Context, r *EnqueueRequest, out []Enqueued, homes [
 			l.err = l.pump.wait(ctx, l.call)
 		}
 		var results []queue.Result
+		repeated := false
 		if l.err == nil {
 			results = l.call.results
 			if l.header {
-				results = results[1:]
+				results, repeated = results[1:], results[0].Code == queue.CodeDuplicate
 			}
 		}
 		for j := range out {
@@ -445,7 +452,7 @@ func waitSeveral(ctx context.Context, r *EnqueueRequest, out []Enqueued, homes [
 			case l.err != nil:
 				out[j].Err = asError(l.err)
 			default:
-				out[j] = enqueued(l.pump.shard, results[0])
+				out[j] = enqueued(l.pump.shard, results[0], repeated)
 				results = results[1:]
 			}
 		}

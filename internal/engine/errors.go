@@ -90,7 +90,7 @@ func fieldError(err error) *Error {
 // refusal is the one table from the machine's codes to errors. It is nil for codes that are no refusal.
 func refusal(r queue.Result) *Error {
 	switch r.Code {
-	case queue.CodeOK, queue.CodeDuplicate, queue.CodeCancelRequested:
+	case queue.CodeOK, queue.CodeDuplicate, queue.CodeCancelRequested, queue.CodeExists:
 		return nil
 	case queue.CodeNoQueue:
 		return newError(CodeUnavailable, ReasonQueueNotReady, "the queue is not set up on its shard yet; try again")
@@ -106,7 +106,7 @@ func refusal(r queue.Result) *Error {
 		return newError(CodeFailedPrecondition, ReasonWrongState, "the job is %s, which does not allow this", stateName(r.State))
 	case queue.CodeLimit:
 		return newError(CodeResourceExhausted, ReasonLimit,
-			"a limit of the shard is reached (running jobs or client sessions); finish some work first")
+			"a limit of the shard is reached (running jobs, client sessions or unique keys that are held); finish some work first")
 	case queue.CodeSessionTooOld:
 		return newError(CodeFailedPrecondition, ReasonSessionTooOld,
 			"this sequence number left its session's window of %d, so it is not known whether it was done; look for the job before sending it again", queue.SessionWindow)
@@ -117,6 +117,12 @@ func refusal(r queue.Result) *Error {
 		return newError(CodeUnavailable, ReasonMoved, "the queue is moving to another shard, which does not take its jobs yet; nothing was stored; try again")
 	case queue.CodeMalformed:
 		return newError(CodeInvalidArgument, ReasonMalformed, "the job machine refused the command as malformed: it breaks a limit or contradicts itself")
+	case queue.CodeKeyHeld:
+		return newError(CodeFailedPrecondition, ReasonUniqueKeyHeld,
+			"job %v holds the unique key of the dead job; wait until that one has ended and retry this one then, or discard it", JobID{Shard: r.Shard, Pos: r.Pos})
+	case queue.CodeKeyElsewhere:
+		return newError(CodeFailedPrecondition, ReasonMoving,
+			"the queue has moved, and the dead job's unique key is granted by its new home now; enqueue the job anew, or discard it")
 	case queue.CodeExpired:
 		return invalid("expires_at", "lies in the past or before the job may run; the job would never run")
 	case queue.CodeAborted:

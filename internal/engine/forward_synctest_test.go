@@ -98,6 +98,7 @@ func TestForeignCallsAreChecked(t *testing.T) {
 			func(dst []byte) []byte { return queue.AppendHold(dst, 1000) },
 			func(dst []byte) []byte { return queue.AppendFetch(dst, 0, []queue.QueueID{1}, 1, 1000, 1000) },
 			func(dst []byte) []byte { return append(dst, 0xee) },
+			func(dst []byte) []byte { return queue.AppendJob(dst, &Spec{Queue: 1, UniqueKey: "u"}) }, // in a batch of the first version
 		} {
 			cl := d.newCall()
 			cl.items.Add(encode)

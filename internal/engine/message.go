@@ -208,7 +208,7 @@ type commandAnswer struct {
 }
 
 // appendCommandAnswer appends what came of a call: 1 and an error, or 0, stamp v, index v, results v and each as code u8, state u8,
-// pos v, at v; for the catalog b, a JSON array of its results.
+// pos v, at v, which is the holder's shard where the result names one; for the catalog b, a JSON array of its results.
 func appendCommandAnswer(dst []byte, c *call, err *Error) []byte {
 	if err != nil {
 		return appendError(append(dst, answerFailed), err)
@@ -220,13 +220,23 @@ func appendCommandAnswer(dst []byte, c *call, err *Error) []byte {
 	for _, r := range c.results {
 		dst = append(dst, byte(r.Code), byte(r.State))
 		dst = binary.AppendUvarint(dst, uint64(r.Pos))
-		dst = binary.AppendUvarint(dst, uint64(r.At))
+		dst = binary.AppendUvarint(dst, max(uint64(r.At), uint64(r.Shard)))
 	}
 	var catalog []byte
 	if len(c.catalog) > 0 {
 		catalog, _ = json.Marshal(c.catalog) // numbers and strings: it cannot fail
 	}
 	return appendBytes(dst, catalog)
+}
+
+func (r *reader) result() queue.Result {
+	res := queue.Result{Code: queue.Code(r.u8()), State: queue.State(r.u8()), Pos: queue.Pos(r.uvarint())}
+	if res.Code == queue.CodeExists || res.Code == queue.CodeKeyHeld {
+		res.Shard = uint16(r.upTo(1<<16 - 1))
+	} else {
+		res.At = queue.Millis(r.upTo(1 << 62))
+	}
+	return res
 }
 
 // commandAnswers reads the answers to calls, and reports whether they fit them.
@@ -239,7 +249,7 @@ func (r *reader) commandAnswers(out []commandAnswer, calls []*call) bool {
 			n := r.count(shard.BatchItemsMax, 4)
 			a.results = make([]queue.Result, n)
 			for j := range a.results {
-				a.results[j] = queue.Result{Code: queue.Code(r.u8()), State: queue.State(r.u8()), Pos: queue.Pos(r.uvarint()), At: queue.Millis(r.upTo(1 << 62))}
+				a.results[j] = r.result()
 			}
 			if b := r.bytes(ForwardBytesMax); len(b) > 0 && json.Unmarshal(b, &a.catalog) != nil {
 				r.fail()

@@ -68,11 +68,39 @@ func TestCommandsRoundTrip(t *testing.T) {
 	}
 }
 
+// TestUniqueCommandsRoundTrip: a job with a unique key goes in a message that older nodes do not take, and alone with its like.
+func TestUniqueCommandsRoundTrip(t *testing.T) {
+	d := newTestDesk()
+	plain := someCalls(d)
+	unique := d.newCall()
+	r := &EnqueueRequest{Jobs: []NewJob{{Spec: Spec{Queue: 4, Kind: "k"}}, {Spec: Spec{Queue: 4, UniqueKey: "u"}, hint: JobID{Shard: 3, Pos: 4}}}}
+	if _, err := encodeJobs(unique, berth{}, r, make([]Enqueued, 2), 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	sent := []*call{unique}
+	id, got, ok := decodeCommands(d, appendCommands(nil, d.shard, sent))
+	if !ok || id != d.shard || len(got) != 1 || !reflect.DeepEqual(got[0].items, unique.items) || got[0].items.Version != 2 {
+		t.Fatalf("%v %d %+v", ok, id, got)
+	}
+	o := outlet{desk: d, waiting: []*call{plain[0], unique, plain[1]}}
+	for _, c := range o.waiting {
+		c.state.Store(callWaiting)
+	}
+	plain[0].items.Version = 0
+	for _, want := range []*call{plain[0], unique, plain[1]} {
+		if taken := o.take(false); len(taken) != 1 || taken[0] != want {
+			t.Fatalf("took %v", taken)
+		}
+	}
+}
+
 func TestCommandAnswersRoundTrip(t *testing.T) {
 	d := newTestDesk()
 	calls := someCalls(d)
 	calls[1].stamp, calls[1].index = 1000, 42
-	calls[1].results = []queue.Result{{Code: queue.CodeOK, State: queue.StateReady, Pos: 99, At: 7}, {Code: queue.CodeQueueFull}}
+	calls[1].results = []queue.Result{
+		{Code: queue.CodeOK, State: queue.StateReady, Pos: 99, At: 7}, {Code: queue.CodeExists, State: queue.StateRunning, Shard: 1<<16 - 1, Pos: 98},
+	}
 	failure := &Error{Code: CodeUnavailable, Reason: ReasonNotLeader, Message: strings.Repeat("m", errorTextMax+1), Leader: 2, Cause: errors.New("stays here")}
 	body := appendCommandAnswer(appendCommandAnswer(nil, calls[0], failure), calls[1], nil)
 	answers := make([]commandAnswer, 2)
@@ -167,6 +195,9 @@ func FuzzForwarded(f *testing.F) {
 	calls := someCalls(d)
 	calls[1].results = make([]queue.Result, 2)
 	fetch := farFetch{max: 1, legs: []farLeg{{1, []queue.QueueID{1}}}}
+	f.Add(appendCommands(nil, d.shard, calls))
+	calls[0].items.Commit(queue.AppendJob(calls[0].items.Buf(), &Spec{Queue: 4, UniqueKey: "u"}))
+	calls[0].items.Version = shard.BatchVersion
 	f.Add(appendCommands(nil, d.shard, calls))
 	f.Add(appendCommandAnswer(appendCommandAnswer(nil, calls[0], errNotLeader()), calls[1], nil))
 	f.Add(appendFarFetch(nil, &fetch))

@@ -103,14 +103,15 @@ func (o *outlet) oldest() time.Time {
 	return o.waiting[0].patience
 }
 
-// take takes out the calls of one message, or all, and marks them as under way. Those whose callers left are dropped.
+// take takes out the calls of one message, or all, and marks them as under way. Those whose callers left are dropped. Commands that an
+// older node does not take go in messages of their own, since it refuses the whole.
 func (o *outlet) take(all bool) (calls []*call) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	taken, bytes, items := 0, 0, 0
 	for _, c := range o.waiting {
 		size := c.items.Size()
-		if !all && len(calls) > 0 && (bytes+size > forwardTargetBytes || items+c.items.Len() > forwardItemsMax || len(calls) == forwardCallsMax) {
+		if !all && len(calls) > 0 && (c.items.Version != calls[0].items.Version || bytes+size > forwardTargetBytes || items+c.items.Len() > forwardItemsMax || len(calls) == forwardCallsMax) {
 			break
 		}
 		taken++

@@ -10,16 +10,22 @@ import (
 )
 
 // partitionOf says to which of a queue's partitions a job goes: by its ordering key, so that jobs with the same one go to the same
-// partition, or by the turn of its request. It must never give another answer: a request that is repeated brings its jobs where they are.
+// partition; by its unique key, which is so held on one; or by the turn of its request. It must never give another answer: a request
+// that is repeated brings its jobs where they are.
 func partitionOf(count int, s *Spec, turn uint64) int {
 	switch {
 	case count == 1:
 		return 0
 	case s.OrderingKey != "":
 		return int(keyHash(s.OrderingKey) % uint64(count))
+	case s.UniqueKey != "":
+		return int(keyHash(s.UniqueKey) % uint64(count))
 	}
 	return int(turn % uint64(count))
 }
+
+// bound reports whether one of a job's keys says to which partition it goes.
+func bound(s *Spec) bool { return s.OrderingKey != "" || s.UniqueKey != "" }
 
 // keyHash is FNV-1a with a finisher that spreads the last bytes over all bits; docs/format.md has it.
 func keyHash(key string) uint64 {
@@ -31,7 +37,7 @@ func keyHash(key string) uint64 {
 	return h ^ h>>33
 }
 
-// turnOf is a request's turn: jobs without an ordering key that come together stay together, on one partition of their queue. The requests
+// turnOf is a request's turn: jobs without such a key that come together stay together, on one partition of their queue. The requests
 // of a session go round, and the repeat of one goes where it went.
 func (e *Engine) turnOf(r *EnqueueRequest) uint64 {
 	if r.Session != (SessionID{}) {
@@ -44,7 +50,7 @@ func (e *Engine) turnOf(r *EnqueueRequest) uint64 {
 const ownWhole = 1 << 63
 
 // together finds the shard for all jobs of an atomic request, and reports whether there is one: that has the one home of the queues
-// that have one, the partitions of the ordering keys, and a partition of each other queue. old tells the queues that are taken for where
+// that have one, the partitions of the keys, and a partition of each other queue. old tells the queues that are taken for where
 // they were before they began to move; nil: none.
 //
 // Its berth there is that of the queues' ids, so that the same shard remembers another request when one of the queues has other homes.
@@ -61,11 +67,11 @@ func (p *PendingEnqueue) together(old func(*route) bool) bool {
 	}
 	for i := range jobs {
 		rt, homes := homesOf(i)
-		if rt == last && jobs[i].Spec.OrderingKey == "" {
+		if rt == last && !bound(&jobs[i].Spec) {
 			continue
 		}
 		last = rt
-		if len(homes) > 1 && jobs[i].Spec.OrderingKey != "" {
+		if len(homes) > 1 && bound(&jobs[i].Spec) {
 			at := partitionOf(len(homes), &jobs[i].Spec, p.turn)
 			homes = homes[at : at+1]
 		}

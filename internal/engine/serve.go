@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
 )
 
 // serveCommands carries out the commands that another node forwards: they join the desk's own, and the answer goes out when all have
@@ -46,8 +47,12 @@ func (e *Engine) serveCommands(ctx context.Context, r *reader) ([]byte, *Error) 
 func (e *Engine) admit(d *desk, c *call) *Error {
 	if d.shard != catalogShard {
 		for i := range c.items.Len() {
-			if !queue.Forwardable(c.items.Item(i)) {
+			item := c.items.Item(i)
+			if !queue.Forwardable(item) {
 				return newError(CodeInvalidArgument, ReasonMalformed, "item %d is no command that is forwarded", i)
+			}
+			if queue.BatchVersion(item) > max(c.items.Version, shard.BatchVersionFirst) { // replicas would not agree on what it is
+				return newError(CodeInvalidArgument, ReasonMalformed, "item %d needs a batch of a later version than its command says", i)
 			}
 		}
 	}

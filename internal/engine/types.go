@@ -38,6 +38,8 @@ type NewJob struct {
 	Queue string // name; made with default settings when it does not exist
 	Spec  Spec
 	Err   *Error // what its decoder found wrong: the job is refused with it
+
+	hint JobID // the job that holds its unique key in a home that its queue moves from; see seekHolders
 }
 
 // EnqueueRequest asks to store jobs. With a session, a repeat of (Session, Sequence) gets the first one's answer.
