@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,8 @@ type benchOptions struct {
 	backlog      int
 	nodes        int
 	queues       int
+	partitions   []int // of each queue: all of these in turn; none: 1
+	keys         int   // how many ordering keys the jobs have in turn; 0: none
 	json         bool
 	out, log     io.Writer
 }
@@ -36,7 +39,7 @@ type benchScenario struct {
 	name, what string
 	run        func(context.Context, *benchRun) ([]benchRow, error)
 	rest       time.Duration // between two jobs
-	alone      bool          // it is of one node and one queue only
+	alone      bool          // it is of one node, and one queue of one partition and without keys only
 }
 
 func benchScenarios() []benchScenario {
@@ -71,6 +74,10 @@ them; the runs go through all scenarios in turn, so that a slow minute of the ma
 With --nodes 3 the servers are three, a cluster on this machine: every reply comes after the fdatasync of a quorum. Callers take
 turns to ask all nodes, whoever leads. With --queues the load is spread over queues that live on different shards.
 
+With --partitions each queue is on as many shards. Of several numbers all are measured in turn, and those after the first are held against
+it: --partitions 1,4. The jobs of a call go to one partition and calls go round, unless --ordering-keys gives each job of a call one of
+so many keys.
+
 With --profile-dir load and servers write profiles of the processor while they are measured, for go tool pprof, and are a few
 per cent slower for it.
 
@@ -80,6 +87,7 @@ Scenarios:
   beaver bench --runs 5 --seconds 3
   beaver bench --only enqueue-batch,cycle-batch --seconds 10
   beaver bench --nodes 3
+  beaver bench --only enqueue-batch,cycle-batch --partitions 1,4 --runs 5
   beaver bench --only backlog --backlog 10000000 --dir /var/tmp`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -102,6 +110,8 @@ Scenarios:
 	f.IntVar(&opts.backlog, "backlog", 1_000_000, "jobs that wait in the scenario backlog")
 	f.IntVar(&opts.nodes, "nodes", 1, "1, or 3 for a cluster on this machine")
 	f.IntVar(&opts.queues, "queues", 1, "how many queues share the load, 1 to 256")
+	f.IntSliceVar(&opts.partitions, "partitions", []int{1}, "how many partitions a queue has, 1 to 64; several numbers are compared")
+	f.IntVar(&opts.keys, "ordering-keys", 0, "how many ordering keys the jobs have in turn, 0 to 10000; 0 is none")
 	f.StringVar(&output, "output", outputTable, "table or json")
 	return cmd
 }
@@ -116,6 +126,12 @@ func (o *benchOptions) validate() error {
 		return fmt.Errorf("--payload-bytes is %d; use 0 to %d", o.payloadBytes, 1<<20)
 	case o.queues < 1 || o.queues > server.ShardsMax:
 		return fmt.Errorf("--queues is %d; use 1 to %d", o.queues, server.ShardsMax)
+	case slices.Min(o.numbersOfPartitions()) < 1 || slices.Max(o.numbersOfPartitions()) > partitionsMax:
+		return fmt.Errorf("--partitions is %v; use 1 to %d", o.partitions, partitionsMax)
+	case len(slices.Compact(slices.Sorted(slices.Values(o.partitions)))) < len(o.partitions):
+		return fmt.Errorf("--partitions is %v; name each number once", o.partitions)
+	case o.keys < 0 || o.keys > 10_000:
+		return fmt.Errorf("--ordering-keys is %d; use 0 to 10000", o.keys)
 	case o.nodes != 1 && o.nodes != fleetNodes:
 		return fmt.Errorf("--nodes is %d; use 1 or %d", o.nodes, fleetNodes)
 	case o.backlog < 100 || o.backlog > 100_000_000:
@@ -127,19 +143,28 @@ func (o *benchOptions) validate() error {
 		switch {
 		case i < 0:
 			return fmt.Errorf("there is no scenario %q; see beaver bench --help", name)
-		case all[i].alone && (o.nodes > 1 || o.queues > 1):
-			return fmt.Errorf("the scenario %q is of one node and one queue only", name)
+		case all[i].alone && o.several():
+			return fmt.Errorf("the scenario %q is of one node, and one queue of one partition without ordering keys only", name)
 		}
 	}
 	return nil
 }
 
+// several reports whether the load is not that of one plain queue on one node.
+func (o *benchOptions) several() bool {
+	return o.nodes > 1 || o.queues > 1 || !slices.Equal(o.numbersOfPartitions(), []int{1}) || o.keys > 0
+}
+
+// benchQueue is the queue of the load, or what the names of several begin with.
+const benchQueue = "bench"
+
 // benchRun is one scenario under way.
 type benchRun struct {
 	benchOptions
-	server  *serverProcess // the only one, or one of the fleet
-	fleet   *fleet         // nil: there is one node
-	payload []byte
+	spreadOver int            // partitions of its queues
+	server     *serverProcess // the only one, or one of the fleet
+	fleet      *fleet         // nil: there is one node
+	payload    []byte
 }
 
 // servers are all processes.
@@ -188,6 +213,7 @@ func runBench(ctx context.Context, opts benchOptions) error {
 		runs[i] = rows
 	}
 	rows := medianRows(runs)
+	compareSpread(rows, runs)
 	if opts.json {
 		encoder := json.NewEncoder(opts.out)
 		encoder.SetIndent("", "  ")
@@ -200,20 +226,27 @@ func runBench(ctx context.Context, opts benchOptions) error {
 func runScenarios(ctx context.Context, opts benchOptions) ([]benchRow, error) {
 	var rows []benchRow
 	for _, s := range benchScenarios() {
-		if len(opts.only) > 0 && !slices.Contains(opts.only, s.name) || s.alone && (opts.nodes > 1 || opts.queues > 1) {
+		if len(opts.only) > 0 && !slices.Contains(opts.only, s.name) || s.alone && opts.several() {
 			continue
 		}
-		_, _ = fmt.Fprintf(opts.log, "%s: %s\n", s.name, s.what) // progress is a courtesy
-		got, err := runScenario(ctx, opts, s)
-		if err != nil {
-			return nil, fmt.Errorf("scenario %s: %w", s.name, err)
+		first := ""
+		for _, n := range opts.numbersOfPartitions() {
+			_, _ = fmt.Fprintf(opts.log, "%s: %s\n", spreadName(s.name, n), s.what) // progress is a courtesy
+			got, err := runScenario(ctx, opts, s, n)
+			if err != nil {
+				return nil, fmt.Errorf("scenario %s: %w", spreadName(s.name, n), err)
+			}
+			if !s.alone { // it has one row
+				got[0].Name, got[0].beside = spreadName(s.name, n), first
+				first = cmp.Or(first, got[0].Name)
+			}
+			rows = append(rows, got...)
 		}
-		rows = append(rows, got...)
 	}
 	return rows, nil
 }
 
-func runScenario(ctx context.Context, opts benchOptions, s benchScenario) (rows []benchRow, err error) {
+func runScenario(ctx context.Context, opts benchOptions, s benchScenario, partitions int) (rows []benchRow, err error) {
 	dir, err := os.MkdirTemp(opts.dir, "beaver-bench-")
 	if err != nil {
 		return nil, err
@@ -233,12 +266,15 @@ func runScenario(ctx context.Context, opts benchOptions, s benchScenario) (rows 
 	if err != nil {
 		return nil, err
 	}
-	b := &benchRun{benchOptions: opts, payload: benchPayload(opts.payloadBytes)}
+	b := &benchRun{benchOptions: opts, spreadOver: partitions, payload: benchPayload(opts.payloadBytes)}
 	end, err := b.launch(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
+	if err := b.spread(ctx); err != nil {
+		return nil, err
+	}
 	if b.profileDir == "" || s.alone { // These do not measure for as long as they are told to.
 		rows, err = s.run(ctx, b)
 	} else {
@@ -252,7 +288,7 @@ func runScenario(ctx context.Context, opts benchOptions, s benchScenario) (rows 
 
 // launch starts the servers, and returns what ends them.
 func (b *benchRun) launch(ctx context.Context, dir string) (end func(), err error) {
-	quiet := []string{"--log-level", "error"}
+	quiet := append([]string{"--log-level", "error"}, b.shards()...)
 	if b.profileDir != "" {
 		quiet = append(quiet, "--pprof")
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/pprof"
+	"strings"
 	"time"
 )
 
@@ -22,7 +23,7 @@ func (b *benchRun) profiled(ctx context.Context, s benchScenario) ([]benchRow, e
 	}
 	ended := make(chan error, len(profiles))
 	for who, profile := range profiles {
-		name := filepath.Join(b.profileDir, fmt.Sprintf("%s-of-%d-%s.pprof", s.name, b.nodes, who))
+		name := filepath.Join(b.profileDir, fmt.Sprintf("%s-of-%d-%s.pprof", strings.ReplaceAll(spreadName(s.name, b.spreadOver), "/", "-by-"), b.nodes, who))
 		go func() {
 			ended <- writeProfile(name, func(out io.Writer) error {
 				if err := pause(ctx, benchWarmUp); err != nil {

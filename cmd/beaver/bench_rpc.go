@@ -134,15 +134,17 @@ func (b *benchRun) cpu() time.Duration {
 	return used
 }
 
-// batches are requests that store size jobs each, one for each queue.
+// batches are requests that store size jobs each: one for each queue, or as many as it takes to have all ordering keys.
 func (b *benchRun) batches(queue string, size int) *batches {
 	all := new(batches)
-	for _, name := range b.queuesOf(queue) {
-		req := &beaverv1.EnqueueRequest{Jobs: make([]*beaverv1.NewJob, size)}
-		for i := range req.Jobs {
-			req.Jobs[i] = &beaverv1.NewJob{Queue: name, Kind: "bench", Payload: b.payload}
+	for turn := uint64(0); turn == 0 || turn < uint64(b.keys); turn += uint64(size) {
+		for _, name := range b.queuesOf(queue) {
+			req := &beaverv1.EnqueueRequest{Jobs: make([]*beaverv1.NewJob, size)}
+			for i := range req.Jobs {
+				req.Jobs[i] = &beaverv1.NewJob{Queue: name, Kind: "bench", Payload: b.payload, OrderingKey: b.key(turn + uint64(i))}
+			}
+			all.all = append(all.all, req)
 		}
-		all.all = append(all.all, req)
 	}
 	return all
 }
@@ -186,7 +188,7 @@ func refusal(what string, why *beaverv1.JobError) error {
 }
 
 func benchEnqueueBatch(ctx context.Context, b *benchRun) ([]benchRow, error) {
-	return b.enqueueRate(ctx, "enqueue-batch", "bench")
+	return b.enqueueRate(ctx, "enqueue-batch", benchQueue)
 }
 
 func (b *benchRun) enqueueRate(ctx context.Context, name, queue string) ([]benchRow, error) {
@@ -199,7 +201,7 @@ func (b *benchRun) enqueueRate(ctx context.Context, name, queue string) ([]bench
 }
 
 func benchCycleBatch(ctx context.Context, b *benchRun) ([]benchRow, error) {
-	return b.cycleRate(ctx, "cycle-batch", "bench")
+	return b.cycleRate(ctx, "cycle-batch", benchQueue)
 }
 
 func (b *benchRun) cycleRate(ctx context.Context, name, queue string) ([]benchRow, error) {
@@ -241,7 +243,7 @@ func fetchAndFinish(ctx context.Context, client beaverv1connect.JobServiceClient
 }
 
 func benchEnqueueUnary(ctx context.Context, b *benchRun) ([]benchRow, error) {
-	clients, reqs := b.rpc(unaryCallers), b.batches("bench", 1)
+	clients, reqs := b.rpc(unaryCallers), b.batches(benchQueue, 1)
 	row, err := b.rate(ctx, "enqueue-unary", unaryCallers, func(ctx context.Context) (int, error) {
 		return b.unlessMoved(enqueueBatch(ctx, clients.next(), reqs.next()))
 	})

@@ -33,11 +33,11 @@ func benchEnqueueCallers(n int) func(context.Context, *benchRun) ([]benchRow, er
 		if err != nil {
 			return nil, err
 		}
-		queues := b.queuesOf("bench")
+		queues := b.queuesOf(benchQueue)
 		var turn atomic.Uint64
 		row, err := b.rate(ctx, fmt.Sprintf("enqueue-%d", n), n, func(ctx context.Context) (int, error) {
-			queue := queues[turn.Add(1)%uint64(len(queues))]
-			_, err := client.Enqueue(ctx, beaver.Job{Queue: queue, Kind: "bench", Payload: b.payload})
+			at := turn.Add(1)
+			_, err := client.Enqueue(ctx, beaver.Job{Queue: queues[at%uint64(len(queues))], Kind: "bench", Payload: b.payload, OrderingKey: b.key(at)})
 			return 1, err
 		})
 		row.Note = fmt.Sprintf("one job at a time, %d callers, one client", n)
@@ -50,14 +50,14 @@ func benchEnqueueLone(ctx context.Context, b *benchRun) ([]benchRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	queues := b.queuesOf("bench")
+	queues := b.queuesOf(benchQueue)
 	var durations []time.Duration
 	start := time.Now().Add(benchWarmUp)
 	end := start.Add(time.Duration(b.seconds) * time.Second)
-	turn := 0
+	turn := uint64(0)
 	for began := time.Now(); began.Before(end); began = time.Now() {
 		turn++
-		job := beaver.Job{Queue: queues[turn%len(queues)], Kind: "bench", Payload: b.payload}
+		job := beaver.Job{Queue: queues[turn%uint64(len(queues))], Kind: "bench", Payload: b.payload, OrderingKey: b.key(turn)}
 		if _, err := client.Enqueue(ctx, job); err != nil {
 			return nil, err
 		}
@@ -95,14 +95,14 @@ func benchHandOff(ctx context.Context, b *benchRun) ([]benchRow, error) {
 		}
 		return nil
 	})
-	worker, err := beaver.NewWorker(client, beaver.WorkerConfig{Queues: []string{"bench"}, Handler: handler, Concurrency: handOffWorkers})
+	worker, err := beaver.NewWorker(client, beaver.WorkerConfig{Queues: []string{benchQueue}, Handler: handler, Concurrency: handOffWorkers})
 	if err != nil {
 		return nil, err
 	}
 	if err := worker.Start(ctx); err != nil {
 		return nil, err
 	}
-	if err := enqueueAtRate(ctx, client, began, total, b.payload); err != nil {
+	if err := b.enqueueAtRate(ctx, client, began, total); err != nil {
 		return nil, err
 	}
 	select {
@@ -121,25 +121,25 @@ func benchHandOff(ctx context.Context, b *benchRun) ([]benchRow, error) {
 }
 
 // enqueueAtRate enqueues jobs at an even pace, each call in a goroutine of its own so that a slow one holds up no other.
-func enqueueAtRate(ctx context.Context, client *beaver.Client, began time.Time, total int, payload []byte) error {
+func (b *benchRun) enqueueAtRate(ctx context.Context, client *beaver.Client, began time.Time, total int) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	tick := time.NewTicker(time.Second / handOffRate)
 	defer tick.Stop()
-	for range total {
+	for turn := range uint64(total) {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-tick.C:
 		}
 		wg.Go(func() {
-			stamped := append([]byte(nil), payload...)
+			stamped := append([]byte(nil), b.payload...)
 			if len(stamped) < 8 {
 				stamped = make([]byte, 8)
 			}
 			binary.BigEndian.PutUint64(stamped, uint64(time.Since(began)))
-			if _, err := client.Enqueue(ctx, beaver.Job{Queue: "bench", Kind: "bench", Payload: stamped}); err != nil {
+			if _, err := client.Enqueue(ctx, beaver.Job{Queue: benchQueue, Kind: "bench", Payload: stamped, OrderingKey: b.key(turn)}); err != nil {
 				cancel(err)
 			}
 		})

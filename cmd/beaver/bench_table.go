@@ -20,6 +20,8 @@ type benchRow struct {
 	PacedSyncMicros float64 `json:"paced_fdatasync_p50_us"`   // the same with the scenario's rest between two
 	RoundTripMicros float64 `json:"round_trip_p50_us"`        // 1 KiB to another process and back, likewise paced
 	Note            string  `json:"note,omitempty"`
+
+	beside string // the row of the same scenario with the first number of partitions; empty: it is that
 }
 
 // medianRows turns the rows of several runs into one row a name, in the order of the first run: the median of each figure, the
@@ -47,7 +49,7 @@ func medianRows(runs [][]benchRow) []benchRow {
 			return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
 		}
 		out[i] = benchRow{
-			Name: name, Runs: len(rows), Note: rows[len(rows)-1].Note,
+			Name: name, Runs: len(rows), Note: rows[len(rows)-1].Note, beside: rows[0].beside,
 			JobsPerSec:      median(func(r *benchRow) float64 { return r.JobsPerSec }),
 			P50Micros:       median(func(r *benchRow) float64 { return r.P50Micros }),
 			P99Micros:       median(func(r *benchRow) float64 { return r.P99Micros }),
