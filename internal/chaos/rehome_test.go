@@ -14,12 +14,8 @@ import (
 	"github.com/beaver-raft/beaver"
 )
 
-const (
-	// movesFor is how long a queue moves at least.
-	movesFor = 14 * time.Minute
-	// exitRefused is the status of the program when the state of what it was told to change does not allow that.
-	exitRefused = 5
-)
+// exitRefused is the status of the program when the state of what it was told to change does not allow that.
+const exitRefused = 5
 
 // spread gives a queue another number of partitions, more or fewer.
 func (s *storm) spread() bool {
@@ -41,33 +37,39 @@ func (s *storm) move() bool {
 	return s.rehome(name, "queues", "move", name, "--to", fmt.Sprint(to))
 }
 
-// drawQueue draws a queue: mostly one that does not move, if there is one. A move lasts for longer than most storms.
+// drawQueue draws a queue: mostly one that has not moved of late, if there is one. A queue that has jobs moves for longer than most
+// storms last.
 func (s *storm) drawQueue(names []string) string {
-	still := slices.DeleteFunc(slices.Clone(names), s.record.moves)
+	still := slices.DeleteFunc(slices.Clone(names), s.record.movedLately)
 	if len(still) > 0 && s.rng.IntN(8) > 0 {
 		names = still
 	}
 	return names[s.rng.IntN(len(names))]
 }
 
-// moves reports whether a queue certainly moves.
-func (r *recorder) moves(name string) bool {
+// movedLately reports whether a queue moved less than a quarter of an hour ago.
+func (r *recorder) movedLately(name string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := r.tenures[name]
-	return len(all) > 1 && r.now() < all[len(all)-1].first+movesFor
+	return len(all) > 1 && r.now() < all[len(all)-1].first+15*time.Minute
 }
 
 // rehome has a command give a queue other homes, half of the time while something else goes wrong. It happened when new jobs go to other
 // shards; that it is refused while the queue moves is expected.
 func (s *storm) rehome(name string, args ...string) bool {
-	moves, before, began := s.record.moves(name), s.record.homes(name), s.record.now()
-	beside := fault{}
+	q := s.readQueue(name)
+	if q == nil {
+		return false
+	}
+	before, moves, began := q.Shards, len(q.MovingFromShards) > 0, s.record.now()
+	beside, during := fault{}, ""
 	if s.rng.IntN(2) == 0 {
 		beside = s.drawFault(func(f *fault) bool { return f.beside })
+		during = ", during " + beside.name
 	}
-	env, outcome := s.addrs(), make(chan error, 1)
-	go func() { outcome <- s.persist(env, args) }()
+	addrs, outcome := s.addrs(), make(chan error, 1)
+	go func() { outcome <- s.persist(addrs, args) }()
 	if beside.run != nil {
 		if beside.run() {
 			s.happened[beside.name]++
@@ -76,30 +78,36 @@ func (s *storm) rehome(name string, args ...string) bool {
 		}
 	}
 	err := <-outcome
-	q, ended := s.readQueue(name), s.record.now()
-	if q == nil {
+	if q = s.readQueue(name); q == nil {
 		return false
 	}
-	exit, _ := errors.AsType[*exec.ExitError](err)
-	refused := exit != nil && exit.ExitCode() == exitRefused && strings.Contains(err.Error(), "is still moving")
-	changed := !slices.Equal(q.Shards, before)
+	changed, refused := !slices.Equal(q.Shards, before), stillMoves(err)
+	if changed && refused { // the answer got lost, and its repeat found the queue moving
+		err = s.persist(addrs, args)
+		refused = stillMoves(err)
+	}
 	if changed {
-		s.record.moved(name, q.Shards, began, ended)
+		s.record.moved(name, q.Shards, began, s.record.now())
 	}
-	during := ""
-	if beside.run != nil {
-		during = ", during " + beside.name
+	if refused {
+		during += ", refused"
 	}
-	s.t.Logf("           %s: from shards %v to %v%s%s", strings.Join(args, " "), before, q.Shards, during, map[bool]string{true: ", refused", false: ""}[refused])
+	s.t.Logf("           %s: from shards %v to %v%s", strings.Join(args, " "), before, q.Shards, during)
 	switch {
-	case refused && !changed && len(q.MovingFromShards) > 0:
+	case refused && moves && !changed:
 		s.refused++
 	case err != nil:
 		s.record.violate("%s, which moves: %t, moved: %t: %v", name, moves, changed, err)
-	case moves || !changed || !slices.Equal(q.MovingFromShards, before):
-		s.record.violate("%s, which moves: %t, is said to be on other shards than %v, and it is on %v, and moves from %v", name, moves, before, q.Shards, q.MovingFromShards)
+	case !changed || len(q.MovingFromShards) > 0 && !slices.Equal(q.MovingFromShards, before):
+		s.record.violate("%s is said to be on other shards than %v, and it is on %v, and moves from %v", name, before, q.Shards, q.MovingFromShards)
 	}
 	return changed
+}
+
+// stillMoves reports whether a command was refused since its queue moves, or was moved just now.
+func stillMoves(err error) bool {
+	exit, _ := errors.AsType[*exec.ExitError](err)
+	return exit != nil && exit.ExitCode() == exitRefused && (strings.Contains(err.Error(), "still moving") || strings.Contains(err.Error(), "just now"))
 }
 
 // persist runs a command until it is done or refused: it may be said again, and what happens to the cluster does not go on for ever.
