@@ -3,8 +3,10 @@ package engine
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -147,6 +149,77 @@ func TestQuietQueueMovesAtOnce(t *testing.T) {
 	})
 }
 
+// TestIdleQueueMovesAsJobsCome: a queue that was idle changes its homes again and again, at once as long as it can, at the very moment when
+// producers begin to send and to repeat their requests, at any node, and connections break. Each job is stored once, and each key's jobs come
+// in the order in which they were sent.
+func TestIdleQueueMovesAsJobsCome(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *fleet) {
+		ctx := context.Background()
+		const rounds, producers, requests, changes = 3, 3, 12, 5
+		name, plain := c.queueOn(2), c.queueOn(1)
+		last := make(map[string]string) // payloads, by key
+		settledAtOnce := 0
+		for round := range rounds {
+			var all sync.WaitGroup
+			var mu sync.Mutex
+			sent := make(map[string]int)
+			for producer := range producers {
+				all.Go(func() {
+					rng := rand.New(rand.NewPCG(uint64(round), uint64(producer)))
+					pauseFor(time.Duration(rng.IntN(60)) * time.Millisecond)
+					for seq := uint64(1 + round*requests); seq <= uint64((round+1)*requests); seq++ {
+						var js []NewJob
+						for range 1 + rng.IntN(4) {
+							js = append(js, keyed([]string{name, name, plain}[rng.IntN(3)], 10*int(seq)+len(js), fmt.Sprintf("%d-%d", producer, rng.IntN(4)))...)
+							mu.Lock()
+							sent[js[len(js)-1].Queue]++
+							mu.Unlock()
+						}
+						c.sendAgain(rng, producer, seq, js)
+						pauseFor(time.Duration(rng.IntN(10)) * time.Millisecond)
+					}
+				})
+			}
+			all.Go(func() {
+				rng := rand.New(rand.NewPCG(uint64(round), producers))
+				for range changes {
+					pauseFor(time.Duration(rng.IntN(20)) * time.Millisecond)
+					s, err := c.nodes[uint64(1+rng.IntN(3))].PartitionQueue(ctx, name, 1+rng.IntN(3), asIs)
+					if err == nil && s.MovingFrom == 0 {
+						settledAtOnce++
+					}
+					if rng.IntN(2) == 0 {
+						c.net.hangUp()
+					}
+				}
+			})
+			all.Wait()
+			for _, of := range []string{name, plain} {
+				if s, err := c.nodes[1].Queue(ctx, of); err != nil || s.Info.Live() != uint64(sent[of]) {
+					t.Fatalf("round %d: %d jobs were sent: %+v, %v", round, sent[of], s, err)
+				}
+				for range sent[of] {
+					got, err := c.nodes[uint64(1+rand.IntN(3))].Fetch(ctx, &FetchRequest{Queues: []string{of}, Max: 1, Wait: time.Second})
+					if err != nil || len(got) != 1 {
+						t.Fatalf("%+v, %v", got, err)
+					}
+					key, payload := of+got[0].Spec.OrderingKey, string(got[0].Spec.Payload)
+					if payload <= last[key] {
+						t.Fatalf("round %d, key %s: %s comes after %s", round, key, payload, last[key])
+					}
+					last[key] = payload
+					ack(t, c.nodes[2], got...)
+				}
+			}
+			pauseFor(settleTime)
+			c.settled(name)
+		}
+		if settledAtOnce == 0 {
+			t.Error("no change of the homes was over at once")
+		}
+	})
+}
+
 // TestRepeatsAcrossQuickMoves: requests of sessions come for the first time, and again and again while clients may repeat them, at nodes that
 // have heard of all changes of the queues' homes, or of none of the last few, and the homes change whenever they can. Each request is stored
 // once, and all who ask are told the same.
@@ -160,6 +233,7 @@ func TestRepeatsAcrossQuickMoves(t *testing.T) {
 type quickMoves struct {
 	t      *testing.T
 	rt     *rapid.T
+	disk   *vfs.Sim
 	e      *Engine
 	views  []*table // of the routes, oldest first
 	sent   []*sentRequest
@@ -182,14 +256,16 @@ const (
 )
 
 func modelQuickMoves(t *testing.T, rt *rapid.T) {
-	m := &quickMoves{t: t, rt: rt, stored: make(map[string]uint64)}
-	m.e = open(t, vfs.NewSim(1, vfs.SimOptions{}), func(o *Options) { o.Shards = 3 })
+	m := &quickMoves{t: t, rt: rt, stored: make(map[string]uint64), disk: vfs.NewSim(1, vfs.SimOptions{})}
+	m.open()
 	for _, name := range quickQueues {
 		m.spread(string(name), rapid.IntRange(1, 2).Draw(rt, "partitions"))
 	}
 	m.views = m.views[len(m.views)-1:] // all know of the queues
 	for range rapid.IntRange(1, 40).Draw(rt, "steps") {
-		switch rapid.IntRange(0, 9).Draw(rt, "step") {
+		switch rapid.IntRange(0, 20).Draw(rt, "step") / 2 {
+		case 10:
+			m.restart()
 		case 0, 1, 2:
 			m.sendNew()
 		case 3, 4, 5:
@@ -212,6 +288,22 @@ func modelQuickMoves(t *testing.T, rt *rapid.T) {
 			rt.Fatalf("%d jobs of %s were sent: %+v, %v", want, name, s, err)
 		}
 	}
+}
+
+func (m *quickMoves) open() {
+	m.e = open(m.t, m.disk, func(o *Options) { o.Shards = 3 })
+}
+
+// restart stops the node, or it crashes, and starts it again.
+func (m *quickMoves) restart() {
+	crashed := m.disk.CrashClone(vfs.AllLost())
+	shut(m.t, m.e)
+	if rapid.Bool().Draw(m.rt, "crash") {
+		m.disk = crashed
+	}
+	m.open()
+	m.views = nil
+	m.look()
 }
 
 // spread changes a queue's homes, if they can change now: to others of the same number too, by way of a move.
