@@ -73,7 +73,8 @@ type Options struct {
 	LogFileBytes  int64
 	SnapshotBytes int64
 
-	// Fatal is called once when the log failed to write: going on could lose jobs. Default: log it and exit with status 1.
+	// Fatal is called once when the node must not go on, since that could lose jobs: its log failed to write, or has lost what it promised
+	// to other nodes. The process must end. While Open runs, it returns such an error too. Default: log it and exit with status 1.
 	Fatal func(error)
 
 	fs vfs.FS // of the engine; tests have it tell of a full disk

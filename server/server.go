@@ -17,6 +17,7 @@ import (
 	"github.com/beaver-raft/beaver/internal/host"
 	"github.com/beaver-raft/beaver/internal/metrics"
 	"github.com/beaver-raft/beaver/internal/rpc"
+	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
@@ -143,13 +144,16 @@ func (s *Server) Client() (*beaver.Client, error) {
 	})
 }
 
-// fatal ends the process after the log failed: nothing may be acknowledged any more.
+// fatal ends the process: nothing may be acknowledged any more.
 func (s *Server) fatal(err error) {
+	if _, lost := errors.AsType[*shard.LostLogError](err); !lost {
+		err = fmt.Errorf("the log failed, and the node ends so that nothing is acknowledged that is not stored: %w", err)
+	}
 	if s.opts.Fatal != nil {
 		s.opts.Fatal(err)
 		return
 	}
-	s.logger.Error("the log failed; the process ends so that nothing is acknowledged that is not stored", "err", err)
+	s.logger.Error("the node must not go on", "err", err)
 	os.Exit(1)
 }
 

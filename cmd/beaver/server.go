@@ -137,8 +137,7 @@ func (a *app) serve(ctx context.Context, f *serverFlags) error {
 	case <-node.Removed():
 		defer a.note("beaver: this node was removed from its cluster; its jobs are on the others\n")
 	case err := <-failed:
-		// No graceful end: what was not written must not be acknowledged.
-		return fmt.Errorf("the log failed, and the node ends so that nothing is acknowledged that is not stored: %w", err)
+		return err // No graceful end: what was not written must not be acknowledged.
 	}
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.shutdown)
 	defer cancel()

@@ -73,6 +73,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, opts.Fatal = untilFatal(ctx, opts.Fatal)
 	e := &Engine{
 		opts:      opts,
 		routes:    newRoutes(),
@@ -93,7 +94,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	if err := e.openHost(ctx); err != nil {
 		e.cancel()
 		e.endCalls()
-		return nil, err
+		return nil, orFatal(ctx, err)
 	}
 	bring := e.reconcile
 	if e.clustered() {
@@ -101,7 +102,7 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 		e.spawn(e.watchLeaders)
 	}
 	if err := bring(ctx); err != nil {
-		return nil, errors.Join(err, e.Close(ctx))
+		return nil, orFatal(ctx, errors.Join(err, e.Close(ctx)))
 	}
 	e.pulsed.Store(int64(e.workers.now()))
 	e.spawn(e.pulse)
@@ -112,6 +113,27 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	}
 	e.ready.Store(nil)
 	return e, nil
+}
+
+// fatalError is the cause of a context that ended since Options.Fatal was called.
+type fatalError struct{ error }
+
+// untilFatal is a context that ends when the node has to, and what is to be called then. While Open waits for others, nothing else would
+// tell it that the shards that it waits for have stopped.
+func untilFatal(ctx context.Context, tell func(error)) (context.Context, func(error)) {
+	ctx, end := context.WithCancelCause(ctx)
+	return ctx, func(err error) {
+		end(fatalError{err})
+		tell(err)
+	}
+}
+
+// orFatal is what made the node end, if that is why err came to be: all that followed from it says less.
+func orFatal(ctx context.Context, err error) error {
+	if fatal, ok := context.Cause(ctx).(fatalError); ok {
+		return fatal.error
+	}
+	return err
 }
 
 // openHost makes the pumps and starts the shards under them.

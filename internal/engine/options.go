@@ -45,7 +45,8 @@ type Options struct {
 	// less, so that many do not beat at once.
 	WorkerTTL time.Duration
 
-	// Fatal is called once when the log has failed: the process must end. Default: panic.
+	// Fatal is called once when nothing more may be answered, as when the log has failed: the process must end. While Open runs, it
+	// returns the same error. Default: panic.
 	Fatal func(error)
 
 	// Progress, when set, is told how the recovery inside Open goes.

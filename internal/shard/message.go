@@ -16,8 +16,8 @@ type LostLogError struct {
 }
 
 func (e *LostLogError) Error() string {
-	return fmt.Sprintf("shard %d: replica %s once held entry %d, and its log ends at %d: data of this node was lost; remove the member, and let the node join anew with an empty data directory",
-		e.Shard, e.Replica, e.Committed, e.Last)
+	return fmt.Sprintf("shard %d: replica %s once held entry %d, and its log ends at %d: this data directory is older than what the node has promised the others, as when a copy was put in its place, or lost data. It must not be used any more: give its place to a new node (beaver cluster replace %d ADDRESS), which starts with --join and an empty data directory",
+		e.Shard, e.Replica, e.Committed, e.Last, e.Replica.Node())
 }
 
 // Step takes a message of another replica. Messages that are stale, of strangers, for another replica, or of a kind that
