@@ -193,6 +193,14 @@ func (o *Options) validatePeers(check func(ok bool, field, format string, args .
 		listed := slices.ContainsFunc(founders, func(f founding.Founder) bool { return f.Node == p.Node })
 		check(listed || p.Node == 0, "Peers.Node", "%d, which is not in the --bootstrap list: say which of its nodes this one is", p.Node)
 	}
+	// What the catalog does not take of this node would keep it out of the cluster for ever.
+	err := cluster.ValidZone(p.Zone)
+	check(err == nil, "Peers.Zone", "no name of a zone: it %v", err)
+	if o.Advertise != "" {
+		err = cluster.ValidAddress(o.Advertise)
+		check(err == nil, "Advertise", "an address that clients cannot dial: it %v", err)
+	}
+	check(len(o.Version) <= cluster.NodeVersionBytesMax, "Version", "%d bytes long: want at most %d", len(o.Version), cluster.NodeVersionBytesMax)
 	if problem == "" {
 		o.validateAddresses(check)
 	}

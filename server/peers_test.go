@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/beaver-raft/beaver"
+	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/founding"
 	"github.com/beaver-raft/beaver/internal/freeport"
 )
@@ -56,6 +57,9 @@ func TestPeerOptions(t *testing.T) {
 		"listens everywhere":    {PeerOptions{Join: "10.0.0.1:7401", Listen: "0.0.0.0:7401", SecretFile: "s"}, "Peers.Advertise", "cannot dial"},
 		"advertises everywhere": {PeerOptions{Join: "10.0.0.1:7401", Listen: "10.0.0.2:7401", Advertise: "0.0.0.0:7401", SecretFile: "s"}, "Peers.Advertise", "no peer can dial"},
 		"advertises loopback":   {PeerOptions{Join: "10.0.0.1:7401", Listen: "10.0.0.2:7401", Advertise: "127.0.0.1:7401", SecretFile: "s"}, "Peers.Advertise", "their own machines"},
+		"longest zone":          {PeerOptions{Bootstrap: "1=127.0.0.1:7401", Zone: strings.Repeat("z", cluster.ZoneBytesMax)}, "", ""},
+		"zone too long":         {PeerOptions{Bootstrap: "1=127.0.0.1:7401", Zone: strings.Repeat("z", cluster.ZoneBytesMax+1)}, "Peers.Zone", "at most 64 bytes"},
+		"zone with a space":     {PeerOptions{Bootstrap: "1=127.0.0.1:7401", Zone: "rack 1"}, "Peers.Zone", "without spaces"},
 		"any port":              {PeerOptions{Join: "127.0.0.1:7401", Listen: "127.0.0.1:0"}, "Peers.Listen", "1 to 65535"},
 		"secret too short":      {PeerOptions{Join: "127.0.0.1:7411", SecretFile: short}, "Peers.SecretFile", "openssl rand"},
 	} {
@@ -70,6 +74,21 @@ func TestPeerOptions(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		case c.field != "" && (!found || wrong.Field != c.field || !strings.Contains(wrong.Problem, c.want)):
 			t.Errorf("%s: %v, want %s with %q", name, err, c.field, c.want)
+		}
+	}
+}
+
+// TestOptionsOfTheCatalog: what the catalog would not take of a node is refused at its start.
+func TestOptionsOfTheCatalog(t *testing.T) {
+	peers := PeerOptions{Bootstrap: "1=127.0.0.1:7401"}
+	for field, o := range map[string]Options{
+		"":          {Peers: peers, Advertise: "beaver.example.org:7400", Version: strings.Repeat("v", cluster.NodeVersionBytesMax)},
+		"Advertise": {Peers: peers, Advertise: "beaver.example.org"},
+		"Version":   {Peers: peers, Version: strings.Repeat("v", cluster.NodeVersionBytesMax+1)},
+	} {
+		err := o.withDefaults().validate()
+		if wrong, found := errors.AsType[*OptionError](err); field == "" && err != nil || field != "" && (!found || wrong.Field != field) {
+			t.Errorf("want %q refused: %v", field, err)
 		}
 	}
 }

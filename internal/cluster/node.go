@@ -216,11 +216,19 @@ func (i *NodeInfo) Validate() error {
 	if err := ValidAddress(i.Public); err != nil && i.Public != "" {
 		return &FieldError{Field: "public address", Problem: err.Error()}
 	}
-	if len(i.Zone) > ZoneBytesMax || strings.ContainsFunc(i.Zone, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-		return invalid("zone", "is %.80q; want at most %d bytes without spaces", i.Zone, ZoneBytesMax)
+	if err := ValidZone(i.Zone); err != nil {
+		return &FieldError{Field: "zone", Problem: err.Error()}
 	}
 	if len(i.Version) > NodeVersionBytesMax {
 		return tooLarge("version", "is %d bytes long; at most %d are kept", len(i.Version), NodeVersionBytesMax)
+	}
+	return nil
+}
+
+// ValidZone says why a text cannot say where a node is.
+func ValidZone(zone string) error {
+	if len(zone) > ZoneBytesMax || strings.ContainsFunc(zone, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return fmt.Errorf("is %.80q; want at most %d bytes without spaces", zone, ZoneBytesMax)
 	}
 	return nil
 }
