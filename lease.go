@@ -80,7 +80,8 @@ func (j *LeasedJob) Extend(ctx context.Context, d time.Duration) error {
 
 // FetchRequest asks for jobs without a Worker, for programs that want to do everything themselves.
 type FetchRequest struct {
-	// Queues: 1 to 64. Of jobs of equal priority, those of the queue named first come first.
+	// Queues: 1 to 64. Among queues that live on one shard priority counts, and of jobs of equal priority those of the queue
+	// named first come first; the shards take turns.
 	Queues []string
 	// Max is how many jobs to take: 1 to 1000. Default 1.
 	Max int

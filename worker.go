@@ -20,7 +20,8 @@ const (
 
 // WorkerConfig says which jobs a Worker takes and how it does them. Queues and Handler are required.
 type WorkerConfig struct {
-	// Queues to take jobs from: 1 to 64. Of jobs of equal priority, those of the queue named first come first.
+	// Queues to take jobs from: 1 to 64. Among queues that live on one shard priority counts, and of jobs of equal priority those of the queue
+	// named first come first; the shards take turns.
 	Queues []string
 	// Handler does the jobs; usually a Mux.
 	Handler Handler

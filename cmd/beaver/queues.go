@@ -238,7 +238,7 @@ A queue of several partitions does not move to one shard: beaver queues set --pa
 			if q.MovingFrom == 0 {
 				return a.print("%s lives on shard %d\n", q.Name, q.Shard)
 			}
-			return a.print("%s moves from %s to shard %d; %s left behind\n", q.Name, shardList(q.MovingFromShards), q.Shard, plural(q.LeftBehind, "job"))
+			return a.print("%s moves from %s to shard %d; what is there is done first: %s\n", q.Name, shardList(q.MovingFromShards), q.Shard, plural(q.LeftBehind, "job"))
 		})
 	}
 	return cmd

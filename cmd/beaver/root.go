@@ -136,6 +136,13 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(commands...)
+	var examples []string
+	for _, c := range commands {
+		if first, _, _ := strings.Cut(c.Example, "\n"); first != "" {
+			examples = append(examples, first)
+		}
+	}
+	cmd.Example = strings.Join(examples, "\n")
 	return cmd
 }
 
@@ -240,6 +247,9 @@ func (a *app) judge(err error) (status int, advice string) {
 	case beaver.CodeNotFound:
 		return exitNotFound, ""
 	case beaver.CodeUnavailable:
+		if e.Reason != "" {
+			return exitUnavailable, "" // a server said so, and what to do
+		}
 		return exitUnavailable, fmt.Sprintf("is the server running at %s? start one with beaver server, or give --addr", a.addr)
 	case beaver.CodeDeadlineExceeded:
 		return exitUnavailable, ""

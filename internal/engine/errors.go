@@ -264,7 +264,7 @@ func nothingHappened(err *Error) bool {
 }
 
 func errNodeCutOff() *Error {
-	return newError(CodeUnavailable, ReasonCutOff, "this node hears of too few others to know who leads; nothing was done; ask another node")
+	return newError(CodeUnavailable, ReasonCutOff, "this node hears of too few others to know who leads; ask another node")
 }
 
 // isCutOff reports whether an error says that this node is cut off: another one serves everything better.

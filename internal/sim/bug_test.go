@@ -41,7 +41,7 @@ const (
 	history      = "history: no order"
 	lostPayload  = "the payload of job"
 	unreadable   = "is live and cannot be read"
-	missingLive  = "live and nowhere"
+	missingLive  = "that the log does not have"
 	missingEntry = "no file holds this entry, though its jobs are live"
 	refusedLog   = "failed: open log: data/log/"
 	refusedSnaps = "every snapshot is damaged"

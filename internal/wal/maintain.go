@@ -228,7 +228,7 @@ func (l *Log) checkComplete(shard ShardID, s *shardLog) (missing []uint64, err e
 	if s.missing = len(missing) > 0; s.missing {
 		err = &CorruptError{
 			File: l.liveDir(shard), Shard: shard, Index: missing[0],
-			Reason: fmt.Sprintf("a file is missing: this entry and %d others are live and nowhere", want-have-1),
+			Reason: fmt.Sprintf("a file is missing: jobs need this entry and %d more that the log does not have", want-have-1),
 		}
 	}
 	return missing, err
