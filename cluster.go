@@ -91,7 +91,8 @@ func (c *Client) DrainNode(ctx context.Context, node uint64, undo bool) error {
 	return err
 }
 
-// TransferLead makes a node the leader of a shard, whenever it can be. It returns when that is decided.
+// TransferLead makes a node the leader of a shard, whenever it can be. It returns when that is decided. Node 0 takes back what was
+// wished before: the cluster shares the leads out.
 func (c *Client) TransferLead(ctx context.Context, shard int, node uint64) error {
 	_, err := call(ctx, c, c.cluster.TransferLead, &beaverv1.TransferLeadRequest{Shard: uint32(shard), NodeId: node})
 	return err

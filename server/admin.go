@@ -116,8 +116,11 @@ func describeShard(id shard.ID, reports []*nodeReport) *beaverv1.ClusterShard {
 			}
 		}
 	}
-	if leader == nil {
-		for node, s := range own { // nobody leads, so there is nothing but what each knows of itself
+	if leader != nil {
+		out.LeaderNodeId, out.Term, out.Waiting = uint64(leader.Replica.Node()), leader.Term, leader.Waiting
+	}
+	if leader == nil || leader.Members == nil {
+		for node, s := range own { // nobody leads, or who does could not say more: there is nothing but what each knows of itself
 			out.Members = append(out.Members, &beaverv1.ClusterMember{
 				NodeId: uint64(node), Replica: s.Replica.String(), Role: s.Role, AppliedIndex: s.Applied, LastIndex: s.Last, SnapshotIndex: s.Snapshot,
 			})
@@ -125,7 +128,6 @@ func describeShard(id shard.ID, reports []*nodeReport) *beaverv1.ClusterShard {
 		sortMembers(out)
 		return out
 	}
-	out.LeaderNodeId, out.Term, out.Waiting = uint64(leader.Replica.Node()), leader.Term, leader.Waiting
 	m := leader.Members
 	for _, set := range []struct {
 		role     string

@@ -338,6 +338,7 @@ func (k *keeper) adopt(ctx context.Context, id shard.ID, r shard.ReplicaID) {
 
 // settle sees which nodes have come everywhere, or gone from everywhere. REQUIRES: this node leads the catalog.
 func (k *keeper) settle(ctx context.Context) {
+	k.dropWishes(ctx)
 	changing := slices.ContainsFunc(k.nodes, func(n cluster.Node) bool {
 		return n.State == cluster.NodeJoining || n.State == cluster.NodeLeaving || n.Replaces != 0 && n.State == cluster.NodeActive
 	})
@@ -358,6 +359,19 @@ func (k *keeper) settle(ctx context.Context) {
 			}
 		}
 		k.wake()
+	}
+}
+
+// dropWishes takes back that a node should lead a shard which has gone for good.
+func (k *keeper) dropWishes(ctx context.Context) {
+	for id, node := range k.preferred {
+		gone := func(n cluster.Node) bool { return n.ID == node && !n.State.Holds() }
+		if node == 0 || !slices.ContainsFunc(k.nodes, gone) {
+			continue
+		}
+		if _, err := k.p.engine.Load().ChangeCatalog(ctx, func(dst []byte) []byte { return cluster.AppendPrefer(dst, id, 0) }); err == nil {
+			k.p.logger.Info("a shard is led by whoever's turn it is, since the node that was to lead it left", "shard", id, "node", node)
+		}
 	}
 }
 

@@ -58,6 +58,7 @@ func (p *peers) report(ctx context.Context) (*nodeReport, error) {
 	stats := h.Stats()
 	r := &nodeReport{Node: shard.NodeID(stats.Node), Version: p.version, Full: h.Full()}
 	r.Ready, r.Reason = e.Ready()
+	views := make([]*cluster.View, len(stats.Shards))
 	for i := range stats.Shards {
 		s := &stats.Shards[i]
 		sr := shardReport{
@@ -66,33 +67,40 @@ func (p *peers) report(ctx context.Context) (*nodeReport, error) {
 		}
 		if v := p.view(ctx, s.ID); v != nil {
 			sr.Members, sr.Peers = &v.Members, v.Peers
-			sr.Waiting = p.waiting(ctx, v)
+			views[i] = v
 		}
 		r.Shards = append(r.Shards, sr)
 	}
+	p.explain(ctx, r.Shards, views)
 	for _, t := range stats.Transfers {
 		r.Sending = append(r.Sending, transferred{t.Shard, t.To, t.Snapshot, t.Bytes, t.FullBytes})
 	}
 	return r, nil
 }
 
-// waiting says what a change of a shard's members waits for.
-func (p *peers) waiting(ctx context.Context, v *cluster.View) string {
-	nodes, preferred, err := p.catalogNodes(ctx, v.Shard)
+// explain says what changes of the shards' members wait for: of those that have a view. It comes last, since the catalog may not be there to be read.
+func (p *peers) explain(ctx context.Context, reports []shardReport, views []*cluster.View) {
+	nodes, preferred, err := p.catalogNodes(ctx)
 	if err != nil || len(nodes) == 0 {
-		return ""
+		return
 	}
-	step := cluster.Plan(nodes, preferred, v)
-	return step.Waiting
+	for i, v := range views {
+		if v != nil {
+			reports[i].Waiting = cluster.Plan(nodes, preferred[v.Shard], v).Waiting
+		}
+	}
 }
 
-// catalogNodes are the nodes, and who an operator wants to lead a shard.
-func (p *peers) catalogNodes(ctx context.Context, id shard.ID) (nodes []cluster.Node, preferred shard.NodeID, err error) {
+// catalogNodes are the nodes, and who an operator wants to lead which shard.
+func (p *peers) catalogNodes(ctx context.Context) (nodes []cluster.Node, preferred map[shard.ID]shard.NodeID, err error) {
+	preferred = make(map[shard.ID]shard.NodeID)
 	err = p.engine.Load().ReadCatalog(ctx, func(c *cluster.Catalog) {
 		for n := range c.Nodes() {
 			nodes = append(nodes, *n)
 		}
-		preferred = c.Preferred(id)
+		for id := range shard.ID(p.shardCount(c) + 1) {
+			preferred[id] = c.Preferred(id)
+		}
 	})
 	return nodes, preferred, err
 }

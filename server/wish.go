@@ -84,7 +84,7 @@ func (p *peers) grant(ctx context.Context, w *wish) *granted {
 	if v == nil || e == nil {
 		return later(errNoCatalogLeader)
 	}
-	nodes, _, err := p.catalogNodes(ctx, 0)
+	nodes, _, err := p.catalogNodes(ctx)
 	if err != nil {
 		return later(err)
 	}
@@ -109,6 +109,9 @@ func (p *peers) grant(ctx context.Context, w *wish) *granted {
 		}
 		return refused
 	}
+	if command == nil {
+		return g // it is as wished
+	}
 	code, err := e.ChangeCatalog(ctx, command)
 	switch {
 	case err != nil:
@@ -122,7 +125,7 @@ func (p *peers) grant(ctx context.Context, w *wish) *granted {
 	}
 	p.keeper.wake()
 	if w.Kind == wishAdd {
-		if nodes, _, err = p.catalogNodes(ctx, 0); err != nil {
+		if nodes, _, err = p.catalogNodes(ctx); err != nil {
 			return later(err)
 		}
 		for i := range nodes {
@@ -134,7 +137,7 @@ func (p *peers) grant(ctx context.Context, w *wish) *granted {
 	return g
 }
 
-// command is what makes a wish the cluster's, or why it may not be. What it comes to goes to g.
+// command is what makes a wish the cluster's, nil if it is so already, or why it may not be. What it comes to goes to g.
 func (p *peers) command(w *wish, c *cluster.Cluster, g *granted) (_ func([]byte) []byte, err error) {
 	var m cluster.Move
 	switch w.Kind {
@@ -151,6 +154,9 @@ func (p *peers) command(w *wish, c *cluster.Cluster, g *granted) (_ func([]byte)
 		m, err = c.Drain(w.Node, w.Undo)
 	default:
 		err = &cluster.WishError{Reason: "a wish of the kind " + w.Kind + ", which this version does not know"}
+	}
+	if m == (cluster.Move{}) {
+		return nil, err
 	}
 	return func(dst []byte) []byte { return cluster.AppendMoveNode(dst, m.Node, m.From, m.To) }, err
 }

@@ -70,6 +70,10 @@ func (a *app) printCluster(info *beaver.ClusterInfo) error {
 		note := s.Waiting
 		if s.PreferredNodeID != 0 && s.PreferredNodeID != s.LeaderNodeID && note == "" {
 			note = fmt.Sprintf("goes to node %d", s.PreferredNodeID)
+			draining := func(n beaver.ClusterNode) bool { return n.ID == s.PreferredNodeID && n.State == "draining" }
+			if slices.ContainsFunc(info.Nodes, draining) {
+				note += " when that is drained no more"
+			}
 		}
 		rows[i] = row(s.ID, leader, s.Term, applied, describeMembers(&s), note)
 	}
@@ -247,29 +251,40 @@ func (a *app) changeNode(cmd *cobra.Command, name, said string, f func(*beaver.C
 }
 
 func newClusterTransferCommand(a *app) *cobra.Command {
-	return a.clientFlags(&cobra.Command{
-		Use: "transfer SHARD NODE", Short: "Make a node the leader of a shard, whenever it can be", Args: cobra.ExactArgs(2),
-		Example: "  beaver cluster transfer 1 3",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			shard, err := strconv.ParseUint(args[0], 10, 16)
-			if err != nil {
-				return usage("%q is no shard; use its number, as beaver cluster status shows it", args[0])
-			}
-			node, err := parseNode(args[1])
-			if err != nil {
+	var undo bool
+	cmd := a.clientFlags(&cobra.Command{
+		Use: "transfer SHARD NODE | --undo SHARD", Short: "Make a node the leader of a shard, whenever it can be", Args: cobra.RangeArgs(1, 2),
+		Long: `Make a node the leader of a shard, now and whenever it can be, until that is undone or the node is removed. Without it the cluster shares the leads
+out by itself.`,
+		Example: "  beaver cluster transfer 1 3\n  beaver cluster transfer --undo 1",
+	})
+	cmd.Flags().BoolVar(&undo, "undo", false, "leave it to the cluster again who leads the shard")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if undo == (len(args) == 2) {
+			return usage("say which shard goes to which node, or with --undo which one to none in particular")
+		}
+		shard, err := strconv.ParseUint(args[0], 10, 16)
+		if err != nil {
+			return usage("%q is no shard; use its number, as beaver cluster status shows it", args[0])
+		}
+		node, said := uint64(0), "is led by whoever's turn it is"
+		if !undo {
+			if node, err = parseNode(args[1]); err != nil {
 				return err
 			}
-			return a.client(cmd.Context(), func(c *beaver.Client) error {
-				if err := c.TransferLead(cmd.Context(), int(shard), node); err != nil {
-					return err
-				}
-				if a.json() {
-					return a.printJSON(map[string]any{"shard": shard, "node": node})
-				}
-				return a.print("shard %d goes to node %d\n", shard, node)
-			})
-		},
-	})
+			said = fmt.Sprintf("goes to node %d", node)
+		}
+		return a.client(cmd.Context(), func(c *beaver.Client) error {
+			if err := c.TransferLead(cmd.Context(), int(shard), node); err != nil {
+				return err
+			}
+			if a.json() {
+				return a.printJSON(map[string]any{"shard": shard, "node": node})
+			}
+			return a.print("shard %d %s\n", shard, said)
+		})
+	}
+	return cmd
 }
 
 func newClusterShardsCommand(a *app) *cobra.Command {
@@ -292,8 +307,8 @@ away again. With --to it may be repeated: scripts should use that, and so should
 			return usage("--to is %d; use 1 to %d", to, server.ShardsMax)
 		case !total:
 			count, err := strconv.ParseUint(args[0], 10, 16)
-			if err != nil || count == 0 {
-				return usage("%q is no number of shards; use 1 or more", args[0])
+			if err != nil || count == 0 || count > server.ShardsMax {
+				return usage("%q is no number of shards; use 1 to %d", args[0], server.ShardsMax)
 			}
 			more = int(count)
 		}

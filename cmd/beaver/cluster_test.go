@@ -26,10 +26,27 @@ func TestClusterCommands(t *testing.T) {
 		{[]string{"1", "--to", "4"}, exitUsage, "how many in all"},
 		{[]string{"--to", "0"}, exitUsage, "use 1 to 256"},
 		{[]string{"--to", "257"}, exitUsage, "use 1 to 256"},
-		{[]string{"0"}, exitUsage, "use 1 or more"},
+		{[]string{"0"}, exitUsage, "use 1 to 256"},
 		{[]string{"253"}, exitPrecondition, "256 is the limit"},
 	} {
 		text, status := ask(tt.args...)
+		wants(t, text, status, tt.status, tt.says)
+	}
+	for _, tt := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{"transfer", "1", "1"}, exitOK, "goes to node 1"},
+		{[]string{"transfer", "--undo", "1"}, exitOK, "led by whoever's turn it is"},
+		{[]string{"transfer", "--undo", "1"}, exitOK, "led by whoever's turn it is"},
+		{[]string{"transfer", "--undo", "9"}, exitNotFound, "there is no shard 9"},
+		{[]string{"transfer", "1"}, exitUsage, "with --undo"},
+		{[]string{"transfer", "--undo", "1", "1"}, exitUsage, "with --undo"},
+		{[]string{"drain", "--undo", "1"}, exitOK, "takes its share"},
+		{[]string{"drain", "1"}, exitPrecondition, "no other active node"},
+	} {
+		text, status := run(t, append([]string{"cluster", "--addr", "http://" + founder.public}, tt.args...)...)
 		wants(t, text, status, tt.status, tt.says)
 	}
 	text, status := run(t, "queues", "move", "mail", "--addr", "http://"+founder.public)

@@ -44,7 +44,7 @@ func (c *Cluster) find(id shard.NodeID) (*Node, error) {
 	return nil, &WishError{true, fmt.Sprintf("there is no node %d; the nodes are %s", id, strings.Join(names, ", "))}
 }
 
-// Remove says what makes a node leave. No move and no error: it is leaving, or was expected no more.
+// Remove says what makes a node leave. The zero Move: it is leaving already.
 func (c *Cluster) Remove(id shard.NodeID) (Move, error) {
 	n, err := c.find(id)
 	if err != nil {
@@ -54,7 +54,7 @@ func (c *Cluster) Remove(id shard.NodeID) (Move, error) {
 	case NodeExpected:
 		return Move{id, NodeExpected, NodeRemoved}, nil
 	case NodeLeaving:
-		return Move{}, refuse("node %d is leaving already; beaver cluster status shows how far it is", id)
+		return Move{}, nil
 	default:
 	}
 	rest, reached := c.without(id)
@@ -88,7 +88,7 @@ func number(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// Drain says what makes a node drain, or with undo what ends that.
+// Drain says what makes a node drain, or with undo what ends that. The zero Move: it is as wished.
 func (c *Cluster) Drain(id shard.NodeID, undo bool) (Move, error) {
 	n, err := c.find(id)
 	if err != nil {
@@ -97,10 +97,10 @@ func (c *Cluster) Drain(id shard.NodeID, undo bool) (Move, error) {
 	switch {
 	case undo && n.State == NodeDraining:
 		return Move{id, NodeDraining, NodeActive}, nil
+	case undo && n.State == NodeActive, !undo && n.State == NodeDraining:
+		return Move{}, nil
 	case undo:
 		return Move{}, refuse("node %d is %s, not draining", id, n.State)
-	case n.State == NodeDraining:
-		return Move{}, refuse("node %d is draining already; beaver cluster drain --undo %d ends that", id, id)
 	case n.State != NodeActive:
 		return Move{}, refuse("node %d is %s; only an active node can be drained", id, n.State)
 	}
@@ -111,10 +111,13 @@ func (c *Cluster) Drain(id shard.NodeID, undo bool) (Move, error) {
 	return Move{id, NodeActive, NodeDraining}, nil
 }
 
-// Transfer says whether a node may be made the leader of a shard.
+// Transfer says whether a node may be made the leader of a shard; 0 takes such a wish back.
 func (c *Cluster) Transfer(id shard.ID, to shard.NodeID) error {
 	if int(id) > c.Shards {
 		return &WishError{true, fmt.Sprintf("there is no shard %d; shards are 0 to %d", id, c.Shards)}
+	}
+	if to == 0 {
+		return nil
 	}
 	n, err := c.find(to)
 	switch {

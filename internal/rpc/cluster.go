@@ -112,9 +112,6 @@ func (h *Handler) transferLead(ctx context.Context, _ Engine, in *beaverv1.Trans
 	if err != nil {
 		return nil, err
 	}
-	if in.GetNodeId() == 0 {
-		return nil, errNoNode()
-	}
 	if in.GetShard() > math.MaxUint16 {
 		return nil, invalid("shard", "%d is no shard", in.GetShard())
 	}
