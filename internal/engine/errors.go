@@ -169,7 +169,8 @@ func errStillMoving(q *cluster.Queue, left *leftBehind) *Error {
 		waits = append(waits, fmt.Sprintf("for %s to end", jobsText(left.jobs)))
 	}
 	if left.repeatable > 0 {
-		waits = append(waits, fmt.Sprintf("until clients repeat nothing any more that they sent there, which is in %v", left.repeatable.Round(time.Second)))
+		minutes := int((left.repeatable + time.Minute - 1) / time.Minute)
+		waits = append(waits, fmt.Sprintf("until clients repeat nothing any more that they sent there, which is in %d min", minutes))
 	}
 	if !left.closed || q.Opened == 0 {
 		waits = append(waits, "for its new homes to be set up")
