@@ -120,7 +120,7 @@ func (e *Engine) finishMoves(ctx context.Context) error {
 			continue
 		}
 		err := e.openMove(ctx, q.Name)
-		if err == nil {
+		if err == nil && e.maySettle(ctx, q) {
 			err = e.settleMove(ctx, q)
 		}
 		if err != nil {
@@ -128,6 +128,17 @@ func (e *Engine) finishMoves(ctx context.Context) error {
 		}
 	}
 	return failed
+}
+
+// maySettle reports whether it is worth asking all old homes of a queue whether its move is over: as far as this node's replica of the first
+// one tells, which it leads. Many queues may move for long.
+func (e *Engine) maySettle(ctx context.Context, q *cluster.Queue) bool {
+	p, now, may := e.pump(shard.ID(q.From.Shards[0])), e.opts.Clock.NowMillis(), false
+	err := e.readReplica(ctx, p.shard, func() {
+		info, _ := p.machine.Queue(q.From.ID)
+		may = info.Live() == 0 && (q.Settles(queue.Millis(now)) || quietFor(p.machine.Answered(q.From.ID), now) >= queue.SessionIdleMillis)
+	})
+	return err == nil && may
 }
 
 // settleMove ends a move when nothing is left in the old homes, and no client may repeat what they answered: they have answered nothing
