@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/beaver-raft/beaver"
+	"github.com/beaver-raft/beaver/internal/history"
+	"github.com/beaver-raft/beaver/internal/queue"
 )
 
 // exitRefused is the status of the program when the state of what it was told to change does not allow that.
@@ -53,6 +55,24 @@ func (r *recorder) movedLately(name string) bool {
 	defer r.mu.Unlock()
 	all := r.tenures[name]
 	return len(all) > 1 && r.now() < all[len(all)-1].first+15*time.Minute
+}
+
+// storedLately reports whether clients may still repeat what shards answered before a moment, of jobs of a queue.
+func (r *recorder) storedLately(name string, shards []int, before time.Duration) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for l, id := range r.ids {
+		parsed, err := queue.ParseJobID(string(id))
+		if err != nil || r.jobs[l].queue != name || !slices.Contains(shards, int(parsed.Shard)) {
+			continue
+		}
+		if slices.ContainsFunc(r.log.Of(l), func(op history.Operation) bool {
+			return op.Kind == history.Enqueue && op.Return <= before && r.now() < op.Call+10*time.Minute
+		}) {
+			return true
+		}
+	}
+	return false
 }
 
 // rehome has a command give a queue other homes, half of the time while something else goes wrong. It happened when new jobs go to other
@@ -98,6 +118,8 @@ func (s *storm) rehome(name string, args ...string) bool {
 		s.refused++
 	case err != nil:
 		s.record.violate("%s, which moves: %t, moved: %t: %v", name, moves, changed, err)
+	case len(q.MovingFromShards) == 0 && s.record.storedLately(name, before, began):
+		s.record.violate("%s has moved at once from shards %v, and jobs were sent there a moment before", name, before)
 	case !changed || len(q.MovingFromShards) > 0 && !slices.Equal(q.MovingFromShards, before):
 		s.record.violate("%s is said to be on other shards than %v, and it is on %v, and moves from %v", name, before, q.Shards, q.MovingFromShards)
 	}
