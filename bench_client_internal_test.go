@@ -49,7 +49,7 @@ func (s *echoStream) CloseResponse() error { return nil }
 func BenchmarkEnqueueClient(b *testing.B) {
 	for _, callers := range []int{1, 256} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
-			e := newEnqueuer(dialEcho, time.Minute, slog.New(slog.DiscardHandler))
+			e := newEnqueuer(alone(dialEcho), time.Minute, slog.New(slog.DiscardHandler))
 			c := &Client{enqueuer: e}
 			ctx, cancel := context.WithCancel(b.Context())
 			defer cancel()

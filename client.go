@@ -86,12 +86,12 @@ func NewClient(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, nodes: nodes}
-	calls, enqueues, work := cfg.HTTPClient, cfg.HTTPClient, cfg.HTTPClient
+	calls, enqueues, work, probes := cfg.HTTPClient, cfg.HTTPClient, cfg.HTTPClient, cfg.HTTPClient
 	if cfg.HTTPClient == nil {
-		// A connection each, so that a burst of payloads does not hold up outcomes or a person's question.
-		calls, enqueues, work = c.newHTTPClient(), c.newHTTPClient(), c.newHTTPClient()
+		// A connection each, so that a burst of payloads does not hold up outcomes or a person's question, and nothing a probe.
+		calls, enqueues, work, probes = c.newHTTPClient(), c.newHTTPClient(), c.newHTTPClient(), c.newHTTPClient()
 	}
-	calls, enqueues, work = router{calls}, router{enqueues}, router{work}
+	calls, enqueues, work, probes = router{calls}, router{enqueues}, router{work}, router{probes}
 	opts := connect.WithClientOptions(
 		connect.WithAcceptCompression("gzip", nil, nil), // Payloads are small or compressed by their owner.
 		connect.WithReadMaxBytes(readBytesMax),
@@ -104,12 +104,12 @@ func NewClient(cfg Config) (*Client, error) {
 	workJobs := beaverv1connect.NewJobServiceClient(work, nowhere, opts)
 	c.dialWork = c.openWork(func(ctx context.Context) workStream { return workJobs.Work(ctx) })
 	c.enqueuer = newEnqueuer(c.openEnqueue(dialEnqueue(enqueues, nowhere, opts)), cfg.RetryFor, cfg.Logger)
-	c.prepareNodes()
+	c.prepareNodes(beaverv1connect.NewClusterServiceClient(probes, nowhere, opts), beaverv1connect.NewNodeServiceClient(probes, nowhere, opts))
 	return c, nil
 }
 
-// prepareNodes gives the nodes what they need of the client.
-func (c *Client) prepareNodes() {
+// prepareNodes gives the nodes what they need of the client, and how to ask in the background.
+func (c *Client) prepareNodes(cluster beaverv1connect.ClusterServiceClient, status beaverv1connect.NodeServiceClient) {
 	s := c.nodes
 	s.fixed = c.cfg.OnlyAddr
 	if c.cfg.HTTPClient == nil {
@@ -119,10 +119,10 @@ func (c *Client) prepareNodes() {
 		s.adopt(n)
 	}
 	s.describe = func(ctx context.Context, n *node) (*beaverv1.GetClusterResponse, error) {
-		return answerOf(c.cluster.GetCluster(toNode(ctx, n), connect.NewRequest(&beaverv1.GetClusterRequest{})))
+		return answerOf(cluster.GetCluster(toNode(ctx, n), connect.NewRequest(&beaverv1.GetClusterRequest{})))
 	}
 	s.probe = func(ctx context.Context, n *node) (*beaverv1.GetStatusResponse, error) {
-		return answerOf(c.node.GetStatus(toNode(ctx, n), connect.NewRequest(&beaverv1.GetStatusRequest{})))
+		return answerOf(status.GetStatus(toNode(ctx, n), connect.NewRequest(&beaverv1.GetStatusRequest{})))
 	}
 }
 

@@ -72,6 +72,7 @@ func (e *enqueuer) connect() bool {
 	e.broken, e.answered = nil, false
 	resend := slices.Clone(e.inFlight)
 	before := len(resend)
+	e.owed = time.Now()
 	e.mu.Unlock()
 
 	received := make(chan struct{})
@@ -83,7 +84,7 @@ func (e *enqueuer) connect() bool {
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		e.watch(ctx, end)
+		e.watch(ctx, stream, end)
 	}()
 	finished := e.send(stream, resend)
 	_ = stream.CloseRequest() // The stream is over either way.
@@ -112,33 +113,52 @@ func (e *enqueuer) connect() bool {
 // errSilent is what a stream ends with whose server is silent.
 var errSilent = &Error{Code: CodeUnavailable, Reason: "SILENT", Message: "the server does not answer"}
 
-// watch ends a stream whose server does not answer for answerMax: one that hangs while its machine acknowledges all bytes.
-func (e *enqueuer) watch(ctx context.Context, end context.CancelCauseFunc) {
-	const looks = 4
-	tick := time.NewTicker(answerMax / looks)
-	defer tick.Stop()
-	last, silent := uint64(0), 0
+// watch ends a stream whose server stands still while another would serve, or does not answer for answerMax, whatever it says when it is
+// asked whether it is there. Nothing else would show it: the machine of a process that hangs acknowledges all bytes.
+func (e *enqueuer) watch(ctx context.Context, stream nodeStream, end context.CancelCauseFunc) {
+	timer := time.NewTimer(stallAfter)
+	defer timer.Stop()
+	var heard time.Time // when the server was last known to be there
 	for {
 		select {
-		case <-tick.C:
+		case <-timer.C:
 		case <-ctx.Done():
 			return
 		}
-		first := uint64(0) // not answered
-		e.mu.Lock()
-		if len(e.inFlight) > 0 {
-			first = e.inFlight[0].sequence
+		since := e.owedSince()
+		silent := false
+		if latest(since, heard).Add(stallAfter).Compare(time.Now()) <= 0 {
+			heard, silent = stream.silence(ctx)
 		}
-		e.mu.Unlock()
-		if silent++; first == 0 || first != last {
-			last, silent = first, 0
-		}
-		if silent == looks {
+		// An answer that came meanwhile proves more.
+		if (silent || time.Since(since) >= answerMax) && e.owedSince().Equal(since) {
 			e.breakWith(errSilent)
 			end(errSilent)
 			return
 		}
+		due := latest(since, heard).Add(stallAfter)
+		if most := since.Add(answerMax); most.Before(due) {
+			due = most
+		}
+		timer.Reset(time.Until(due))
 	}
+}
+
+// owedSince is since when an answer is owed: since now, if none is.
+func (e *enqueuer) owedSince() time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.inFlight) == 0 {
+		return time.Now()
+	}
+	return e.owed
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // breakWith takes note of what the stream ended with, the first time.
@@ -206,6 +226,9 @@ func (e *enqueuer) take() (b *batch, finished bool) {
 				b = e.popLocked()
 				e.sequence++
 				b.sequence = e.sequence
+				if len(e.inFlight) == 0 {
+					e.owed = time.Now()
+				}
 				e.inFlight = append(e.inFlight, b)
 				e.mu.Unlock()
 				return b, false
@@ -280,6 +303,7 @@ func (e *enqueuer) complete(answer *beaverv1.EnqueueStreamResponse) (more bool, 
 		}
 		first += b.count()
 		e.inFlight = slices.Delete(e.inFlight, 0, 1)
+		e.owed = time.Now()
 		e.doneLocked(b)
 	}
 	return len(e.waiting) > 0 || e.closed, nil

@@ -3,6 +3,7 @@ package beaver
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -35,6 +36,13 @@ type enqueueStream interface {
 	Receive() (*beaverv1.EnqueueStreamResponse, error)
 	CloseRequest() error
 	CloseResponse() error
+}
+
+// nodeStream is one whose node can be asked whether it is there.
+type nodeStream interface {
+	enqueueStream
+	// silence tells whether the node stands still and another would serve; else when it was last known to be there. See nodes.silence.
+	silence(context.Context) (heard time.Time, silent bool)
 }
 
 func dialEnqueue(c connect.HTTPClient, addr string, opts connect.ClientOption) func(context.Context) enqueueStream {

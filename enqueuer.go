@@ -21,7 +21,7 @@ const waitingMax = 4
 // Three goroutines: run sends, and connects again when the stream breaks; receive and watch, one a stream each, complete
 // batches and look whether the server still answers. All end before close returns.
 type enqueuer struct {
-	dial     func(context.Context) enqueueStream
+	dial     func(context.Context) nodeStream
 	retryFor time.Duration
 	logger   *slog.Logger
 	session  [16]byte
@@ -37,13 +37,14 @@ type enqueuer struct {
 	sequence uint64        // of the last message
 	waiting  []*batch      // not sent; the last may be open
 	inFlight []*batch      // sent and not answered, by sequence
+	owed     time.Time     // since when the answer to the first of them is; valid while there is one
 	room     chan struct{} // closed when a batch leaves waiting; nil when nobody waits for that
 	spare    [][]byte      // buffers of answered batches
 	broken   error         // what the stream ended with; nil while it is good
 	answered bool          // the stream has brought an answer
 }
 
-func newEnqueuer(dial func(context.Context) enqueueStream, retryFor time.Duration, logger *slog.Logger) *enqueuer {
+func newEnqueuer(dial func(context.Context) nodeStream, retryFor time.Duration, logger *slog.Logger) *enqueuer {
 	e := &enqueuer{
 		dial: dial, retryFor: retryFor, logger: logger,
 		wake: make(chan struct{}, 1), exited: make(chan struct{}),

@@ -45,13 +45,22 @@ func (f *fakeEnqueues) dial(ctx context.Context) enqueueStream {
 
 // enqueuer returns an enqueuer on the fake that is closed when the test ends.
 func (f *fakeEnqueues) client(t *testing.T, retryFor time.Duration) *Client {
-	e := newEnqueuer(f.dial, retryFor, slog.New(slog.DiscardHandler))
+	e := newEnqueuer(alone(f.dial), retryFor, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		_ = e.close(ctx)
 	})
 	return &Client{enqueuer: e, nodes: unusedNodes(t)}
+}
+
+// loneStream is one to a node that has no other beside it.
+type loneStream struct{ enqueueStream }
+
+func (loneStream) silence(context.Context) (heard time.Time, silent bool) { return time.Now(), false }
+
+func alone(dial func(context.Context) enqueueStream) func(context.Context) nodeStream {
+	return func(ctx context.Context) nodeStream { return loneStream{dial(ctx)} }
 }
 
 // unusedNodes are those of a client whose streams are fakes.

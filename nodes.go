@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,6 +30,10 @@ type node struct {
 	id      uint64 // 0: not known yet
 	down    bool   // it failed, and has not answered since
 	retires bool   // it is drained, or leaves the cluster
+
+	// REQUIRES: nodes.mu. See nodes.silence.
+	question *question // the one under way; nil: none
+	heard    time.Time // when the last one that was answered was put
 }
 
 // newNode returns the node at an address with or without a scheme; nil: it is none.
@@ -50,8 +53,9 @@ func newNode(addr, scheme string) *node {
 //
 // Invariant: a node that failed is not used while another is up, until it answers a probe, which no caller waits for.
 //
-// Nothing runs while the client is idle: who uses a node starts the goroutine that learns, when it is time to. It asks for no longer
-// than describeMax and probeAnswerMax, and ends before close returns.
+// Nothing runs while the client is idle: who uses a node starts the goroutine that learns, when it is time to, and who waits for one
+// for long the goroutine that asks whether it is there. They ask for no longer than describeMax, probeAnswerMax and stallProbeMax, and
+// end before close returns.
 type nodes struct {
 	fixed  bool // to those it was told of
 	logger *slog.Logger
@@ -186,8 +190,8 @@ func (s *nodes) works(n *node) {
 	n.down = false
 }
 
-// failed says that a node did not answer, or cannot serve now. It reports whether another is up.
-func (s *nodes) failed(n *node) bool {
+// failed says that a node did not answer, or cannot serve now.
+func (s *nodes) failed(n *node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !n.down {
@@ -196,7 +200,6 @@ func (s *nodes) failed(n *node) bool {
 			s.next = soon
 		}
 	}
-	return slices.ContainsFunc(s.all, func(n *node) bool { return !n.down })
 }
 
 // use makes the client learn if it is time to.

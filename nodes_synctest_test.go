@@ -28,6 +28,7 @@ type fakeCluster struct {
 	shards    []*beaverv1.ClusterShard
 	down      map[string]bool // refuse connections
 	strangers map[string]bool // are of another cluster
+	stalled   map[string]bool // do not answer
 	describes int
 	probes    map[string]int
 }
@@ -35,7 +36,7 @@ type fakeCluster struct {
 const fakeClusterID = "00000000000000aa"
 
 func newFakeCluster(names ...string) *fakeCluster {
-	f := &fakeCluster{down: map[string]bool{}, strangers: map[string]bool{}, probes: map[string]int{}}
+	f := &fakeCluster{down: map[string]bool{}, strangers: map[string]bool{}, stalled: map[string]bool{}, probes: map[string]int{}}
 	for i, name := range names {
 		f.members = append(f.members, &beaverv1.ClusterNode{Id: uint64(i + 1), State: "active", PublicAddress: name})
 	}
@@ -54,11 +55,18 @@ func (f *fakeCluster) describe(_ context.Context, n *node) (*beaverv1.GetCluster
 	return &beaverv1.GetClusterResponse{ClusterId: fakeClusterID, Nodes: f.members, Shards: f.shards}, nil
 }
 
-func (f *fakeCluster) probe(_ context.Context, n *node) (*beaverv1.GetStatusResponse, error) {
+func (f *fakeCluster) probe(ctx context.Context, n *node) (*beaverv1.GetStatusResponse, error) {
+	name := n.url.Host
+	f.mu.Lock()
+	f.probes[name]++
+	stalled := f.stalled[name]
+	f.mu.Unlock()
+	if stalled {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	name := n.url.Host
-	f.probes[name]++
 	res := &beaverv1.GetStatusResponse{ClusterId: fakeClusterID, Ready: true}
 	for _, m := range f.members {
 		if m.GetPublicAddress() == name {
@@ -78,6 +86,18 @@ func (f *fakeCluster) set(name string, down bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.down[name] = down
+}
+
+func (f *fakeCluster) stall(name string, stalled bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stalled[name] = stalled
+}
+
+func (f *fakeCluster) probed(name string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.probes[name]
 }
 
 func (f *fakeCluster) nodes(t *testing.T, addr string) *nodes {

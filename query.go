@@ -15,7 +15,7 @@ import (
 // answerMax is how long a server that is reached may take to answer, unless RetryFor is longer.
 const answerMax = 30 * time.Second
 
-// call makes one unary call, and makes it again, at another node if there is one, while the server cannot be reached.
+// call makes one unary call, and makes it again, at another node if there is one, while the server cannot be reached or stands still.
 func call[Req, Res any](
 	ctx context.Context, c *Client, method func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), req *Req,
 ) (*Res, error) {
@@ -57,9 +57,14 @@ func callFor[Req, Res any](
 	defer cancel()
 	bounded, stop := context.WithTimeout(ctx, max(c.cfg.RetryFor, answerMax)+while)
 	defer stop()
+	operator := isOperator(ctx)
 	for {
 		n := c.chooseNode(ctx, req)
-		res, err := method(toNode(bounded, n), connect.NewRequest(req))
+		var res *connect.Response[Res]
+		err := c.nodes.whileThere(bounded, n, operator, func(ctx context.Context) (err error) {
+			res, err = method(toNode(ctx, n), connect.NewRequest(req))
+			return err
+		})
 		if err == nil {
 			c.nodes.works(n)
 			return res.Msg, doubt, nil
@@ -73,7 +78,11 @@ func callFor[Req, Res any](
 		}
 		// Another node is asked at once; when all have failed, the client waits. What never left may go on to the next node
 		// even if nothing is to be repeated.
-		moves := e.Code == CodeUnavailable && c.nodes.failed(n) && (unreached(err) || retry.Err() == nil)
+		moves := false
+		if e.Code == CodeUnavailable {
+			c.nodes.failed(n)
+			moves = c.nodes.others(n, operator) && (unreached(err) || retry.Err() == nil)
+		}
 		if !moves && wait.wait(retry) != nil {
 			return nil, doubt, e
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -28,9 +29,11 @@ func ofOperator(ctx context.Context) context.Context {
 	return context.WithValue(ctx, operatorKey{}, true)
 }
 
+func isOperator(ctx context.Context) bool { return ctx.Value(operatorKey{}) != nil }
+
 // chooseNode chooses the node for a call.
 func (c *Client) chooseNode(ctx context.Context, req any) *node {
-	if ctx.Value(operatorKey{}) != nil {
+	if isOperator(ctx) {
 		return c.nodes.forOperator()
 	}
 	if r, ok := req.(interface{ GetId() string }); ok {
@@ -57,8 +60,8 @@ func (r router) Do(req *http.Request) (*http.Response, error) {
 }
 
 // openEnqueue opens an enqueue stream to a node that is up.
-func (c *Client) openEnqueue(ordinary func(context.Context) enqueueStream) func(context.Context) enqueueStream {
-	return func(ctx context.Context) enqueueStream {
+func (c *Client) openEnqueue(ordinary func(context.Context) enqueueStream) func(context.Context) nodeStream {
+	return func(ctx context.Context) nodeStream {
 		n := c.nodes.forStream()
 		ctx = toNode(ctx, n)
 		w := watched{ctx: ctx, nodes: c.nodes, node: n}
@@ -119,6 +122,10 @@ func (w *watched) received(err error) {
 type watchedEnqueue struct {
 	enqueueStream
 	watched
+}
+
+func (s *watchedEnqueue) silence(ctx context.Context) (heard time.Time, silent bool) {
+	return s.nodes.silence(ctx, s.node, false)
 }
 
 func (s *watchedEnqueue) Send(m *enqueueMessage) error {
