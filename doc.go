@@ -47,8 +47,8 @@
 // Any node of a cluster serves any request. Name one or more of them, as in "http://10.0.0.1:7400,http://10.0.0.2:7400"; the
 // Client learns of the others. Calls about a job go to the node that leads its shard, and a stream begins at one of the nodes known by then, drawn at random: name
 // several, and many programs spread over them. When a
-// node stops or fails, its calls and streams go to another, within Config.RetryFor: callers see it as latency, and workers keep
-// their jobs.
+// node stops, fails or stands still, its calls and streams go to another, within Config.RetryFor: callers see it as latency, and
+// workers keep their jobs.
 //
 // # More
 //

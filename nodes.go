@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -120,11 +121,15 @@ func (s *nodes) find(u *url.URL) *node {
 	return nil
 }
 
-// forStream chooses a node for a stream: any that is up, so that streams spread over the nodes.
-func (s *nodes) forStream() *node {
+// forStream chooses a node for a stream: any that is up, so that streams spread over the nodes. One that follows another stream stays at the
+// node of that, if it is up still: it was there to say that the other one is over. nil: it follows none.
+func (s *nodes) forStream(last *node) *node {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.learnLocked()
+	if last != nil && !last.down && !last.retires && slices.Contains(s.all, last) {
+		return last
+	}
 	return s.anyLocked(false)
 }
 

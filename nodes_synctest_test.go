@@ -115,7 +115,7 @@ func (f *fakeCluster) nodes(t *testing.T, addr string) *nodes {
 func picks(s *nodes) map[string]bool {
 	seen := map[string]bool{}
 	for range 200 {
-		seen[s.forStream().url.Host] = true
+		seen[s.forStream(nil).url.Host] = true
 	}
 	return seen
 }
@@ -180,7 +180,7 @@ func TestNodesDown(t *testing.T) {
 		const minutes = 60
 		for range minutes * 60 {
 			time.Sleep(time.Second)
-			if s.forStream().url.Host == "b" {
+			if s.forStream(nil).url.Host == "b" {
 				t.Fatal("a stream goes to a node that is down")
 			}
 		}

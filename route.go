@@ -59,10 +59,11 @@ func (r router) Do(req *http.Request) (*http.Response, error) {
 	return r.HTTPClient.Do(routed)
 }
 
-// openEnqueue opens an enqueue stream to a node that is up.
+// openEnqueue opens enqueue streams to a node that is up, one after the other.
 func (c *Client) openEnqueue(ordinary func(context.Context) enqueueStream) func(context.Context) nodeStream {
+	var n *node
 	return func(ctx context.Context) nodeStream {
-		n := c.nodes.forStream()
+		n = c.nodes.forStream(n)
 		ctx = toNode(ctx, n)
 		w := watched{ctx: ctx, nodes: c.nodes, node: n}
 		if n.bare == nil {
@@ -75,7 +76,7 @@ func (c *Client) openEnqueue(ordinary func(context.Context) enqueueStream) func(
 // openWork opens a Work stream to a node that is up.
 func (c *Client) openWork(ordinary func(context.Context) workStream) func(context.Context) workStream {
 	return func(ctx context.Context) workStream {
-		n := c.nodes.forStream()
+		n := c.nodes.forStream(nil)
 		ctx = toNode(ctx, n)
 		w := watched{ctx: ctx, nodes: c.nodes, node: n}
 		if n.bare == nil {

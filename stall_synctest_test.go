@@ -79,7 +79,7 @@ func TestEnqueueLeavesStalledNode(t *testing.T) {
 
 		for range 60 {
 			time.Sleep(time.Second)
-			if got := c.nodes.forStream().url.Host; got == stalled {
+			if got := c.nodes.forStream(nil).url.Host; got == stalled {
 				t.Fatal("a stream goes to the stalled node")
 			}
 		}
@@ -149,6 +149,32 @@ func TestStallAfterProbe(t *testing.T) {
 		}
 		next.answer(1, <-next.requests)
 		if got := <-owed; got.err != nil {
+			t.Error(got.err)
+		}
+	})
+}
+
+// TestEnqueueStaysAtNode: a stream that the server ends with a word of its own is followed by one to the same node, which is there, and not
+// by one to a node that may stand still.
+func TestEnqueueStaysAtNode(t *testing.T) {
+	stallBubble(t, func(t *testing.T, _ *fakeCluster, fake *fakeEnqueues, c *Client) {
+		got := goEnqueue(t.Context(), c, Job{Queue: "q"})
+		s := <-fake.streams
+		first := s.at()
+		for range 20 {
+			<-s.requests
+			s.end <- connect.NewWireError(connect.CodeAborted, errors.New("the outcome is not known"))
+			if s = <-fake.streams; s.at() != first {
+				t.Fatalf("the next stream goes to %s, after %s", s.at(), first)
+			}
+		}
+		<-s.requests
+		s.end <- connect.NewWireError(connect.CodeUnavailable, errors.New("the node is stopping"))
+		if s = <-fake.streams; s.at() == first {
+			t.Errorf("the next stream goes to %s, which is stopping", first)
+		}
+		s.answer(1, <-s.requests)
+		if got := <-got; got.err != nil {
 			t.Error(got.err)
 		}
 	})

@@ -183,21 +183,12 @@ func (s *storm) blackout() bool {
 // freeze stops a process for a while. It does not know, when it goes on.
 func (s *storm) freeze() bool {
 	m := s.drawLeader()
-	pid := m.p.cmd.Process.Pid
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+	stopped, err := m.p.halt(s.ctx)
+	if err != nil {
 		s.t.Fatal(err)
 	}
-	stopped := false
-	for range 100 {
-		var status syscall.WaitStatus
-		if got, err := syscall.Wait4(pid, &status, syscall.WUNTRACED|syscall.WNOHANG, nil); err == nil && got == pid && status.Stopped() {
-			stopped = true
-			break
-		}
-		_ = pause(s.ctx, 5*time.Millisecond)
-	}
 	s.rest(8 * time.Second)
-	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+	if err := m.p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		s.t.Fatal(err)
 	}
 	return stopped
