@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
@@ -86,8 +87,42 @@ func (e *Engine) onDead(ctx context.Context, ids []JobID, dst []Ended, encode fu
 	return dst, nil
 }
 
+// PassedOver is the error of a RetryAllDead that met dead jobs whose unique keys are not free: they stay dead, and it went on with the
+// others.
+type PassedOver struct {
+	Count int
+	First *Error // why the first of them was not retried
+}
+
+func (p *PassedOver) Error() string {
+	return fmt.Sprintf("%d of the dead jobs were not retried; the first: %s", p.Count, p.First.Message)
+}
+
+// Unwrap returns the error of the first.
+func (p *PassedOver) Unwrap() error { return p.First }
+
+// passesOver tells the refusals that concern one dead job alone, whatever becomes of the others.
+func passesOver(c queue.Code) bool { return c == queue.CodeKeyHeld || c == queue.CodeKeyElsewhere }
+
+// orNil is p as an error, if there is one.
+func (p *PassedOver) orNil() error {
+	if p.Count == 0 {
+		return nil
+	}
+	return p
+}
+
+func (p *PassedOver) add(id JobID, err *Error) {
+	if p.Count++; p.First == nil {
+		named := *err
+		named.Message = fmt.Sprintf("dead job %v: %s", id, err.Message)
+		p.First = &named
+	}
+}
+
 // RetryAllDead retries a queue's dead jobs, oldest first, up to limit, and tells how many it did and whether there are
-// more. It may be cut short by an error: what it did stays done, and calling again goes on.
+// more. It may be cut short by an error: what it did stays done, and calling again goes on. An error that is a *PassedOver did not
+// cut it short.
 func (e *Engine) RetryAllDead(ctx context.Context, name string, limit int) (int, bool, error) {
 	return e.allDead(ctx, name, limit, queue.AppendRetryDead)
 }
@@ -106,16 +141,20 @@ func (e *Engine) allDead(ctx context.Context, name string, limit int, encode fun
 		return 0, false, err
 	}
 	count := 0
+	over := new(PassedOver)
 	var asked []home
 	for {
 		at := slices.IndexFunc(rt.all, func(h home) bool { return !slices.Contains(asked, h) })
 		if at < 0 {
-			return count, false, nil
+			return count, false, over.orNil()
 		}
 		h := rt.all[at]
-		done, more, last, err := e.allDeadOn(ctx, h, limit-count, encode)
-		if count += done; err != nil || more {
+		done, more, last, err := e.allDeadOn(ctx, h, limit-count, encode, over)
+		if count += done; err != nil {
 			return count, true, err
+		}
+		if more {
+			return count, true, over.orNil()
 		}
 		if rt, err = e.newerRoute(ctx, rt, h, last); err != nil {
 			return count, true, err
@@ -125,7 +164,7 @@ func (e *Engine) allDead(ctx context.Context, name string, limit int, encode fun
 }
 
 // allDeadOn is allDead on one of a queue's homes, and returns the last page of them. With a limit of 0 it tells whether there is any.
-func (e *Engine) allDeadOn(ctx context.Context, h home, limit int, encode func([]byte, queue.Pos) []byte) (int, bool, *findings, error) {
+func (e *Engine) allDeadOn(ctx context.Context, h home, limit int, encode func([]byte, queue.Pos) []byte, over *PassedOver) (int, bool, *findings, error) {
 	var cursor queue.Cursor
 	count := 0
 	for {
@@ -136,13 +175,17 @@ func (e *Engine) allDeadOn(ctx context.Context, h home, limit int, encode func([
 		if err != nil {
 			return count, true, nil, err
 		}
-		infos, next := f.Rows, f.Cursor
-		more := len(infos) > limit-count
-		done, err := e.deadBatch(ctx, h.pump, infos[:min(len(infos), limit-count)], encode)
+		infos, next := f.Rows[:min(len(f.Rows), limit-count)], f.Cursor
+		more := len(f.Rows) > len(infos)
+		done, err := e.deadBatch(ctx, h.pump, infos, encode, over)
 		count += done
 		switch {
-		case err != nil, more:
+		case err != nil:
 			return count, true, f, err
+		case more && (count == limit || over.Count >= BulkMax):
+			return count, true, f, nil
+		case more: // some of the page stay dead
+			next = queue.Cursor{Pos: infos[len(infos)-1].Pos}
 		case next == (queue.Cursor{}):
 			return count, false, f, nil
 		}
@@ -150,8 +193,9 @@ func (e *Engine) allDeadOn(ctx context.Context, h home, limit int, encode func([
 	}
 }
 
-// deadBatch sends one command for a page of dead jobs. Jobs that someone else dealt with meanwhile do not count.
-func (e *Engine) deadBatch(ctx context.Context, p *pump, infos []queue.JobInfo, encode func([]byte, queue.Pos) []byte) (int, error) {
+// deadBatch sends one command for a page of dead jobs. Jobs that someone else dealt with meanwhile do not count; nor do those whose unique
+// keys are not free, which are noted in over.
+func (e *Engine) deadBatch(ctx context.Context, p *pump, infos []queue.JobInfo, encode func([]byte, queue.Pos) []byte, over *PassedOver) (int, error) {
 	if len(infos) == 0 {
 		return 0, nil
 	}
@@ -165,11 +209,13 @@ func (e *Engine) deadBatch(ctx context.Context, p *pump, infos []queue.JobInfo, 
 	}
 	defer c.free()
 	done := 0
-	for _, r := range c.results {
+	for i, r := range c.results {
 		err := refusal(r)
 		switch {
 		case err == nil:
 			done++
+		case passesOver(r.Code):
+			over.add(JobID{Shard: uint16(p.shard), Pos: infos[i].Pos}, err)
 		case r.Code != queue.CodeNoJob && r.Code != queue.CodeWrongState:
 			return done, err
 		}

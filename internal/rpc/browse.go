@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
@@ -105,10 +106,13 @@ func dead(
 			limit = DeadLimitMax
 		}
 		count, more, err := all(ctx, in.GetQueue(), limit)
-		if err != nil {
+		out := &beaverv1.DeadResponse{Count: uint32(count), More: more}
+		if over, ok := errors.AsType[*engine.PassedOver](err); ok {
+			out.PassedOver, out.Errors = uint32(over.Count), append(out.Errors, jobError(0, "", over.First))
+		} else if err != nil {
 			return nil, err
 		}
-		return &beaverv1.DeadResponse{Count: uint32(count), More: more}, nil
+		return out, nil
 	}
 	ids := make([]engine.JobID, len(texts))
 	for i, text := range texts {

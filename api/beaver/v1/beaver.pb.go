@@ -3157,8 +3157,9 @@ func (x *DeadRequest) GetLimit() uint32 {
 type DeadResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Count         uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
-	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`    // with queue: call again
-	Errors        []*JobError            `protobuf:"bytes,3,rep,name=errors,proto3" json:"errors,omitempty"` // with ids
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`                               // with queue: call again
+	Errors        []*JobError            `protobuf:"bytes,3,rep,name=errors,proto3" json:"errors,omitempty"`                            // with ids; with queue, of the first job that was passed over
+	PassedOver    uint32                 `protobuf:"varint,4,opt,name=passed_over,json=passedOver,proto3" json:"passed_over,omitempty"` // with queue: jobs that stay dead, since their unique keys are not free. The others were retried
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3212,6 +3213,13 @@ func (x *DeadResponse) GetErrors() []*JobError {
 		return x.Errors
 	}
 	return nil
+}
+
+func (x *DeadResponse) GetPassedOver() uint32 {
+	if x != nil {
+		return x.PassedOver
+	}
+	return 0
 }
 
 type QueueSettings struct {
@@ -6446,11 +6454,13 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\vDeadRequest\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x14\n" +
 	"\x05queue\x18\x02 \x01(\tR\x05queue\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"e\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"\x86\x01\n" +
 	"\fDeadResponse\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\rR\x05count\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12+\n" +
-	"\x06errors\x18\x03 \x03(\v2\x13.beaver.v1.JobErrorR\x06errors\"\xa3\x03\n" +
+	"\x06errors\x18\x03 \x03(\v2\x13.beaver.v1.JobErrorR\x06errors\x12\x1f\n" +
+	"\vpassed_over\x18\x04 \x01(\rR\n" +
+	"passedOver\"\xa3\x03\n" +
 	"\rQueueSettings\x12&\n" +
 	"\fmax_attempts\x18\x01 \x01(\rH\x00R\vmaxAttempts\x88\x01\x01\x12,\n" +
 	"\x05retry\x18\x02 \x01(\v2\x16.beaver.v1.RetryPolicyR\x05retry\x123\n" +
