@@ -1,7 +1,9 @@
 package beaver
 
 import (
+	"errors"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -14,11 +16,13 @@ type batch struct {
 	atomic   bool
 	since    time.Time // of the first job
 	sequence uint64    // 0 until the message is sent for the first time
+	again    bool      // it was sent on an earlier stream too
 
-	done chan struct{} // closed when the answer, or err, is there
-	ids  []byte        // jobIDWireBytes a job
-	errs []jobRefusal
-	err  error // of the whole message
+	done     chan struct{} // closed when the answer, or err, is there
+	ids      []byte        // jobIDWireBytes a job
+	existing []int         // the jobs whose keys others hold, in order
+	errs     []jobRefusal
+	err      error // of the whole message
 }
 
 // jobRefusal is why one job of a batch was refused.
@@ -69,17 +73,40 @@ func (b *batch) remove(index int) {
 // answer returns what became of the job at index.
 //
 // REQUIRES: done is closed.
-func (b *batch) answer(index int) (JobID, error) {
+func (b *batch) answer(index int) (Enqueued, error) {
 	if b.err != nil {
-		return "", b.err
+		return Enqueued{}, b.err
 	}
 	before, _ := slices.BinarySearch(b.removed, index)
 	index -= before
 	if at, found := slices.BinarySearchFunc(b.errs, index, func(r jobRefusal, i int) int { return r.index - i }); found {
-		return "", b.errs[at].err
+		return Enqueued{}, b.errs[at].err
 	}
 	if id := jobIDFromWire(b.ids[index*jobIDWireBytes:]); id != "" {
-		return id, nil
+		_, existing := slices.BinarySearch(b.existing, index)
+		return Enqueued{ID: id, Existing: existing}, nil
 	}
-	return "", &Error{Code: CodeInternal, Message: "the server refused the job without saying why"}
+	return Enqueued{}, &Error{Code: CodeInternal, Message: "the server refused the job without saying why"}
+}
+
+// explain returns what the error that the job got says to its caller. To a server that is older than unique keys the job names no
+// queue (see encoding), and so it refuses what it would have stored without its key.
+//
+// REQUIRES: done is closed.
+func (b *batch) explain(job *Job, err error) error {
+	if err == nil || job.UniqueKey == "" {
+		return err
+	}
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Code != CodeInvalidArgument || e.Field != "queue" && !strings.HasSuffix(e.Field, ".queue") {
+		return err
+	}
+	const old = "the server is older than unique keys, and does not store jobs that have one: upgrade it"
+	if b.again { // maybe to a newer one, and stored there
+		return &Error{
+			Code: CodeUnimplemented, Reason: reasonOutcomeUnknown, Field: "unique_key", cause: err,
+			Message: "the job was sent before and not answered, and may be stored; its repeat was refused: " + old,
+		}
+	}
+	return &Error{Code: CodeUnimplemented, Reason: reasonNoUniqueKeys, Field: "unique_key", Message: old, cause: err}
 }

@@ -44,6 +44,13 @@ func (s WorkerState) proto() (beaverv1.WorkerState, error) {
 	return beaverv1.WorkerState(n), nil
 }
 
+func uniqueUntilOf(u beaverv1.UniqueUntil) UniqueUntil {
+	if u == beaverv1.UniqueUntil_UNIQUE_UNTIL_STARTED {
+		return UniqueUntilStarted
+	}
+	return UniqueUntilEnded
+}
+
 func timeOf(t *timestamppb.Timestamp) time.Time {
 	if t == nil {
 		return time.Time{}
@@ -70,6 +77,9 @@ func jobInfoOf(j *beaverv1.Job) *JobInfo {
 		ProgressPercent: int(j.GetProgressPercent()), ProgressMessage: j.GetProgressMessage(),
 		Result: j.GetResult(), ResultContentType: j.GetResultContentType(),
 		DeadReason: j.GetDeadReason(), OrderingKey: j.GetOrderingKey(), Metadata: j.GetMetadata(),
+	}
+	if j.GetUniqueKey() != "" {
+		info.UniqueKey, info.UniqueUntil, info.UniqueFor = j.GetUniqueKey(), uniqueUntilOf(j.GetUniqueUntil()), j.GetUniqueFor().AsDuration()
 	}
 	for _, e := range j.GetErrors() {
 		info.Errors = append(info.Errors, AttemptError{
@@ -205,6 +215,7 @@ func queueInfoOf(q *beaverv1.Queue) *QueueInfo {
 		CrashedTotal: q.GetCrashedTotal(), DiedTotal: q.GetDiedTotal(), CancelledTotal: q.GetCancelledTotal(),
 		ExpiredTotal: q.GetExpiredTotal(), RetriedTotal: q.GetRetriedTotal(), DiscardedTotal: q.GetDiscardedTotal(),
 		OldestReadyAt: timeOf(q.GetOldestReadyAt()), MovingFrom: int(q.GetMovingFrom()), LeftBehind: q.GetLeftBehind(),
+		UniqueKeys: q.GetUniqueKeys(), DeduplicatedTotal: q.GetDeduplicatedTotal(),
 	}
 	if q.GetSettings() != nil {
 		info.Settings = queueSettingsOf(q.GetSettings())

@@ -5,6 +5,8 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 )
 
 // The fields of NewJob.
@@ -22,6 +24,10 @@ const (
 	jobTimeoutField     protowire.Number = 11
 	jobMetadataField    protowire.Number = 12
 	jobOrderingKeyField protowire.Number = 13
+	jobUniqueKeyField   protowire.Number = 14
+	jobUniqueUntilField protowire.Number = 15
+	jobUniqueForField   protowire.Number = 16
+	jobUniqueQueueField protowire.Number = 17
 )
 
 // encoding is a prepared job on its way to the wire, where it is a NewJob. It is measured before the enqueuer's mutex is
@@ -47,7 +53,7 @@ func newEncoding(job *Job) (encoding, error) {
 		}
 		e.size += sizeBytes(jobRetryField, len(e.retry))
 	}
-	e.size += sizeText(jobQueueField, len(job.Queue)) + sizeText(jobKindField, len(job.Kind)) +
+	e.size += sizeText(job.queueField(), len(job.Queue)) + sizeText(jobKindField, len(job.Kind)) +
 		sizeText(jobPayloadField, len(job.Payload)) + sizeText(jobContentTypeField, len(job.ContentType)) + sizeText(jobOrderingKeyField, len(job.OrderingKey))
 	if job.Priority != nil {
 		e.size += sizeVarint(jobPriorityField, uint64(*job.Priority))
@@ -57,6 +63,12 @@ func newEncoding(job *Job) (encoding, error) {
 	}
 	e.size += sizeTime(jobRunAtField, job.RunAt) + sizeTime(jobExpiresAtField, job.ExpiresAt) +
 		sizeDuration(jobDelayField, job.Delay) + sizeDuration(jobTimeoutField, job.Timeout)
+	if job.UniqueKey != "" {
+		e.size += sizeText(jobUniqueKeyField, len(job.UniqueKey)) + sizeDuration(jobUniqueForField, job.UniqueFor)
+		if job.UniqueUntil == UniqueUntilStarted {
+			e.size += sizeVarint(jobUniqueUntilField, uint64(beaverv1.UniqueUntil_UNIQUE_UNTIL_STARTED))
+		}
+	}
 	for k, v := range job.Metadata {
 		e.size += sizeBytes(jobMetadataField, sizeBytes(1, len(k))+sizeBytes(2, len(v)))
 	}
@@ -67,7 +79,7 @@ func newEncoding(job *Job) (encoding, error) {
 func (e *encoding) append(dst []byte) []byte {
 	job := e.job
 	dst = appendLength(dst, enqueueJobsField, e.size)
-	dst = appendText(dst, jobQueueField, job.Queue)
+	dst = appendText(dst, job.queueField(), job.Queue)
 	dst = appendText(dst, jobKindField, job.Kind)
 	dst = appendText(dst, jobPayloadField, job.Payload)
 	dst = appendText(dst, jobContentTypeField, job.ContentType)
@@ -85,12 +97,28 @@ func (e *encoding) append(dst []byte) []byte {
 	}
 	dst = appendDuration(dst, jobTimeoutField, job.Timeout)
 	dst = appendText(dst, jobOrderingKeyField, job.OrderingKey)
+	if job.UniqueKey != "" {
+		dst = appendText(dst, jobUniqueKeyField, job.UniqueKey)
+		if job.UniqueUntil == UniqueUntilStarted {
+			dst = appendVarint(dst, jobUniqueUntilField, uint64(beaverv1.UniqueUntil_UNIQUE_UNTIL_STARTED))
+		}
+		dst = appendDuration(dst, jobUniqueForField, job.UniqueFor)
+	}
 	for k, v := range job.Metadata {
 		dst = appendLength(dst, jobMetadataField, sizeBytes(1, len(k))+sizeBytes(2, len(v)))
 		dst = protowire.AppendString(protowire.AppendTag(dst, 1, protowire.BytesType), k)
 		dst = protowire.AppendString(protowire.AppendTag(dst, 2, protowire.BytesType), v)
 	}
 	return dst
+}
+
+// queueField is where the queue's name stands. That of a job with a unique key stands where a server does not look that is older than
+// unique keys: it would store the job and leave its key out, and so it refuses the job.
+func (j *Job) queueField() protowire.Number {
+	if j.UniqueKey != "" {
+		return jobUniqueQueueField
+	}
+	return jobQueueField
 }
 
 // size and append functions go in pairs: the append writes exactly the bytes that the size counted. Texts, times and

@@ -51,6 +51,16 @@ func TestMessageEncoding(t *testing.T) {
 				job.Timeout = time.Duration(rapid.Int64Range(1, 1e15).Draw(t, "timeout"))
 				m.Timeout = durationpb.New(job.Timeout)
 			}
+			if job.UniqueKey = text.Draw(t, "unique key"); job.UniqueKey != "" {
+				m.Queue, m.UniqueQueue, m.UniqueKey = "", job.Queue, job.UniqueKey
+				if rapid.Bool().Draw(t, "until started") {
+					job.UniqueUntil, m.UniqueUntil = UniqueUntilStarted, beaverv1.UniqueUntil_UNIQUE_UNTIL_STARTED
+				}
+				if rapid.Bool().Draw(t, "has window") {
+					job.UniqueFor = time.Duration(rapid.Int64Range(1, 1e15).Draw(t, "window"))
+					m.UniqueFor = durationpb.New(job.UniqueFor)
+				}
+			}
 			if rapid.Bool().Draw(t, "never") {
 				job.Retry = &RetryPolicy{Kind: RetryNever}
 				m.Retry = &beaverv1.RetryPolicy{Kind: &beaverv1.RetryPolicy_Never{Never: true}}
@@ -83,6 +93,9 @@ func TestMessageEncoding(t *testing.T) {
 				continue
 			}
 			b.ids = append(b.ids, wireID(3, uint64(i+1))...)
+			if i%3 == 0 {
+				b.existing = append(b.existing, len(want.Jobs))
+			}
 			want.Jobs = append(want.Jobs, m)
 		}
 		wire, err := enqueueCodec{}.MarshalAppend(nil, &enqueueMessage{
@@ -102,8 +115,8 @@ func TestMessageEncoding(t *testing.T) {
 			if left[i] {
 				continue
 			}
-			if id, err := b.answer(i); err != nil || id != jobIDFromWire(wireID(3, uint64(i+1))) {
-				t.Fatalf("job %d got the answer %v, %v", i, id, err)
+			if a, err := b.answer(i); err != nil || a.ID != jobIDFromWire(wireID(3, uint64(i+1))) || a.Existing != (i%3 == 0) {
+				t.Fatalf("job %d got the answer %v, %v", i, a, err)
 			}
 		}
 	})
@@ -113,6 +126,7 @@ func TestMessageEncoding(t *testing.T) {
 func FuzzAnswer(f *testing.F) {
 	good, err := proto.Marshal(&beaverv1.EnqueueStreamResponse{
 		Through: 2, Ids: make([]byte, 3*jobIDWireBytes), Errors: []*beaverv1.JobError{{Index: 1}, {Index: 1}, {Index: 0}, {Index: 900}},
+		Existing: []uint32{2, 0, 1, 1 << 31},
 	})
 	if err != nil {
 		f.Fatal(err)

@@ -9,18 +9,37 @@ import (
 //
 // The call is repeated while the server cannot be reached, and the job is stored once however often. When ctx ends before the
 // answer, the error matches ErrOutcomeUnknown if the job was sent already; otherwise it was not stored.
+//
+// When another job holds the UniqueKey of this one, nothing is stored and the ID is that job's.
 func (c *Client) Enqueue(ctx context.Context, job Job) (JobID, error) {
-	if err := job.prepare(); err != nil {
-		return "", err
+	a, err := c.enqueue(ctx, &job)
+	return a.ID, err
+}
+
+// EnqueueUnique is Enqueue for a job with a UniqueKey, and says whether another job holds the key: then id is that job's, and nothing
+// was stored.
+func (c *Client) EnqueueUnique(ctx context.Context, job Job) (id JobID, existing bool, err error) {
+	if job.UniqueKey == "" {
+		return "", false, invalid("unique_key", "the job has no UniqueKey; set it, or use Enqueue")
 	}
-	p, err := c.enqueuer.add(ctx, &job)
+	a, err := c.enqueue(ctx, &job)
+	return a.ID, a.Existing, err
+}
+
+// enqueue is both of them. The job is the caller's copy.
+func (c *Client) enqueue(ctx context.Context, job *Job) (Enqueued, error) {
+	if err := job.prepare(); err != nil {
+		return Enqueued{}, err
+	}
+	p, err := c.enqueuer.add(ctx, job)
 	if err != nil {
-		return "", err
+		return Enqueued{}, err
 	}
 	if err := c.enqueuer.wait(ctx, p); err != nil {
-		return "", err
+		return Enqueued{}, err
 	}
-	return p.batch.answer(p.index)
+	a, err := p.batch.answer(p.index)
+	return a, p.batch.explain(job, err)
 }
 
 // EnqueueMany stores jobs, each for itself: the answers, one a job in order, say which were refused and why. The error says
@@ -50,13 +69,15 @@ func (c *Client) EnqueueMany(ctx context.Context, jobs []Job) ([]Enqueued, error
 			answers[i].Err, failed = asError(err), err
 			continue
 		}
-		id, err := p.batch.answer(p.index)
-		answers[i] = Enqueued{ID: id, Err: asError(err)}
+		answers[i], err = p.batch.answer(p.index)
+		answers[i].Err = asError(p.batch.explain(&prepared[i], err))
 	}
 	return answers, failed
 }
 
 // EnqueueAtomic stores all jobs or none. They must live on one shard, as those of one queue do: at most 2000 jobs, 1 MiB.
+//
+// A job whose UniqueKey another one holds refuses none of them: its ID is that of the job that holds the key, and the others are stored.
 func (c *Client) EnqueueAtomic(ctx context.Context, jobs []Job) ([]JobID, error) {
 	if len(jobs) == 0 {
 		return nil, nil
@@ -79,9 +100,11 @@ func (c *Client) EnqueueAtomic(ctx context.Context, jobs []Job) ([]JobID, error)
 	}
 	ids := make([]JobID, len(jobs))
 	for i := range ids {
-		if ids[i], err = p.batch.answer(i); err != nil {
-			return nil, err
+		a, err := p.batch.answer(i)
+		if err != nil {
+			return nil, p.batch.explain(&prepared[i], err)
 		}
+		ids[i] = a.ID
 	}
 	return ids, nil
 }

@@ -73,6 +73,9 @@ func (e *enqueuer) connect() bool {
 	resend := slices.Clone(e.inFlight)
 	before := len(resend)
 	e.owed = time.Now()
+	for _, b := range resend {
+		b.again = true
+	}
 	e.mu.Unlock()
 
 	received := make(chan struct{})
@@ -288,7 +291,7 @@ func (e *enqueuer) complete(answer *beaverv1.EnqueueStreamResponse) (more bool, 
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.answered = true
-	ids, errs := answer.GetIds(), answer.GetErrors()
+	ids, errs, existing := answer.GetIds(), answer.GetErrors(), answer.GetExisting()
 	first := 0 // of the batch's jobs among those answered
 	for len(e.inFlight) > 0 && e.inFlight[0].sequence <= answer.GetThrough() {
 		b := e.inFlight[0]
@@ -300,6 +303,10 @@ func (e *enqueuer) complete(answer *beaverv1.EnqueueStreamResponse) (more bool, 
 		for len(errs) > 0 && int(errs[0].GetIndex()) < first+b.count() {
 			b.errs = append(b.errs, jobRefusal{int(errs[0].GetIndex()) - first, fromJobError(errs[0])})
 			errs = errs[1:]
+		}
+		for len(existing) > 0 && int(existing[0]) < first+b.count() {
+			b.existing = append(b.existing, int(existing[0])-first)
+			existing = existing[1:]
 		}
 		first += b.count()
 		e.inFlight = slices.Delete(e.inFlight, 0, 1)

@@ -56,6 +56,8 @@ var (
 
 	// ErrQueueFull says that a queue holds as many jobs as its settings allow.
 	ErrQueueFull = &Error{Code: CodeResourceExhausted, Reason: reasonQueueFull, Message: "the queue is full"}
+	// ErrUniqueKeyHeld says that a dead job cannot be retried while another job holds its unique key.
+	ErrUniqueKeyHeld = &Error{Code: CodeFailedPrecondition, Reason: reasonUniqueKeyHeld, Message: "another job holds the unique key"}
 	// ErrLeaseLost says that a job is no longer the caller's: it timed out, its worker was taken for lost, or it has ended.
 	ErrLeaseLost = &Error{Code: CodeFailedPrecondition, Reason: reasonLeaseLost, Message: "the lease on the job is lost"}
 	// ErrWorkerLost says that the server has forgotten the worker, since it was silent for too long.
@@ -74,6 +76,8 @@ const (
 	reasonWorkerLost     = "WORKER_LOST"
 	reasonOutcomeUnknown = "UNKNOWN_OUTCOME"
 	reasonClosed         = "CLIENT_CLOSED"
+	reasonUniqueKeyHeld  = "UNIQUE_KEY_HELD"
+	reasonNoUniqueKeys   = "NO_UNIQUE_KEYS"
 )
 
 func (e *Error) Error() string {

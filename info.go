@@ -50,6 +50,9 @@ type JobInfo struct {
 	Errors            []AttemptError // the last ones, oldest first
 	DeadReason        string         // attempts, final, poison or damaged
 	OrderingKey       string
+	UniqueKey         string
+	UniqueUntil       UniqueUntil   // of a job with a unique key
+	UniqueFor         time.Duration // of a job with a unique key
 	Metadata          map[string]string
 }
 
@@ -93,6 +96,9 @@ type QueueInfo struct {
 	DiscardedTotal uint64
 
 	OldestReadyAt time.Time // zero when nothing is ready
+
+	UniqueKeys        uint64 // held now, also by jobs that have ended and whose UniqueFor has not passed
+	DeduplicatedTotal uint64 // enqueued jobs that were not stored, since another held their unique key
 
 	MovingFrom       int    // the shard that was the queue's home before, or that of its first partition, while it moves; else 0
 	MovingFromShards []int  // of each partition before, while it moves

@@ -34,9 +34,30 @@ type Job struct {
 	// OrderingKey: jobs of a queue with the same one go to the same partition of the queue, and so are handed out by priority and age.
 	// At most 128 bytes. Default: none; then the jobs of one message go to the same partition.
 	OrderingKey string
+	// UniqueKey: at most one job with this key is held in the queue at any time, or among the jobs of its OrderingKey if it has one.
+	// While it is held, a job with it is not stored: the answer is the ID of the job that holds it. Client.EnqueueUnique and
+	// Client.EnqueueMany tell whether that was so. At most 256 bytes.
+	UniqueKey string
+	// UniqueUntil is when the job lets go of its UniqueKey. Default: UniqueUntilEnded.
+	UniqueUntil UniqueUntil
+	// UniqueFor is how long the job keeps its UniqueKey at least, counted from when it was enqueued, also when it has ended before.
+	// Default: no longer than UniqueUntil says. At most 30 days.
+	UniqueFor time.Duration
 	// Metadata travels with the job: at most 32 pairs and 8 KiB.
 	Metadata map[string]string
 }
+
+// UniqueUntil is when a job lets go of its unique key.
+type UniqueUntil string
+
+// The points at which it may.
+const (
+	// UniqueUntilEnded is when the job has completed, was cancelled or discarded, has expired, or is dead. A dead job that is retried
+	// takes its key again, unless another job holds it: then the retry is refused with ErrUniqueKeyHeld.
+	UniqueUntilEnded UniqueUntil = "ended"
+	// UniqueUntilStarted is when a worker is given the job for the first time: one more job with the key may wait while this one runs.
+	UniqueUntilStarted UniqueUntil = "started"
+)
 
 // RetryKind is the shape of a RetryPolicy.
 type RetryKind uint8
@@ -61,6 +82,7 @@ type RetryPolicy struct {
 
 // Enqueued answers one job of EnqueueMany: its ID, or why it was refused.
 type Enqueued struct {
-	ID  JobID
-	Err *Error
+	ID       JobID
+	Existing bool // the job's UniqueKey was held: nothing was stored, and ID is that of the job that holds it
+	Err      *Error
 }

@@ -31,6 +31,7 @@ type LeasedJob struct {
 	Deadline    time.Time // of this attempt; zero: as long as the worker lives
 	EnqueuedAt  time.Time
 	OrderingKey string
+	UniqueKey   string
 	Metadata    map[string]string
 
 	client            *Client
@@ -130,7 +131,7 @@ func leasedJobOf(c *Client, j *beaverv1.LeasedJob) *LeasedJob {
 		Lease: Lease{ID: JobID(j.GetId()), Token: j.GetToken()},
 		Queue: j.GetQueue(), Kind: j.GetKind(), Payload: j.GetPayload(), ContentType: j.GetContentType(),
 		Priority: int(j.GetPriority()), Attempt: int(j.GetAttempt()), Failures: int(j.GetFailures()), Crashes: int(j.GetCrashes()),
-		Deadline: timeOf(j.GetDeadline()), EnqueuedAt: timeOf(j.GetEnqueuedAt()), OrderingKey: j.GetOrderingKey(), Metadata: j.GetMetadata(),
+		Deadline: timeOf(j.GetDeadline()), EnqueuedAt: timeOf(j.GetEnqueuedAt()), OrderingKey: j.GetOrderingKey(), UniqueKey: j.GetUniqueKey(), Metadata: j.GetMetadata(),
 		client: c,
 	}
 }

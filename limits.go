@@ -13,6 +13,8 @@ const (
 	metadataCountMax    = 32
 	metadataBytesMax    = 8 << 10
 	orderKeyBytesMax    = 128
+	uniqueKeyBytesMax   = 256
+	uniqueForMax        = 30 * 24 * time.Hour
 	priorityMax         = 9
 	maxAttemptsMax      = 1000
 	delayMax            = 10 * 365 * 24 * time.Hour

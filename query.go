@@ -3,6 +3,7 @@ package beaver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
 	"time"
@@ -194,7 +195,9 @@ func (c *Client) DiscardDead(ctx context.Context, ids ...JobID) ([]*Error, error
 	return c.eachDead(ctx, c.jobs.DiscardDead, ids)
 }
 
-// RetryAllDead makes all dead jobs of a queue ready again, and returns how many.
+// RetryAllDead makes all dead jobs of a queue ready again, and returns how many. Those whose unique keys are not free stay
+// dead: then the error says how many, and why the first of them, as ErrUniqueKeyHeld if another job holds its key. The others were
+// retried all the same.
 func (c *Client) RetryAllDead(ctx context.Context, queue string) (int, error) {
 	return c.allDead(ctx, c.jobs.RetryDead, queue)
 }
@@ -266,8 +269,16 @@ func (c *Client) allDead(ctx context.Context, method deadMethod, queue string) (
 			return count, err
 		}
 		count += int(res.GetCount())
-		if !res.GetMore() || res.GetCount() == 0 {
-			return count, nil
+		if res.GetMore() && res.GetCount() > 0 {
+			continue
 		}
+		if res.GetPassedOver() > 0 && len(res.GetErrors()) > 0 {
+			e := fromJobError(res.GetErrors()[0])
+			if n := res.GetPassedOver(); n > 1 {
+				e.Message = fmt.Sprintf("%d jobs stay dead, since their unique keys are not free; the first, %s", n, e.Message)
+			}
+			return count, e
+		}
+		return count, nil
 	}
 }

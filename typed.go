@@ -88,6 +88,15 @@ func (j *Job) merge(t *Job) {
 	if t.OrderingKey != "" {
 		j.OrderingKey = t.OrderingKey
 	}
+	if t.UniqueKey != "" {
+		j.UniqueKey = t.UniqueKey
+	}
+	if t.UniqueUntil != "" {
+		j.UniqueUntil = t.UniqueUntil
+	}
+	if t.UniqueFor != 0 {
+		j.UniqueFor = t.UniqueFor
+	}
 	if t.Metadata != nil {
 		j.Metadata = t.Metadata
 	}

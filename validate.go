@@ -57,6 +57,9 @@ func (j *Job) validate() error {
 	case j.Timeout < 0 || j.Timeout > delayMax:
 		return invalid("timeout", "the timeout is %v; use a positive duration of at most %v, or 0 for the queue's", j.Timeout, delayMax)
 	}
+	if err := j.validateUnique(); err != nil {
+		return err
+	}
 	if err := validateTime("run_at", j.RunAt); err != nil {
 		return err
 	}
@@ -67,6 +70,26 @@ func (j *Job) validate() error {
 		return err
 	}
 	return validateMetadata(j.Metadata)
+}
+
+// validateUnique checks the unique key and what goes with it.
+func (j *Job) validateUnique() error {
+	switch {
+	case j.UniqueKey == "" && j.UniqueUntil == "" && j.UniqueFor == 0: // as most jobs are
+	case len(j.UniqueKey) > uniqueKeyBytesMax:
+		return tooLarge("unique_key", "the unique key has %d bytes; use at most %d, or a hash of what it is made of", len(j.UniqueKey), uniqueKeyBytesMax)
+	case !utf8.ValidString(j.UniqueKey):
+		return invalid("unique_key", "the unique key is not valid UTF-8")
+	case j.UniqueUntil != "" && j.UniqueUntil != UniqueUntilEnded && j.UniqueUntil != UniqueUntilStarted:
+		return invalid("unique_until", "unique until %q is not known; use %s or %s", string(j.UniqueUntil), UniqueUntilEnded, UniqueUntilStarted)
+	case j.UniqueFor < 0 || j.UniqueFor > uniqueForMax:
+		return invalid("unique_for", "the job is unique for %v; use 0 to %v", j.UniqueFor, uniqueForMax)
+	case j.UniqueKey == "" && j.UniqueUntil != "":
+		return invalid("unique_until", "the job is unique until %s and has no unique key; set one", j.UniqueUntil)
+	case j.UniqueKey == "" && j.UniqueFor != 0:
+		return invalid("unique_for", "the job is unique for %v and has no unique key; set one", j.UniqueFor)
+	}
+	return nil
 }
 
 // validateTime refuses what a job's time cannot be; the zero time says that it has none.

@@ -20,7 +20,7 @@ func TestJobLimits(t *testing.T) {
 	}
 	large := map[string]bool{
 		"kind too long": true, "payload too long": true, "payload of JSON too long": true, "content type too long": true,
-		"ordering key too long": true, "metadata too many": true, "metadata too long": true,
+		"ordering key too long": true, "unique key too long": true, "metadata too many": true, "metadata too long": true,
 	}
 	for _, tc := range []struct {
 		name string
@@ -70,6 +70,17 @@ func TestJobLimits(t *testing.T) {
 		{"ordering key", Job{Queue: "q", OrderingKey: long(orderKeyBytesMax)}, ""},
 		{"ordering key too long", Job{Queue: "q", OrderingKey: long(orderKeyBytesMax + 1)}, "ordering_key"},
 		{"ordering key not UTF-8", Job{Queue: "q", OrderingKey: "\xff"}, "ordering_key"},
+		{"unique key", Job{Queue: "q", UniqueKey: long(uniqueKeyBytesMax)}, ""},
+		{"unique key too long", Job{Queue: "q", UniqueKey: long(uniqueKeyBytesMax + 1)}, "unique_key"},
+		{"unique key not UTF-8", Job{Queue: "q", UniqueKey: "\xff"}, "unique_key"},
+		{"unique until ended", Job{Queue: "q", UniqueKey: "k", UniqueUntil: UniqueUntilEnded}, ""},
+		{"unique until started", Job{Queue: "q", UniqueKey: "k", UniqueUntil: UniqueUntilStarted}, ""},
+		{"unique until another time", Job{Queue: "q", UniqueKey: "k", UniqueUntil: "done"}, "unique_until"},
+		{"unique until without key", Job{Queue: "q", UniqueUntil: UniqueUntilEnded}, "unique_until"},
+		{"unique for", Job{Queue: "q", UniqueKey: "k", UniqueFor: uniqueForMax}, ""},
+		{"unique for too long", Job{Queue: "q", UniqueKey: "k", UniqueFor: uniqueForMax + 1}, "unique_for"},
+		{"unique for negative", Job{Queue: "q", UniqueKey: "k", UniqueFor: -1}, "unique_for"},
+		{"unique for without key", Job{Queue: "q", UniqueFor: 1}, "unique_for"},
 		{"metadata", Job{Queue: "q", Metadata: many(metadataCountMax)}, ""},
 		{"metadata too many", Job{Queue: "q", Metadata: many(metadataCountMax + 1)}, "metadata"},
 		{"metadata bytes", Job{Queue: "q", Metadata: map[string]string{"k": long(metadataBytesMax - 1)}}, ""},

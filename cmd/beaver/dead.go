@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -136,13 +137,13 @@ func (a *app) allDead(ctx context.Context, c *beaver.Client, queue string, yes b
 		return statusError{fmt.Errorf("nothing was done"), exitFailure}
 	}
 	n, err := end.all(c, ctx, queue)
-	if err != nil {
+	if err != nil && n == 0 {
 		return err
 	}
 	if a.json() {
-		return a.printJSON(map[string]int{"count": n})
+		return errors.Join(a.printJSON(map[string]int{"count": n}), err)
 	}
-	return a.print("%s: %s\n", plural(n, "job"), end.state)
+	return errors.Join(a.print("%s: %s\n", plural(n, "job"), end.state), err)
 }
 
 // confirm asks and returns whether the answer is yes.

@@ -16,9 +16,9 @@ import (
 
 type enqueueFlags struct {
 	file, kind, contentType, runAt, expiresAt, retry string
-	orderingKey                                      string
+	orderingKey, uniqueKey, uniqueUntil              string
 	priority, maxAttempts                            int
-	delay, timeout                                   time.Duration
+	delay, timeout, uniqueFor                        time.Duration
 	meta                                             map[string]string
 	ids                                              bool
 }
@@ -31,11 +31,18 @@ func newEnqueueCommand(a *app) *cobra.Command {
 		Long: `Store a job and print its ID. When the command ends the job is on disk. The payload is an argument, or the standard input if
 the argument is -. It is JSON if it looks like JSON; --content-type says otherwise.
 
+With --unique-key the job is stored only if no other job with the key is held in the queue; else nothing is stored, and the ID printed is
+that of the job that holds it, which the standard error says. The key is let go when the job has ended or is dead, or, with --unique-until
+started, when a worker gets it for the first time; but with --unique-for not sooner than that after it was enqueued.
+
 With --file each line of the file (- is the standard input) is a job in the API's JSON, for example:
   {"kind": "welcome", "payload": {"to": "ada@example.org"}, "delay": "30s"}
 QUEUE and the flags are what a line does not say; QUEUE may be left out if all lines name theirs.`,
 		Example: `  beaver enqueue mail '{"to": "ada@example.org"}' --kind welcome
   beaver enqueue reports --delay 1h --priority 0 --meta tenant=42
+  beaver enqueue sync --unique-key account-42
+  beaver enqueue reindex --unique-key shop --unique-until started
+  beaver enqueue reminders --unique-key ada-monday --unique-for 24h
   pg_dump shop | beaver enqueue backups -
   beaver enqueue --file jobs.ndjson`,
 		Args: cobra.MaximumNArgs(2),
@@ -72,8 +79,11 @@ QUEUE and the flags are what a line does not say; QUEUE may be left out if all l
 	flags.StringVar(&f.retry, "retry", "", retryFlagHelp+" (default: the queue's)")
 	flags.DurationVar(&f.timeout, "timeout", 0, "of one attempt (default: the queue's)")
 	flags.StringVar(&f.orderingKey, "ordering-key", "", "jobs of a queue with the same one go to the same partition, and stay in order")
+	flags.StringVar(&f.uniqueKey, "unique-key", "", "store the job only if no other with this key is held in the queue (or with the same ordering key)")
+	flags.StringVar(&f.uniqueUntil, "unique-until", "ended", "when the job lets go of its unique key: ended or started")
+	flags.DurationVar(&f.uniqueFor, "unique-for", 0, "keep the unique key for so long at least, at most 720h")
 	flags.StringToStringVar(&f.meta, "meta", nil, "metadata as key=value; may be repeated")
-	flags.BoolVar(&f.ids, "ids", false, "with --file: print the ID of each job")
+	flags.BoolVar(&f.ids, "ids", false, "with --file: print the ID of each job, with existing behind it where another held the unique key")
 	takes(flags, "priority", "0 (first) to 9 (last)")
 	takes(flags, "max-attempts", "1 to 1000")
 	return a.clientFlags(cmd)
@@ -82,7 +92,11 @@ QUEUE and the flags are what a line does not say; QUEUE may be left out if all l
 // job is what the flags say of a job.
 func (f *enqueueFlags) job(cmd *cobra.Command) (beaver.Job, error) {
 	job := beaver.Job{
-		Kind: f.kind, ContentType: f.contentType, Delay: f.delay, MaxAttempts: f.maxAttempts, Timeout: f.timeout, OrderingKey: f.orderingKey, Metadata: f.meta,
+		Kind: f.kind, ContentType: f.contentType, Delay: f.delay, MaxAttempts: f.maxAttempts, Timeout: f.timeout, OrderingKey: f.orderingKey,
+		UniqueKey: f.uniqueKey, UniqueFor: f.uniqueFor, Metadata: f.meta,
+	}
+	if err := f.unique(cmd, &job); err != nil {
+		return job, err
 	}
 	if f.runAt != "" && cmd.Flags().Changed("delay") {
 		return job, usage("--delay and --run-at both say when the job is ready; give one of them")
@@ -113,6 +127,28 @@ func (f *enqueueFlags) job(cmd *cobra.Command) (beaver.Job, error) {
 	return job, nil
 }
 
+// unique says of the job when it lets go of its unique key, which the lines of a file may name.
+func (f *enqueueFlags) unique(cmd *cobra.Command, job *beaver.Job) error {
+	for _, flag := range []string{"unique-until", "unique-for"} {
+		if cmd.Flags().Changed(flag) && f.uniqueKey == "" && f.file == "" {
+			return usage("--%s is about a unique key, and the job has none; give --unique-key too", flag)
+		}
+	}
+	if !cmd.Flags().Changed("unique-until") {
+		return nil
+	}
+	job.UniqueUntil = uniqueUntil(f.uniqueUntil)
+	if job.UniqueUntil != beaver.UniqueUntilEnded && job.UniqueUntil != beaver.UniqueUntilStarted {
+		return usage("--unique-until is %q; use ended or started", f.uniqueUntil)
+	}
+	return nil
+}
+
+// uniqueUntil reads the short name, or that of the API.
+func uniqueUntil(name string) beaver.UniqueUntil {
+	return beaver.UniqueUntil(strings.ToLower(strings.TrimPrefix(name, "UNIQUE_UNTIL_")))
+}
+
 // payload reads the payload of the one job that the arguments name.
 func (a *app) payload(job *beaver.Job, args []string) error {
 	if len(args) == 0 {
@@ -139,14 +175,34 @@ func (a *app) payload(job *beaver.Job, args []string) error {
 }
 
 func (a *app) enqueueOne(ctx context.Context, c *beaver.Client, job *beaver.Job) error {
-	id, err := c.Enqueue(ctx, *job)
-	if err != nil {
+	var id beaver.JobID
+	var existing []bool
+	var err error
+	if job.UniqueKey == "" {
+		id, err = c.Enqueue(ctx, *job)
+	} else {
+		existing = make([]bool, 1)
+		id, existing[0], err = c.EnqueueUnique(ctx, *job)
+	}
+	switch {
+	case err != nil:
+		return err
+	case a.json():
+		return a.printJSON(enqueuedJSON{IDs: []beaver.JobID{id}, Existing: existing})
+	}
+	if err := a.print("%s\n", id); err != nil {
 		return err
 	}
-	if a.json() {
-		return a.printJSON(map[string][]beaver.JobID{"ids": {id}})
+	if len(existing) > 0 && existing[0] {
+		a.note("nothing was stored: this job holds the unique key\n")
 	}
-	return a.print("%s\n", id)
+	return nil
+}
+
+// enqueuedJSON is the answer to an enqueue as in the API's JSON. Existing is there for jobs with a unique key.
+type enqueuedJSON struct {
+	IDs      []beaver.JobID `json:"ids"`
+	Existing []bool         `json:"existing,omitempty"`
 }
 
 // guessContentType says JSON, text or bytes.
@@ -180,6 +236,9 @@ type fileJob struct {
 	Retry         *retryJSON        `json:"retry"`
 	Timeout       duration          `json:"timeout"`
 	OrderingKey   string            `json:"orderingKey"`
+	UniqueKey     string            `json:"uniqueKey"`
+	UniqueUntil   string            `json:"uniqueUntil"`
+	UniqueFor     duration          `json:"uniqueFor"`
 	Metadata      map[string]string `json:"metadata"`
 }
 
@@ -204,6 +263,9 @@ func (l *fileJob) job(base *beaver.Job) (beaver.Job, error) {
 	setIf(&job.Retry, l.Retry.policy())
 	setIf(&job.Timeout, time.Duration(l.Timeout))
 	setIf(&job.OrderingKey, l.OrderingKey)
+	setIf(&job.UniqueKey, l.UniqueKey)
+	setIf(&job.UniqueUntil, uniqueUntil(l.UniqueUntil))
+	setIf(&job.UniqueFor, time.Duration(l.UniqueFor))
 	if !l.RunAt.IsZero() || l.Delay != 0 {
 		job.RunAt, job.Delay = l.RunAt.Time, time.Duration(l.Delay)
 	}

@@ -36,6 +36,7 @@ type fileRun struct {
 	jobs     []beaver.Job
 	lines    []int // of jobs
 	stored   int
+	existing int // not stored, since other jobs hold their unique keys
 	refused  int
 	first    error // of those refused
 	reported time.Time
@@ -59,16 +60,30 @@ func (a *app) enqueueFile(ctx context.Context, c *beaver.Client, base *beaver.Jo
 	err := errors.Join(run.read(ctx, in), run.flush(ctx))
 	switch {
 	case err != nil && run.first != nil:
-		return fmt.Errorf("%w; stored before that: %s, and %s refused, the first: %w", err, plural(run.stored, "job"), plural(run.refused, "job"), run.first)
+		return fmt.Errorf("%w; stored before that: %s%s, and %s refused, the first: %w", err, plural(run.stored, "job"), run.others(), plural(run.refused, "job"), run.first)
 	case err != nil:
-		return fmt.Errorf("%w; stored before that: %s", err, plural(run.stored, "job"))
+		return fmt.Errorf("%w; stored before that: %s%s", err, plural(run.stored, "job"), run.others())
 	case run.first != nil:
-		return fmt.Errorf("%s refused, %d stored; the first: %w", plural(run.refused, "job"), run.stored, run.first)
+		return fmt.Errorf("%s refused, %d stored%s; the first: %w", plural(run.refused, "job"), run.stored, run.others(), run.first)
 	case a.json():
-		return a.printJSON(map[string]int{"count": run.stored})
+		return a.printJSON(fileJSON{run.stored, run.existing})
 	}
-	a.note("%s stored\n", plural(run.stored, "job"))
+	a.note("%s stored%s\n", plural(run.stored, "job"), run.others())
 	return nil
+}
+
+// fileJSON tells how many jobs of a file were stored, and how many were not since others hold their unique keys.
+type fileJSON struct {
+	Count    int `json:"count"`
+	Existing int `json:"existing,omitempty"`
+}
+
+// others tells of the jobs that were there already, behind those that were stored.
+func (r *fileRun) others() string {
+	if r.existing == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (and %d not, whose unique keys are held)", r.existing)
 }
 
 func (r *fileRun) read(ctx context.Context, in io.Reader) error {
@@ -146,7 +161,7 @@ func lineError(err error) error {
 	}
 	text := strings.TrimPrefix(err.Error(), "json: ")
 	if strings.HasPrefix(text, "unknown field") {
-		text += "; there are queue, kind, payload, payloadBase64, contentType, priority, runAt, delay, expiresAt, maxAttempts, retry, timeout, orderingKey and metadata"
+		text += "; there are queue, kind, payload, payloadBase64, contentType, priority, runAt, delay, expiresAt, maxAttempts, retry, timeout, orderingKey, uniqueKey, uniqueUntil, uniqueFor and metadata"
 	}
 	return errors.New(text)
 }
@@ -160,11 +175,8 @@ func (r *fileRun) flush(ctx context.Context) error {
 	for i, answer := range answers {
 		switch {
 		case answer.Err == nil:
-			r.stored++
-			if r.ids {
-				if err := r.app.print("%s\n", answer.ID); err != nil {
-					return err
-				}
+			if err := r.answered(&answer); err != nil {
+				return err
 			}
 		case err == nil:
 			r.refused++
@@ -179,4 +191,19 @@ func (r *fileRun) flush(ctx context.Context) error {
 		r.app.note("%s stored so far\n", plural(r.stored, "job"))
 	}
 	return err
+}
+
+// answered counts a job that is there now, and prints its ID if asked to.
+func (r *fileRun) answered(answer *beaver.Enqueued) error {
+	note := ""
+	if answer.Existing {
+		r.existing++
+		note = " existing"
+	} else {
+		r.stored++
+	}
+	if !r.ids {
+		return nil
+	}
+	return r.app.print("%s%s\n", answer.ID, note)
 }

@@ -171,6 +171,9 @@ func (a *app) printJob(j *beaver.JobInfo) error {
 	if j.OrderingKey != "" {
 		field("ordering key", oneLine(j.OrderingKey, 200))
 	}
+	if j.UniqueKey != "" {
+		field("unique key", uniqueText(j))
+	}
 	for k, v := range sorted(j.Metadata) {
 		field("metadata", oneLine(k+"="+v, 200))
 	}
@@ -183,6 +186,15 @@ func (a *app) printJob(j *beaver.JobInfo) error {
 		}
 	}
 	return a.print("%s", b.String())
+}
+
+// uniqueText is a job's unique key, and when it lets go of it.
+func uniqueText(j *beaver.JobInfo) string {
+	text := oneLine(j.UniqueKey, 256) + ", until " + string(j.UniqueUntil)
+	if j.UniqueFor > 0 {
+		text += fmt.Sprintf(", for %v at least", j.UniqueFor)
+	}
+	return text
 }
 
 // shown is content for people: its text, or how much of what it is.

@@ -41,6 +41,9 @@ type jobJSON struct {
 	Errors            []errorJSON       `json:"errors,omitempty"`
 	DeadReason        string            `json:"deadReason,omitempty"`
 	OrderingKey       string            `json:"orderingKey,omitempty"`
+	UniqueKey         string            `json:"uniqueKey,omitempty"`
+	UniqueUntil       string            `json:"uniqueUntil,omitempty"`
+	UniqueFor         string            `json:"uniqueFor,omitempty"`
 	Metadata          map[string]string `json:"metadata,omitempty"`
 }
 
@@ -58,7 +61,10 @@ func jobOutput(j *beaver.JobInfo) jobJSON {
 		Deadline: j.Deadline, Attempt: j.Attempt, Failures: j.Failures, Crashes: j.Crashes, MaxAttempts: j.MaxAttempts,
 		WorkerID: j.WorkerID, CancelRequested: j.CancelRequested, ProgressPercent: j.ProgressPercent,
 		ProgressMessage: j.ProgressMessage, ResultContentType: j.ResultContentType, DeadReason: j.DeadReason,
-		OrderingKey: j.OrderingKey, Metadata: j.Metadata,
+		OrderingKey: j.OrderingKey, UniqueKey: j.UniqueKey, UniqueUntil: string(j.UniqueUntil), Metadata: j.Metadata,
+	}
+	if j.UniqueFor != 0 {
+		out.UniqueFor = j.UniqueFor.String()
 	}
 	if j.Timeout != 0 {
 		out.Timeout = j.Timeout.String()
@@ -107,6 +113,9 @@ type queueJSON struct {
 	MovingFrom       int          `json:"movingFrom,omitempty"`
 	MovingFromShards []int        `json:"movingFromShards,omitempty"`
 	LeftBehind       uint64       `json:"leftBehind,omitempty"`
+
+	UniqueKeys        uint64 `json:"uniqueKeys,omitempty"`
+	DeduplicatedTotal uint64 `json:"deduplicatedTotal,omitempty"`
 }
 
 type settingsJSON struct {
@@ -128,6 +137,7 @@ func queueOutput(q *beaver.QueueInfo) queueJSON {
 		EnqueuedTotal: q.EnqueuedTotal, CompletedTotal: q.CompletedTotal, FailedTotal: q.FailedTotal, CrashedTotal: q.CrashedTotal,
 		DiedTotal: q.DiedTotal, CancelledTotal: q.CancelledTotal, ExpiredTotal: q.ExpiredTotal, RetriedTotal: q.RetriedTotal,
 		DiscardedTotal: q.DiscardedTotal, OldestReadyAt: q.OldestReadyAt, MovingFrom: q.MovingFrom, LeftBehind: q.LeftBehind,
+		UniqueKeys: q.UniqueKeys, DeduplicatedTotal: q.DeduplicatedTotal,
 		Settings: settingsJSON{
 			MaxAttempts: s.MaxAttempts, Retry: retryOutput(s.Retry), PoisonLimit: s.PoisonLimit, KeepEnded: s.KeepEnded,
 			DepthMax: s.DepthMax, Partitions: s.Partitions, Paused: s.Paused != nil && *s.Paused,

@@ -54,6 +54,9 @@ func (a *app) printQueues(queues []*beaver.QueueInfo) error {
 		if len(q.Shards) > 1 {
 			notes = append(notes, fmt.Sprintf("%d partitions", len(q.Shards)))
 		}
+		if q.UniqueKeys > 0 {
+			notes = append(notes, plural(q.UniqueKeys, "unique key"))
+		}
 		if q.MovingFrom != 0 {
 			notes = append(notes, fmt.Sprintf("moves: %d left on %s; now on %s", q.LeftBehind, shardList(q.MovingFromShards), shardList(q.Shards)))
 		}
@@ -106,6 +109,9 @@ func (a *app) printQueue(q *beaver.QueueInfo) error {
 	field("failed", fmt.Sprintf("%s in all, %d lost with their workers", plural(q.FailedTotal, "attempt"), q.CrashedTotal))
 	field("died", fmt.Sprintf("%d in all; %d retried, %d discarded", q.DiedTotal, q.RetriedTotal, q.DiscardedTotal))
 	field("cancelled", fmt.Sprintf("%d in all, %d expired", q.CancelledTotal, q.ExpiredTotal))
+	if q.UniqueKeys+q.DeduplicatedTotal > 0 {
+		field("unique keys", fmt.Sprintf("%d held; %s in all not stored, since another held the key", q.UniqueKeys, plural(q.DeduplicatedTotal, "job")))
+	}
 	s := q.Settings
 	field("max attempts", number(s.MaxAttempts))
 	field("retry", describeRetry(s.Retry))

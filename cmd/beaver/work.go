@@ -41,8 +41,8 @@ type workFlags struct {
 const workLong = `Run a program for each job of the queues. The payload is its standard input, and these variables tell about the job:
 
   BEAVER_JOB_ID, BEAVER_QUEUE, BEAVER_KIND, BEAVER_ATTEMPT (1 for the first), BEAVER_TOKEN, BEAVER_CONTENT_TYPE, BEAVER_ADDR,
-  BEAVER_ORDERING_KEY if it has one, and BEAVER_META_KEY for each key of the metadata, in capitals, with _ for what is not a
-  letter or a digit.
+  BEAVER_ORDERING_KEY and BEAVER_UNIQUE_KEY if it has one, and BEAVER_META_KEY for each key of the metadata, in capitals, with _
+  for what is not a letter or a digit.
 
 Exit status 0 completes the job; the standard output, up to 256 KiB, is its result. 100 makes it dead at once. Any other is a
 failure that is retried later; the end of the standard error is the error.
@@ -179,6 +179,9 @@ func (p *programRunner) environment(job *beaver.LeasedJob) []string {
 	}
 	if job.OrderingKey != "" && !strings.ContainsRune(job.OrderingKey, 0) {
 		env = append(env, "BEAVER_ORDERING_KEY="+job.OrderingKey)
+	}
+	if job.UniqueKey != "" && !strings.ContainsRune(job.UniqueKey, 0) {
+		env = append(env, "BEAVER_UNIQUE_KEY="+job.UniqueKey)
 	}
 	for k, v := range sorted(job.Metadata) {
 		if !strings.ContainsRune(v, 0) {

@@ -1,0 +1,43 @@
+package beaver_test
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/beaver-raft/beaver"
+)
+
+// However often an account changes, one job waits that synchronises it. While that runs one more may wait, since the account may have
+// changed after it began.
+func ExampleClient_EnqueueUnique() {
+	client, done := exampleClient()
+	defer done()
+	ctx := context.Background()
+
+	job := beaver.Job{Queue: "sync", UniqueKey: "account-42", UniqueUntil: beaver.UniqueUntilStarted}
+	first, existing, err := client.EnqueueUnique(ctx, job)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("existing:", existing)
+
+	second, existing, err := client.EnqueueUnique(ctx, job)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("existing:", existing, "the same:", first == second)
+
+	running, err := client.Fetch(ctx, beaver.FetchRequest{Queues: []string{"sync"}})
+	if err != nil {
+		panic(err)
+	}
+	_, existing, err = client.EnqueueUnique(ctx, job)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(len(running), "runs, existing:", existing)
+	// Output:
+	// existing: false
+	// existing: true the same: true
+	// 1 runs, existing: false
+}
