@@ -28,6 +28,26 @@ type ClusterNode struct {
 	Replaces      uint64    // the node whose place it takes; 0: none
 	Reachable     bool      // it told what it knows just now
 	Problem       string    // why it does not serve; empty: it does, or it is not known
+	// Heartbeat is heard, silent (nothing for 5 s) or unknown: it tells nothing of itself, as earlier versions do not, or there was no time for it
+	// yet. Nodes tell each other about once a second. Empty: the node is expected or removed.
+	Heartbeat string
+	HeardAt   time.Time // when the node that answered heard of it last, by the client's clock; zero: not since that one started
+	Load      *NodeLoad // as the node told last; nil: it has told nothing
+}
+
+// NodeLoad is what a node tells of itself: what it has, how much of it is left, and what it does. Rates are of the last 5 seconds.
+type NodeLoad struct {
+	Processors      int     // that the process may use
+	ProcessorShare  float64 // of these in use; 0: not known, or idle
+	DiskBytes       uint64  // of the disk that holds the data directory
+	DiskFreeBytes   uint64
+	DiskFull        bool    // new jobs are refused
+	DataBytes       uint64  // of all files in the data directory
+	Leads           int     // shards, the catalog too
+	StoredPerSecond float64 // jobs, on the shards that it leads
+	EndedPerSecond  float64 // attempts, likewise
+	Workers         int     // connected to it
+	WorkerSlots     int     // jobs that these run at once
 }
 
 // ClusterShard is a shard and the replicas that hold it.
@@ -109,10 +129,15 @@ func (c *Client) AddShards(ctx context.Context, count, have int) (int, error) {
 func clusterInfoOf(res *beaverv1.GetClusterResponse) *ClusterInfo {
 	info := &ClusterInfo{ClusterID: res.GetClusterId(), NodeID: res.GetNodeId()}
 	for _, n := range res.GetNodes() {
-		info.Nodes = append(info.Nodes, ClusterNode{
+		node := ClusterNode{
 			ID: n.GetId(), State: n.GetState(), PeerAddress: n.GetPeerAddress(), PublicAddress: n.GetPublicAddress(), Zone: n.GetZone(),
 			Version: n.GetVersion(), Since: timeOf(n.GetSince()), Replaces: n.GetReplaces(), Reachable: n.GetReachable(), Problem: n.GetProblem(),
-		})
+			Heartbeat: n.GetHeartbeat(), Load: nodeLoadOf(n.GetLoad()),
+		}
+		if n.GetHeardAgo() != nil {
+			node.HeardAt = time.Now().Add(-n.GetHeardAgo().AsDuration())
+		}
+		info.Nodes = append(info.Nodes, node)
 	}
 	for _, s := range res.GetShards() {
 		shard := ClusterShard{
@@ -133,4 +158,16 @@ func clusterInfoOf(res *beaverv1.GetClusterResponse) *ClusterInfo {
 		})
 	}
 	return info
+}
+
+func nodeLoadOf(l *beaverv1.NodeLoad) *NodeLoad {
+	if l == nil {
+		return nil
+	}
+	return &NodeLoad{
+		Processors: int(l.GetProcessors()), ProcessorShare: l.GetProcessorShare(),
+		DiskBytes: l.GetDiskBytes(), DiskFreeBytes: l.GetDiskFreeBytes(), DiskFull: l.GetDiskFull(), DataBytes: l.GetDataBytes(),
+		Leads: int(l.GetLeads()), StoredPerSecond: l.GetStoredPerSecond(), EndedPerSecond: l.GetEndedPerSecond(),
+		Workers: int(l.GetWorkers()), WorkerSlots: int(l.GetWorkerSlots()),
+	}
 }

@@ -236,7 +236,7 @@ func workerInfoOf(w *beaverv1.Worker) *WorkerInfo {
 	return &WorkerInfo{
 		ID: w.GetId(), Name: i.GetName(), Host: i.GetHost(), PID: int(i.GetPid()), Version: i.GetVersion(), Labels: i.GetLabels(),
 		Queues: i.GetQueues(), Concurrency: int(i.GetConcurrency()), RegisteredAt: timeOf(w.GetRegisteredAt()),
-		LastSeenAt: timeOf(w.GetLastSeenAt()), Running: int(w.GetRunning()), State: workerStateOf(w.GetState()),
+		LastSeenAt: timeOf(w.GetLastSeenAt()), Running: int(w.GetRunning()), State: workerStateOf(w.GetState()), NodeID: w.GetNodeId(),
 	}
 }
 

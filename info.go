@@ -129,6 +129,7 @@ type WorkerInfo struct {
 	LastSeenAt   time.Time
 	Running      int
 	State        WorkerState
+	NodeID       uint64 // that it is connected to; 0: not known
 }
 
 // Status is a node and its shards.

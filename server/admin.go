@@ -65,7 +65,7 @@ func (p *peers) Describe(ctx context.Context) (*beaverv1.GetClusterResponse, err
 	reports := p.reports(ctx, nodes)
 	out := &beaverv1.GetClusterResponse{ClusterId: fmt.Sprintf("%016x", record.Cluster), NodeId: record.Node}
 	for i := range nodes {
-		out.Nodes = append(out.Nodes, describeNode(&nodes[i], reports[i]))
+		out.Nodes = append(out.Nodes, p.describeNode(&nodes[i], reports[i]))
 		if r := reports[i]; r != nil {
 			for _, t := range r.Sending {
 				out.Transfers = append(out.Transfers, &beaverv1.ClusterTransfer{
@@ -82,10 +82,14 @@ func (p *peers) Describe(ctx context.Context) (*beaverv1.GetClusterResponse, err
 	return out, nil
 }
 
-func describeNode(n *cluster.Node, r *nodeReport) *beaverv1.ClusterNode {
+func (p *peers) describeNode(n *cluster.Node, r *nodeReport) *beaverv1.ClusterNode {
 	out := &beaverv1.ClusterNode{
 		Id: uint64(n.ID), State: n.State.String(), PeerAddress: n.Info.Peer, PublicAddress: n.Info.Public, Zone: n.Info.Zone,
 		Version: n.Info.Version, Since: timestamppb.New(time.UnixMilli(int64(n.Since))), Replaces: uint64(n.Replaces),
+	}
+	if n.State != cluster.NodeExpected && n.State != cluster.NodeRemoved {
+		heard := p.engine.Load().Heard(uint64(n.ID))
+		rpc.TellHeard(out, &heard)
 	}
 	if r != nil {
 		out.Reachable, out.Version = true, r.Version

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/engine"
 	"github.com/beaver-raft/beaver/internal/metrics"
 )
 
@@ -20,9 +21,16 @@ func (p *peers) figures() []metrics.Peer {
 			Node: stats[i].Node, Connected: stats[i].Messages.Connected, RoundTrip: stats[i].RoundTrip, Behind: make(map[uint16]uint64),
 		}
 	}
-	h := p.host.Load()
-	if h == nil {
+	h, e := p.host.Load(), p.engine.Load()
+	if h == nil || e == nil {
 		return all
+	}
+	for i := range all {
+		heard := e.Heard(all[i].Node)
+		all[i].Silent = heard.Hearing == engine.HearingSilent
+		if all[i].Told = heard.Ever; heard.Ever {
+			all[i].HeardAgo = heard.Ago
+		}
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, figuresWait)
 	defer cancel()

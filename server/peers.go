@@ -352,9 +352,18 @@ func (p *peers) configure(ctx context.Context, o *engine.Options) (err error) {
 	}
 	o.Serving = func(e *engine.Engine) { p.engine.Store(e) }
 	o.Reached = func() bool { return p.heard.majority(p.transport.Stats().Peers, time.Now()) }
+	o.Others = p.others
 	o.Replicas, err = p.replicas(ctx)
 	o.Shards = len(o.Replicas) - 1
 	return err
+}
+
+// others are the ids of the other nodes, as far as this one knows them.
+func (p *peers) others() (ids []uint64) {
+	for _, s := range p.transport.Stats().Peers {
+		ids = append(ids, s.Node)
+	}
+	return ids
 }
 
 // whileMember is a context that ends when the node is removed from its cluster.

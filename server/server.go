@@ -67,10 +67,13 @@ func Open(ctx context.Context, opts Options) (*Server, error) {
 		return nil, fmt.Errorf("open %s: %w", opts.DataDir, err)
 	}
 	figures.SetEngine(s.engine)
+	node, zone := s.engine.Node(), ""
 	if s.peers != nil {
+		zone = s.opts.Peers.Zone
 		s.front.ServeCluster(s.peers)
 		figures.SetPeers(s.peers.figures)
 	}
+	figures.SetNode(node, zone)
 	s.front.Serve(s.engine)
 	s.logger.Info("ready", "addr", s.Addr(), "dir", opts.DataDir, "elapsed", time.Since(start))
 	return s, nil
@@ -115,7 +118,7 @@ func (s *Server) engineOptions() engine.Options {
 	return engine.Options{
 		FS: s.opts.fs, Dir: s.opts.DataDir, Shards: s.opts.Shards, Logger: s.logger, Version: s.opts.Version,
 		WorkerTTL: s.opts.WorkerTTL, Fatal: s.fatal, Progress: s.progress(),
-		SnapshotBytes: s.opts.SnapshotBytes, WAL: wal.Options{FileBytes: s.opts.LogFileBytes},
+		ProcessorTime: processorTime, SnapshotBytes: s.opts.SnapshotBytes, WAL: wal.Options{FileBytes: s.opts.LogFileBytes},
 	}
 }
 

@@ -18,8 +18,8 @@ import (
 
 // TestCLI runs the scripts in testdata. Each has a node of its own. The command beaver runs one command line, from its
 // input; output shows what it printed, the standard error after "stderr:", and the exit status unless it is 0. Arguments:
-// stdin=TEXT; work-until=N stops the command when its standard error has N lines. IDs are masked as <id1>, <id2>, …, times
-// and sizes as <time> and <size>.
+// stdin=TEXT; work-until=N stops the command when its standard error has N lines. IDs are masked as <id1>, <id2>, …, times,
+// sizes and shares as <time>, <size> and <share>.
 func TestCLI(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		script, err := filepath.Abs(path)
@@ -117,6 +117,7 @@ var (
 	timePattern   = regexp.MustCompile(`\b20\d\d-\d\d-\d\dT[0-9:.]+Z\b|\b\d+(\.\d+)?(ms|s|µs)\b( ago)?|\b\d+m\d\ds\b( ago)?|\b0s\b`)
 	spacePattern  = regexp.MustCompile(`([^\s])   +`)
 	sizePattern   = regexp.MustCompile(`\b\d+(\.\d+)? [KMGT]?i?B\b`)
+	sharePattern  = regexp.MustCompile(`\b\d+%`)
 	hexPattern    = regexp.MustCompile(`\b[0-9a-f]{16}\b`)
 	numberPattern = regexp.MustCompile(`"(pid|\w+Index|term|flush\w+|\w+Bytes|entriesReplayed)": \d+`)
 	stringPattern = regexp.MustCompile(`"(host|clusterId|dataDir|version|duration)": "[^"]*"`)
@@ -136,6 +137,7 @@ func (m *masker) mask(s string) string {
 	}{
 		{timePattern, "<time>"},
 		{sizePattern, "<size>"},
+		{sharePattern, "<share>"},
 		{hexPattern, "<hex>"},
 		{numberPattern, `"$1": <number>`},
 		{stringPattern, `"$1": <text>`},

@@ -26,7 +26,12 @@ func newClusterStatusCommand(a *app) *cobra.Command {
 		Long: `Show the nodes, the shards with their leaders and members, and what is on its way between them. Any node answers.
 
 A shard's members are its nodes, the leader first: 2 votes, (4) learns and has no vote, 3! was not heard of lately, and -17 lacks so many
-entries of what the leader has.`,
+entries of what the leader has.
+
+Nodes tell each other about once a second how they are. HEARD is when the node that was asked heard of the other one last: silent is one of
+which nothing came for 5 s, and unknown one that tells nothing of itself, as earlier versions do not. STORED/S and ENDED/S are the jobs stored and the
+attempts ended on the shards that the node leads, CPU is the part of its processors that it takes, DATA the size of its data directory, and
+WORKERS are those connected to it, with the jobs that they run at once.`,
 		Example: "  beaver cluster status\n  beaver cluster status --output json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.client(cmd.Context(), func(c *beaver.Client) error {
@@ -47,17 +52,13 @@ func (a *app) printCluster(info *beaver.ClusterInfo) error {
 	if err := a.print("cluster %s, asked node %d\n\n", info.ClusterID, info.NodeID); err != nil {
 		return err
 	}
-	rows := make([]string, len(info.Nodes))
-	for i, n := range info.Nodes {
-		rows[i] = row(n.ID, n.State, reach(&n), n.PeerAddress, n.PublicAddress, n.Zone, n.Version, a.ago(n.Since), nodeNote(&n))
-	}
-	if err := a.table("NODE\tSTATE\tREACHED\tPEER ADDRESS\tADDRESS\tZONE\tVERSION\tSINCE\tNOTE", rows); err != nil {
+	if err := a.printNodes(info.Nodes); err != nil {
 		return err
 	}
 	if err := a.print("\n"); err != nil {
 		return err
 	}
-	rows = make([]string, len(info.Shards))
+	rows := make([]string, len(info.Shards))
 	for i, s := range info.Shards {
 		leader := "none"
 		if s.LeaderNodeID != 0 {
@@ -86,27 +87,6 @@ func (a *app) printCluster(info *beaver.ClusterInfo) error {
 		}
 	}
 	return nil
-}
-
-func reach(n *beaver.ClusterNode) string {
-	switch {
-	case n.State == "expected" || n.State == "removed":
-		return ""
-	case n.Reachable:
-		return "yes"
-	}
-	return "no"
-}
-
-func nodeNote(n *beaver.ClusterNode) string {
-	var notes []string
-	if n.Replaces != 0 && n.State != "removed" {
-		notes = append(notes, fmt.Sprintf("in the place of node %d", n.Replaces))
-	}
-	if n.Problem != "" {
-		notes = append(notes, "does not serve: "+n.Problem)
-	}
-	return strings.Join(notes, "; ")
 }
 
 // describeMembers writes the members of a shard as the help says.

@@ -25,6 +25,24 @@ type clusterNodeJSON struct {
 	Replaces      uint64    `json:"replaces,omitempty"`
 	Reachable     bool      `json:"reachable"`
 	Problem       string    `json:"problem,omitempty"`
+
+	Heartbeat string        `json:"heartbeat,omitempty"`
+	HeardAt   time.Time     `json:"heardAt,omitzero"`
+	Load      *nodeLoadJSON `json:"load,omitempty"`
+}
+
+type nodeLoadJSON struct {
+	Processors      int     `json:"processors"`
+	ProcessorShare  float64 `json:"processorShare"`
+	DiskBytes       uint64  `json:"diskBytes"`
+	DiskFreeBytes   uint64  `json:"diskFreeBytes"`
+	DiskFull        bool    `json:"diskFull"`
+	DataBytes       uint64  `json:"dataBytes"`
+	Leads           int     `json:"leads"`
+	StoredPerSecond float64 `json:"storedPerSecond"`
+	EndedPerSecond  float64 `json:"endedPerSecond"`
+	Workers         int     `json:"workers"`
+	WorkerSlots     int     `json:"workerSlots"`
 }
 
 type clusterShardJSON struct {
@@ -62,7 +80,10 @@ func clusterOutput(info *beaver.ClusterInfo) clusterJSON {
 		Nodes: []clusterNodeJSON{}, Shards: []clusterShardJSON{}, Transfers: []clusterTransferJSON{},
 	}
 	for _, n := range info.Nodes {
-		out.Nodes = append(out.Nodes, clusterNodeJSON(n))
+		out.Nodes = append(out.Nodes, clusterNodeJSON{
+			n.ID, n.State, n.PeerAddress, n.PublicAddress, n.Zone, n.Version, n.Since, n.Replaces, n.Reachable, n.Problem,
+			n.Heartbeat, n.HeardAt, (*nodeLoadJSON)(n.Load),
+		})
 	}
 	for _, s := range info.Shards {
 		members := []clusterMemberJSON{}

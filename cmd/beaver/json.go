@@ -162,12 +162,13 @@ type workerJSON struct {
 	LastSeenAt   time.Time `json:"lastSeenAt,omitzero"`
 	Running      int       `json:"running"`
 	State        string    `json:"state"`
+	NodeID       uint64    `json:"nodeId,omitempty"`
 }
 
 func workerOutput(w *beaver.WorkerInfo) workerJSON {
 	return workerJSON{
 		ID: w.ID, Name: w.Name, Host: w.Host, PID: w.PID, Version: w.Version, Labels: w.Labels, Queues: w.Queues,
-		Concurrency: w.Concurrency, RegisteredAt: w.RegisteredAt, LastSeenAt: w.LastSeenAt, Running: w.Running, State: string(w.State),
+		Concurrency: w.Concurrency, RegisteredAt: w.RegisteredAt, LastSeenAt: w.LastSeenAt, Running: w.Running, State: string(w.State), NodeID: w.NodeID,
 	}
 }
 

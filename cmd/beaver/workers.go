@@ -40,10 +40,14 @@ func (a *app) listWorkers(ctx context.Context) error {
 		}
 		rows := make([]string, len(workers))
 		for i, w := range workers {
+			node := ""
+			if w.NodeID != 0 {
+				node = strconv.FormatUint(w.NodeID, 10)
+			}
 			rows[i] = row(w.ID, w.Name, fmt.Sprintf("%s/%d", w.Host, w.PID), strings.Join(w.Queues, ","),
-				fmt.Sprintf("%d/%d", w.Running, w.Concurrency), w.State, a.ago(w.RegisteredAt), a.ago(w.LastSeenAt))
+				fmt.Sprintf("%d/%d", w.Running, w.Concurrency), w.State, node, w.Version, a.ago(w.RegisteredAt), a.ago(w.LastSeenAt))
 		}
-		return a.table("ID\tNAME\tHOST/PID\tQUEUES\tRUNNING\tSTATE\tREGISTERED\tSEEN", rows)
+		return a.table("ID\tNAME\tHOST/PID\tQUEUES\tRUNNING/SLOTS\tSTATE\tNODE\tVERSION\tREGISTERED\tSEEN", rows)
 	})
 }
 

@@ -50,6 +50,9 @@
 //
 // Close waits for all of them.
 //
+//	herald      one: takes samples of the node's load, and tells the other nodes that it lives; see heartbeat.go
+//	teller      one for each other node while it is told
+//	surveyor    one: measures the data directory
 //	pulse       one: tells who was heard and whose connection broke, and notices when the node stood still
 //	monitor     one: finds and dismisses the silent; gives back what workers do not know of
 //	learner     one with other nodes: routes follow the catalog; settings that did not reach their shard are brought there

@@ -42,7 +42,10 @@ type Engine struct {
 	pulsed   atomic.Int64  // when the pulse came last, as beats count time
 	hurry    chan struct{} // the pulse is wanted now
 	visitors visitors      // fetches of other nodes
-	fetches  atomic.Uint64 // the newest name of a fetch at another node
+
+	meter      meter         // of what this node does
+	heartbeats heartbeats    // of the other nodes
+	fetches    atomic.Uint64 // the newest name of a fetch at another node
 
 	background context.Context // ends when Close begins to wait
 	cancel     context.CancelFunc
@@ -96,6 +99,8 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 		e.endCalls()
 		return nil, orFatal(ctx, err)
 	}
+	e.spawn(e.herald)
+	e.spawn(e.surveyor)
 	bring := e.reconcile
 	if e.clustered() {
 		bring = e.join

@@ -40,6 +40,7 @@ type network struct {
 	calls   map[uint8]int             // guarded by mu; made, by kind
 	lose    map[callLeg]int           // guarded by mu; of how many calls on a leg the answers get lost
 	late    map[callLeg]time.Duration // guarded by mu; for how long the answers on a leg are under way
+	early   map[uint64]bool           // guarded by mu; of a version that has no heartbeats
 }
 
 // wire is the network as one node sees it: host.Transport and Forwarder.
@@ -121,6 +122,13 @@ func (w wire) Call(ctx context.Context, node uint64, kind uint8, body []byte) ([
 		return nil, errCutOff
 	}
 	w.net.mu.Lock()
+	if kind == callHeartbeat && w.net.early[w.from] {
+		w.net.mu.Unlock()
+		return nil, errCutOff
+	}
+	if kind == callHeartbeat && w.net.early[node] {
+		kind = callKinds
+	}
 	w.net.calls[kind]++
 	lost := w.net.lose[callLeg{w.from, node, kind}] > 0
 	if lost {
@@ -183,7 +191,7 @@ func found(t testing.TB) *fleet {
 		t: t, shards: 3, nodes: map[uint64]*Engine{}, disks: map[uint64]*vfs.Sim{},
 		net: &network{
 			hosts: map[uint64]*host.Host{}, engines: map[uint64]*Engine{}, cut: map[uint64]bool{}, alone: map[uint64]bool{}, mute: map[uint64]bool{}, broken: make(chan struct{}),
-			calls: map[uint8]int{}, lose: map[callLeg]int{}, late: map[callLeg]time.Duration{},
+			calls: map[uint8]int{}, lose: map[callLeg]int{}, late: map[callLeg]time.Duration{}, early: map[uint64]bool{},
 		},
 	}
 	ids := []uint64{1, 2, 3}
@@ -242,6 +250,9 @@ func (c *fleet) options(id uint64, disk vfs.FS) Options {
 			c.net.mu.Lock()
 			defer c.net.mu.Unlock()
 			return !c.net.alone[id]
+		},
+		Others: func() []uint64 {
+			return slices.DeleteFunc([]uint64{1, 2, 3}, func(n uint64) bool { return n == id })
 		},
 		Serving: func(e *Engine) {
 			c.net.mu.Lock()

@@ -27,14 +27,15 @@ const (
 	callBeats     uint8 = 5 // workers that were heard, for the node that leads the catalog
 	callNotices   uint8 = 6 // what workers should hear, for the node that they are connected to
 	callSevered   uint8 = 7 // workers whose connections broke, for the node that leads the catalog
+	callHeartbeat uint8 = 8 // a node lives, and how loaded it is
 
-	callKinds = 8 // one more than the last
+	callKinds = 9 // one more than the last
 )
 
 // callNames are the kinds as metrics name them.
 var callNames = [callKinds]string{
 	callCommands: "commands", callQuery: "query", callFetch: "fetch", callStopFetch: "stop-fetch", callBeats: "beats", callNotices: "notices",
-	callSevered: "severed",
+	callSevered: "severed", callHeartbeat: "heartbeat",
 }
 
 // forwardVersion begins each body. A node refuses one that it does not know, and does nothing.
@@ -78,6 +79,8 @@ func (e *Engine) serve(ctx context.Context, from uint64, kind uint8, r *reader) 
 		return e.serveNotices(r)
 	case callSevered:
 		return e.serveSevered(from, r)
+	case callHeartbeat:
+		return e.serveHeartbeat(from, r)
 	}
 	return nil, errForwardVersion(from)
 }

@@ -68,6 +68,19 @@ const (
 	// lives needs to find another node and that node's next pulse.
 	graceShare = 2. / 5
 
+	// NodeTTL is how long nothing may be heard of a node until it counts as silent. A node tells the others nodePulseShare times in it, give or
+	// take heartbeatJitter each time.
+	NodeTTL           = 5 * time.Second
+	nodePulseShare    = 5
+	heartbeatInterval = NodeTTL / nodePulseShare
+	heartbeatJitter   = heartbeatInterval / 5
+	// heartbeatBytesMax bounds what a node may tell of itself.
+	heartbeatBytesMax = 4 << 10
+	// loadSamples is how many samples of what a node does are kept: one for each of its heartbeats, and rates are taken over all.
+	loadSamples = nodePulseShare + 1
+	// surveyInterval is how often the data directory is measured.
+	surveyInterval = 10 * time.Second
+
 	// AnonymousLeaseDefault is how long a fetch without a worker holds its jobs when it does not say.
 	AnonymousLeaseDefault = time.Minute
 	// AnonymousLeaseMin is the shortest it may ask for.

@@ -6,6 +6,9 @@ import (
 	"github.com/beaver-raft/beaver/internal/cluster"
 )
 
+// Node is this node's id.
+func (e *Engine) Node() uint64 { return e.opts.Node }
+
 // ReadCatalog calls read with this node's copy of the catalog, which may be late. read must not keep it.
 func (e *Engine) ReadCatalog(ctx context.Context, read func(*cluster.Catalog)) error {
 	if err := e.host.StaleRead(ctx, catalogShard, func() { read(e.catalog.catalog) }); err != nil {

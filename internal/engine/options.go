@@ -36,6 +36,10 @@ type Options struct {
 	Serving   func(*Engine)
 	// Reached reports whether so many other nodes were heard of lately that they and this one are a majority. Nil: always.
 	Reached func() bool
+	// Others are the ids of the other nodes, as far as this one knows them: it tells them that it lives. Nil: there are none.
+	Others func() []uint64
+	// ProcessorTime is how much processor time this process has taken since it started. Nil: that is not known.
+	ProcessorTime func() time.Duration
 
 	Logger  *slog.Logger // default: discards
 	Clock   host.Clock   // stamps what enters the log; default the machine's
@@ -79,6 +83,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Clock == nil {
 		o.Clock = host.SystemClock{}
+	}
+	if o.FS == nil {
+		o.FS = vfs.OS()
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -39,6 +39,8 @@ type pump struct {
 	served []*part
 	freed  []*part // un-claimed fetches that other shards may feed
 	handed atomic.Uint64
+
+	stored, ended atomic.Uint64 // jobs and attempts, while this node led
 }
 
 // pumpHooks are what a pump tells the engine. They are called on the shard's goroutine and must not block.
@@ -175,6 +177,7 @@ func (p *pump) Wakeup() int64 {
 func (p *pump) Apply(index uint64, h shard.Header, items [][]byte) {
 	p.machine.Apply(index, queue.Millis(h.Stamp), items, &p.results)
 	p.rate.add(h.Stamp, len(items))
+	p.tally(items)
 	p.unfinished = false
 	var f *flight
 	if h.Proposer == p.node {
@@ -187,6 +190,24 @@ func (p *pump) Apply(index uint64, h shard.Header, items [][]byte) {
 	if f != nil {
 		p.retire(f)
 	}
+}
+
+// tally counts what an entry did, if this node leads: so each job is counted on one node.
+func (p *pump) tally(items [][]byte) {
+	if !p.leading {
+		return
+	}
+	stored, ended := uint64(0), uint64(0)
+	for i, item := range items {
+		switch s, d := queue.Counts(item, p.results.Items[i]); {
+		case s:
+			stored++
+		case d:
+			ended++
+		}
+	}
+	p.stored.Add(stored)
+	p.ended.Add(ended)
 }
 
 // deliver copies to each rider of an applied entry its part of the results.

@@ -87,6 +87,7 @@ type seenWorker struct {
 	ID     WorkerID
 	Silent int64 // milliseconds since its last sign of life
 	Wish   WorkerState
+	Node   uint64 `json:",omitzero"` // that it is connected to; 0: not known
 }
 
 // ask answers a query here or, when another node leads the shard, there. A read that got no answer is asked again; a change is not.
@@ -246,7 +247,7 @@ func (e *Engine) answerCatalog(ctx context.Context, q *query) (*findings, error)
 		return e.changeHere(ctx, q.Change)
 	case queryWorkers:
 		if e.clustered() {
-			f.Workers = e.workers.seen()
+			f.Workers = e.workers.seen(e.opts.Node)
 		}
 	case querySignal:
 		w, err := e.liveWorker(q.Worker)

@@ -18,6 +18,8 @@ type Stats struct {
 	WorkersLost   uint64 // since start
 	JobsDamaged   uint64 // payloads found damaged since start
 	DiskFull      bool
+	Load          NodeLoad
+	Stored, Ended uint64      // jobs and attempts, on the data shards that this node led at the time, since start
 	Calls         []CallStats // to other nodes; none on a node that is alone
 	Host          host.Stats  // log, disk, fsync, snapshots and recovery
 }
@@ -48,7 +50,7 @@ type ShardStats struct {
 
 // CallStats counts what was asked of other nodes for one purpose.
 type CallStats struct {
-	Kind  string         // commands, query, fetch, stop-fetch, beats, notices or severed
+	Kind  string         // commands, query, fetch, stop-fetch, beats, notices, severed or heartbeat
 	Count uint64         // since start, answered or not
 	Took  HistogramStats // of those answered: until then; no bounds: they wait by themselves, and are not measured
 }
@@ -69,8 +71,9 @@ const statsWait = 2 * time.Second
 func (e *Engine) Stats() Stats {
 	s := Stats{
 		Workers: e.workers.count(), WorkersLost: e.lost.Load(), JobsDamaged: e.damaged.Load(),
-		DiskFull: e.host.Full(), Host: e.host.Stats(), NowMillis: e.opts.Clock.NowMillis(),
+		DiskFull: e.host.Full(), Host: e.host.Stats(), NowMillis: e.opts.Clock.NowMillis(), Load: e.Load(),
 	}
+	s.Stored, s.Ended = e.done()
 	if e.clustered() {
 		for kind := callCommands; kind < callKinds; kind++ {
 			c := CallStats{Kind: callNames[kind], Count: e.called[kind].Load()}

@@ -32,6 +32,7 @@ type WorkerStatus struct {
 	TTL          time.Duration
 	Running      int // leases held, over all shards
 	State        WorkerState
+	Node         uint64 // that it is connected to; 0: not known
 }
 
 // NodeStatus describes this node.
@@ -43,6 +44,7 @@ type NodeStatus struct {
 	Ready     bool
 	Reason    string // why not ready
 	DiskFull  bool   // new jobs are refused until there is room
+	Load      NodeLoad
 	Queues    int
 	Workers   int
 	Shards    []ShardStatus
@@ -72,7 +74,7 @@ func (e *Engine) Status(ctx context.Context) (NodeStatus, error) {
 	h := e.host.Stats()
 	s := NodeStatus{
 		Node: e.opts.Node, ClusterID: fmt.Sprintf("%016x", h.Cluster), Version: e.opts.Version, StartedAt: e.started,
-		DiskFull: e.host.Full(), Queues: len(e.routes.table().byName), Workers: e.workers.count(), Host: h,
+		DiskFull: e.host.Full(), Queues: len(e.routes.table().byName), Workers: e.workers.count(), Host: h, Load: e.Load(),
 	}
 	s.Ready, s.Reason = e.Ready()
 	for _, hs := range h.Shards {
@@ -144,19 +146,29 @@ func (e *Engine) Workers(ctx context.Context) ([]WorkerStatus, error) {
 	for i := range all {
 		w := &all[i]
 		w.Running = running[w.ID]
+		if here := e.workers.get(w.ID); here != nil && here.heardLately() {
+			w.Node = e.opts.Node
+		}
 		if s, ok := seen[w.ID]; ok {
 			w.LastBeat, w.State = time.Now().Add(-time.Duration(s.Silent)*time.Millisecond), s.Wish
+			if s.Node != 0 {
+				w.Node = s.Node
+			}
 		}
 	}
 	return all, nil
 }
 
-// seen is what the node that leads the catalog knows of the registered workers.
-func (r *registry) seen() []seenWorker {
+// seen is what the node that leads the catalog, this one, knows of the registered workers.
+func (r *registry) seen(self uint64) []seenWorker {
 	var all []seenWorker
 	for _, w := range r.all() {
 		if !w.orphan {
-			all = append(all, seenWorker{w.id, time.Since(w.lastBeat()).Milliseconds(), WorkerState(w.want.Load())})
+			s := seenWorker{ID: w.id, Silent: time.Since(w.lastBeat()).Milliseconds(), Wish: WorkerState(w.want.Load()), Node: w.origin.Load()}
+			if s.Node == 0 && w.heard.Load() != 0 {
+				s.Node = self
+			}
+			all = append(all, s)
 		}
 	}
 	return all

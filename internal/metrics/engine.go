@@ -31,6 +31,7 @@ type figures struct {
 	tailFiles, segments, segmentBytes, segmentLive, compactions, compactedBytes                    *prometheus.Desc
 	entriesDropped, entriesCopied, entriesKept, keptBytes, diskFree, diskTotal, diskFull, recovery *prometheus.Desc
 	workers, workersLost, damaged                                                                  *prometheus.Desc
+	connected, slots, processors, dataBytes, ledStored, ledEnded                                   *prometheus.Desc
 
 	transfers, transferBytes, transferFullBytes, messagesDropped, chunksDropped *prometheus.Desc
 }
@@ -132,6 +133,12 @@ func (f *figures) ofNode() {
 	f.chunksDropped = desc("transfer_chunks_dropped_total", "Chunks of snapshots from other nodes dropped since too many waited.")
 	f.workers = desc("workers", "Registered workers.")
 	f.workersLost = desc("workers_lost_total", "Workers that went silent, since the start.")
+	f.connected = desc("workers_connected", "Workers that are connected to this node.")
+	f.slots = desc("worker_slots_connected", "Jobs that the workers connected to this node run at once.")
+	f.processors = desc("processors", "Processors that the process may use.")
+	f.dataBytes = desc("data_bytes", "Size of all files in the data directory.")
+	f.ledStored = desc("led_jobs_stored_total", "Jobs stored on shards while this node led them: the sum over all nodes counts each once.")
+	f.ledEnded = desc("led_attempts_ended_total", "Attempts acked or failed on shards while this node led them: the sum over all nodes counts each once.")
 	f.damaged = desc("jobs_damaged_total", "Payloads found damaged, since the start.")
 }
 
@@ -317,6 +324,12 @@ func (s *sink) host(stats *engine.Stats) {
 	s.counter(s.chunksDropped, stats.Host.ChunksDropped)
 	s.gauge(s.workers, float64(stats.Workers))
 	s.counter(s.workersLost, stats.WorkersLost)
+	s.gauge(s.connected, float64(stats.Load.Workers))
+	s.gauge(s.slots, float64(stats.Load.Slots))
+	s.gauge(s.processors, float64(stats.Load.Processors))
+	s.gauge(s.dataBytes, float64(stats.Load.DataBytes))
+	s.counter(s.ledStored, stats.Stored)
+	s.counter(s.ledEnded, stats.Ended)
 	s.counter(s.damaged, stats.JobsDamaged)
 }
 

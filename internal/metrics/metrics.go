@@ -38,12 +38,15 @@ type Set struct {
 	streams  atomic.Pointer[func() (enqueue, work int64)]
 	panics   atomic.Pointer[func() int64]
 	peers    atomic.Pointer[func() []Peer]
+	node     atomic.Pointer[nodeInfo]
+	version  string
 	requests *prometheus.HistogramVec
 }
 
 // New makes the figures of a node of the given version. Until SetEngine only those of the process are there.
 func New(version string) *Set {
 	s := &Set{
+		version:  version,
 		registry: prometheus.NewPedanticRegistry(),
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "beaver_rpc_request_duration_seconds",
@@ -66,7 +69,7 @@ func New(version string) *Set {
 	s.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		build, s.requests, panics, (*streamCollector)(s), (*peerCollector)(s), (*engineCollector)(s),
+		build, s.requests, panics, (*streamCollector)(s), (*peerCollector)(s), (*nodeCollector)(s), (*engineCollector)(s),
 	)
 	return s
 }

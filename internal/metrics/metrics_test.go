@@ -32,6 +32,8 @@ func statsWith(n, omitted int, extra uint64) engine.Stats {
 	}
 	s.Shards[0].Totals.ByState[queue.StateReady] = uint64(n) + extra
 	s.NowMillis = 9500
+	s.Load = engine.NodeLoad{Processors: 8, DataBytes: 4096, Workers: 3, Slots: 24}
+	s.Stored, s.Ended = 70, 60
 	s.Host.Shards = []host.ShardStats{{ID: 1, Applied: 10, SnapshotIndex: 4, SnapshotMillis: 2000, Leading: true, Leader: 3, Last: 12, Elections: 2}, {ID: 2}}
 	s.Host.Shards[1].Doubt.Index = 9
 	s.Calls = []engine.CallStats{{Kind: "fetch", Count: 7}, {Kind: "query", Count: 8, Took: histogram}}
@@ -67,8 +69,12 @@ func TestScrape(t *testing.T) {
 	s.SetStreams(func() (int64, int64) { return 3, 4 })
 	s.SetPanics(func() int64 { return 2 })
 	s.SetPeers(func() []Peer {
-		return []Peer{{Node: 2, Connected: true, RoundTrip: 3 * time.Millisecond, Behind: map[uint16]uint64{1: 5}}, {Node: 4}}
+		return []Peer{
+			{Node: 2, Connected: true, RoundTrip: 3 * time.Millisecond, Behind: map[uint16]uint64{1: 5}, Told: true, HeardAgo: 500 * time.Millisecond},
+			{Node: 4, Silent: true},
+		}
 	})
+	s.SetNode(3, "eu-1")
 	record := s.Recorder("/beaver.v1.JobService/Ack")
 	record("ok", time.Millisecond)
 	record("not_found", time.Second)
@@ -96,6 +102,16 @@ func TestScrape(t *testing.T) {
 		`beaver_forwarded_call_duration_seconds_bucket{kind="query",le="0.01"} 3`,
 		`beaver_forwarded_call_duration_seconds_count{kind="query"} 6`,
 		`beaver_clock_seconds 9.5`,
+		`beaver_node_info{node="3",version="v1",zone="eu-1"} 1`,
+		`beaver_workers_connected 3`,
+		`beaver_worker_slots_connected 24`,
+		`beaver_processors 8`,
+		`beaver_data_bytes 4096`,
+		`beaver_led_jobs_stored_total 70`,
+		`beaver_led_attempts_ended_total 60`,
+		`beaver_peer_heartbeat_age_seconds{peer="2"} 0.5`,
+		`beaver_peer_silent{peer="2"} 0`,
+		`beaver_peer_silent{peer="4"} 1`,
 		`beaver_peer_connected{peer="2"} 1`,
 		`beaver_peer_connected{peer="4"} 0`,
 		`beaver_peer_lag_entries{peer="2",shard="1"} 5`,

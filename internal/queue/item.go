@@ -80,6 +80,15 @@ func Forwardable(item []byte) bool {
 	return false
 }
 
+// Counts reports whether an item that had this result stored a job, or ended an attempt by its worker's word.
+func Counts(item []byte, r Result) (stored, ended bool) {
+	if r.Code != CodeOK || len(item) < itemHeaderBytes {
+		return false, false
+	}
+	t := itemType(item[0])
+	return t == itemJob, t == itemAck || t == itemFail
+}
+
 func appendHeader(dst []byte, t itemType) []byte { return append(dst, byte(t), itemVersion) }
 
 func appendPos(dst []byte, t itemType, p Pos) []byte {

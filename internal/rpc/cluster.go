@@ -50,6 +50,7 @@ func (h *Handler) getCluster(ctx context.Context, e Engine, _ *beaverv1.GetClust
 		ClusterId: s.ClusterID, NodeId: s.Node,
 		Nodes: []*beaverv1.ClusterNode{{Id: s.Node, State: "active", Version: s.Version, Reachable: true, Problem: s.Reason, Since: pbInstant(s.StartedAt)}},
 	}
+	TellHeard(out.Nodes[0], &engine.NodeHeard{Hearing: engine.HearingHeard, Ever: true, Load: &s.Load})
 	for i := range s.Shards {
 		sh := &s.Shards[i]
 		out.Shards = append(out.Shards, &beaverv1.ClusterShard{

@@ -89,7 +89,7 @@ func (h *Handler) listWorkers(ctx context.Context, e Engine, _ *beaverv1.ListWor
 		w := &workers[i]
 		out.Workers[i] = &beaverv1.Worker{
 			Id: uint64(w.ID), State: pbWorkerState(w.State), Running: uint32(w.Running),
-			RegisteredAt: pbInstant(w.RegisteredAt), LastSeenAt: pbInstant(w.LastBeat),
+			RegisteredAt: pbInstant(w.RegisteredAt), LastSeenAt: pbInstant(w.LastBeat), NodeId: w.Node,
 			Info: &beaverv1.WorkerInfo{
 				Name: w.Info.Name, Host: w.Info.Host, Pid: uint32(w.Info.PID), Version: w.Info.Version,
 				Labels: w.Info.Labels, Queues: w.Info.Queues, Concurrency: uint32(w.Info.Concurrency),

@@ -34,6 +34,7 @@ const (
 	alertNodeDown   = "BeaverNodeDown"
 	alertNoMargin   = "BeaverNoQuorumMargin"
 	alertLeaderless = "BeaverShardWithoutLeader"
+	alertSilent     = "BeaverNodeSilent"
 	alertDeadGrow   = "BeaverDeadJobsGrow" // the load has jobs that fail
 )
 
@@ -138,7 +139,7 @@ func (c *check) collect(ctx context.Context, board string) error {
 			return fmt.Errorf("alert %s lacks a summary or a runbook", a.Name)
 		}
 	}
-	for _, name := range []string{alertNodeDown, alertNoMargin, alertLeaderless, alertDeadGrow} {
+	for _, name := range []string{alertNodeDown, alertNoMargin, alertSilent, alertLeaderless, alertDeadGrow} {
 		if c.condition[name] == "" {
 			return fmt.Errorf("there is no alert %s", name)
 		}
@@ -181,14 +182,14 @@ func (c *check) lose(ctx context.Context) error {
 	if err := c.cluster.kill(node); err != nil {
 		return err
 	}
-	if err := c.until(ctx, map[string]bool{alertNodeDown: true, alertNoMargin: true, alertLeaderless: false}); err != nil {
+	if err := c.until(ctx, map[string]bool{alertNodeDown: true, alertNoMargin: true, alertSilent: true, alertLeaderless: false}); err != nil {
 		return fmt.Errorf("with a node lost: %w", err)
 	}
 	fmt.Fprintln(c.out, "with a node lost its alerts hold, and every shard has a leader")
 	if err := c.cluster.start(node); err != nil {
 		return err
 	}
-	if err := c.until(ctx, map[string]bool{alertNodeDown: false, alertNoMargin: false, alertLeaderless: false}); err != nil {
+	if err := c.until(ctx, map[string]bool{alertNodeDown: false, alertNoMargin: false, alertSilent: false, alertLeaderless: false}); err != nil {
 		return fmt.Errorf("with the node back: %w", err)
 	}
 	fmt.Fprintln(c.out, "with the node back they hold no longer")

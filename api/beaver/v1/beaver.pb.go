@@ -4012,6 +4012,7 @@ type Worker struct {
 	LastSeenAt    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_seen_at,json=lastSeenAt,proto3" json:"last_seen_at,omitempty"`
 	Running       uint32                 `protobuf:"varint,5,opt,name=running,proto3" json:"running,omitempty"`
 	State         WorkerState            `protobuf:"varint,6,opt,name=state,proto3,enum=beaver.v1.WorkerState" json:"state,omitempty"`
+	NodeId        uint64                 `protobuf:"varint,7,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"` // that it is connected to; 0: not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4086,6 +4087,13 @@ func (x *Worker) GetState() WorkerState {
 		return x.State
 	}
 	return WorkerState_WORKER_STATE_UNSPECIFIED
+}
+
+func (x *Worker) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
 }
 
 type RegisterRequest struct {
@@ -5136,6 +5144,11 @@ type ClusterNode struct {
 	Replaces      uint64                 `protobuf:"varint,8,opt,name=replaces,proto3" json:"replaces,omitempty"`   // the node whose place it takes; 0: none
 	Reachable     bool                   `protobuf:"varint,9,opt,name=reachable,proto3" json:"reachable,omitempty"` // it told what it knows just now
 	Problem       string                 `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"`     // why it does not serve; empty: it does, or it is not known
+	// heard, silent (nothing for 5 s), or unknown: it tells nothing of itself, as earlier versions do not, or there was no time for it yet.
+	// Nodes tell each other about once a second; empty: the node is expected or removed.
+	Heartbeat     string               `protobuf:"bytes,11,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
+	HeardAgo      *durationpb.Duration `protobuf:"bytes,12,opt,name=heard_ago,json=heardAgo,proto3" json:"heard_ago,omitempty"` // since the node that answers heard of it last; missing: not since it started
+	Load          *NodeLoad            `protobuf:"bytes,13,opt,name=load,proto3" json:"load,omitempty"`                         // as the node told last; missing: it has told nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5240,6 +5253,152 @@ func (x *ClusterNode) GetProblem() string {
 	return ""
 }
 
+func (x *ClusterNode) GetHeartbeat() string {
+	if x != nil {
+		return x.Heartbeat
+	}
+	return ""
+}
+
+func (x *ClusterNode) GetHeardAgo() *durationpb.Duration {
+	if x != nil {
+		return x.HeardAgo
+	}
+	return nil
+}
+
+func (x *ClusterNode) GetLoad() *NodeLoad {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
+// NodeLoad is what a node tells of itself. Rates are of the last 5 seconds.
+type NodeLoad struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Processors      uint32                 `protobuf:"varint,1,opt,name=processors,proto3" json:"processors,omitempty"`                                // that the process may use
+	ProcessorShare  float64                `protobuf:"fixed64,2,opt,name=processor_share,json=processorShare,proto3" json:"processor_share,omitempty"` // of these in use; 0: not known, or idle
+	DiskBytes       uint64                 `protobuf:"varint,3,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`                 // of the disk that holds the data directory
+	DiskFreeBytes   uint64                 `protobuf:"varint,4,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
+	DiskFull        bool                   `protobuf:"varint,5,opt,name=disk_full,json=diskFull,proto3" json:"disk_full,omitempty"`                         // new jobs are refused
+	DataBytes       uint64                 `protobuf:"varint,6,opt,name=data_bytes,json=dataBytes,proto3" json:"data_bytes,omitempty"`                      // of all files in the data directory
+	Leads           uint32                 `protobuf:"varint,7,opt,name=leads,proto3" json:"leads,omitempty"`                                               // shards, the catalog too
+	StoredPerSecond float64                `protobuf:"fixed64,8,opt,name=stored_per_second,json=storedPerSecond,proto3" json:"stored_per_second,omitempty"` // jobs, on the shards that it leads
+	EndedPerSecond  float64                `protobuf:"fixed64,9,opt,name=ended_per_second,json=endedPerSecond,proto3" json:"ended_per_second,omitempty"`    // attempts, likewise
+	Workers         uint32                 `protobuf:"varint,10,opt,name=workers,proto3" json:"workers,omitempty"`                                          // connected to it
+	WorkerSlots     uint32                 `protobuf:"varint,11,opt,name=worker_slots,json=workerSlots,proto3" json:"worker_slots,omitempty"`               // jobs that these run at once
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *NodeLoad) Reset() {
+	*x = NodeLoad{}
+	mi := &file_beaver_v1_beaver_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeLoad) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeLoad) ProtoMessage() {}
+
+func (x *NodeLoad) ProtoReflect() protoreflect.Message {
+	mi := &file_beaver_v1_beaver_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeLoad.ProtoReflect.Descriptor instead.
+func (*NodeLoad) Descriptor() ([]byte, []int) {
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *NodeLoad) GetProcessors() uint32 {
+	if x != nil {
+		return x.Processors
+	}
+	return 0
+}
+
+func (x *NodeLoad) GetProcessorShare() float64 {
+	if x != nil {
+		return x.ProcessorShare
+	}
+	return 0
+}
+
+func (x *NodeLoad) GetDiskBytes() uint64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
+}
+
+func (x *NodeLoad) GetDiskFreeBytes() uint64 {
+	if x != nil {
+		return x.DiskFreeBytes
+	}
+	return 0
+}
+
+func (x *NodeLoad) GetDiskFull() bool {
+	if x != nil {
+		return x.DiskFull
+	}
+	return false
+}
+
+func (x *NodeLoad) GetDataBytes() uint64 {
+	if x != nil {
+		return x.DataBytes
+	}
+	return 0
+}
+
+func (x *NodeLoad) GetLeads() uint32 {
+	if x != nil {
+		return x.Leads
+	}
+	return 0
+}
+
+func (x *NodeLoad) GetStoredPerSecond() float64 {
+	if x != nil {
+		return x.StoredPerSecond
+	}
+	return 0
+}
+
+func (x *NodeLoad) GetEndedPerSecond() float64 {
+	if x != nil {
+		return x.EndedPerSecond
+	}
+	return 0
+}
+
+func (x *NodeLoad) GetWorkers() uint32 {
+	if x != nil {
+		return x.Workers
+	}
+	return 0
+}
+
+func (x *NodeLoad) GetWorkerSlots() uint32 {
+	if x != nil {
+		return x.WorkerSlots
+	}
+	return 0
+}
+
 type ClusterShard struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -5254,7 +5413,7 @@ type ClusterShard struct {
 
 func (x *ClusterShard) Reset() {
 	*x = ClusterShard{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[69]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5266,7 +5425,7 @@ func (x *ClusterShard) String() string {
 func (*ClusterShard) ProtoMessage() {}
 
 func (x *ClusterShard) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[69]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5279,7 +5438,7 @@ func (x *ClusterShard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShard.ProtoReflect.Descriptor instead.
 func (*ClusterShard) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{69}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ClusterShard) GetId() uint32 {
@@ -5340,7 +5499,7 @@ type ClusterMember struct {
 
 func (x *ClusterMember) Reset() {
 	*x = ClusterMember{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[70]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5352,7 +5511,7 @@ func (x *ClusterMember) String() string {
 func (*ClusterMember) ProtoMessage() {}
 
 func (x *ClusterMember) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[70]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5365,7 +5524,7 @@ func (x *ClusterMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterMember.ProtoReflect.Descriptor instead.
 func (*ClusterMember) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{70}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ClusterMember) GetNodeId() uint64 {
@@ -5439,7 +5598,7 @@ type ClusterTransfer struct {
 
 func (x *ClusterTransfer) Reset() {
 	*x = ClusterTransfer{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[71]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5451,7 +5610,7 @@ func (x *ClusterTransfer) String() string {
 func (*ClusterTransfer) ProtoMessage() {}
 
 func (x *ClusterTransfer) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[71]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5464,7 +5623,7 @@ func (x *ClusterTransfer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterTransfer.ProtoReflect.Descriptor instead.
 func (*ClusterTransfer) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{71}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ClusterTransfer) GetShard() uint32 {
@@ -5519,7 +5678,7 @@ type AddNodeRequest struct {
 
 func (x *AddNodeRequest) Reset() {
 	*x = AddNodeRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[72]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5531,7 +5690,7 @@ func (x *AddNodeRequest) String() string {
 func (*AddNodeRequest) ProtoMessage() {}
 
 func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[72]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5544,7 +5703,7 @@ func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddNodeRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{72}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *AddNodeRequest) GetPeerAddress() string {
@@ -5570,7 +5729,7 @@ type AddNodeResponse struct {
 
 func (x *AddNodeResponse) Reset() {
 	*x = AddNodeResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[73]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5582,7 +5741,7 @@ func (x *AddNodeResponse) String() string {
 func (*AddNodeResponse) ProtoMessage() {}
 
 func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[73]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5595,7 +5754,7 @@ func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddNodeResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{73}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *AddNodeResponse) GetNodeId() uint64 {
@@ -5614,7 +5773,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[74]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5626,7 +5785,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[74]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5639,7 +5798,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{74}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RemoveNodeRequest) GetNodeId() uint64 {
@@ -5657,7 +5816,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[75]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5669,7 +5828,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[75]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5682,7 +5841,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{75}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{76}
 }
 
 type DrainNodeRequest struct {
@@ -5695,7 +5854,7 @@ type DrainNodeRequest struct {
 
 func (x *DrainNodeRequest) Reset() {
 	*x = DrainNodeRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[76]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5707,7 +5866,7 @@ func (x *DrainNodeRequest) String() string {
 func (*DrainNodeRequest) ProtoMessage() {}
 
 func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[76]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5720,7 +5879,7 @@ func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
 func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{76}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *DrainNodeRequest) GetNodeId() uint64 {
@@ -5745,7 +5904,7 @@ type DrainNodeResponse struct {
 
 func (x *DrainNodeResponse) Reset() {
 	*x = DrainNodeResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[77]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5757,7 +5916,7 @@ func (x *DrainNodeResponse) String() string {
 func (*DrainNodeResponse) ProtoMessage() {}
 
 func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[77]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5770,7 +5929,7 @@ func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
 func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{77}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{78}
 }
 
 type TransferLeadRequest struct {
@@ -5783,7 +5942,7 @@ type TransferLeadRequest struct {
 
 func (x *TransferLeadRequest) Reset() {
 	*x = TransferLeadRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5795,7 +5954,7 @@ func (x *TransferLeadRequest) String() string {
 func (*TransferLeadRequest) ProtoMessage() {}
 
 func (x *TransferLeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[78]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5808,7 +5967,7 @@ func (x *TransferLeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{78}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *TransferLeadRequest) GetShard() uint32 {
@@ -5833,7 +5992,7 @@ type TransferLeadResponse struct {
 
 func (x *TransferLeadResponse) Reset() {
 	*x = TransferLeadResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5845,7 +6004,7 @@ func (x *TransferLeadResponse) String() string {
 func (*TransferLeadResponse) ProtoMessage() {}
 
 func (x *TransferLeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[79]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5858,7 +6017,7 @@ func (x *TransferLeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{79}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{80}
 }
 
 type AddShardsRequest struct {
@@ -5871,7 +6030,7 @@ type AddShardsRequest struct {
 
 func (x *AddShardsRequest) Reset() {
 	*x = AddShardsRequest{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5883,7 +6042,7 @@ func (x *AddShardsRequest) String() string {
 func (*AddShardsRequest) ProtoMessage() {}
 
 func (x *AddShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[80]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5896,7 +6055,7 @@ func (x *AddShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddShardsRequest.ProtoReflect.Descriptor instead.
 func (*AddShardsRequest) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{80}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *AddShardsRequest) GetCount() uint32 {
@@ -5922,7 +6081,7 @@ type AddShardsResponse struct {
 
 func (x *AddShardsResponse) Reset() {
 	*x = AddShardsResponse{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5934,7 +6093,7 @@ func (x *AddShardsResponse) String() string {
 func (*AddShardsResponse) ProtoMessage() {}
 
 func (x *AddShardsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[81]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5947,7 +6106,7 @@ func (x *AddShardsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddShardsResponse.ProtoReflect.Descriptor instead.
 func (*AddShardsResponse) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{81}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *AddShardsResponse) GetShards() uint32 {
@@ -5969,7 +6128,7 @@ type ErrorInfo struct {
 
 func (x *ErrorInfo) Reset() {
 	*x = ErrorInfo{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[82]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5981,7 +6140,7 @@ func (x *ErrorInfo) String() string {
 func (*ErrorInfo) ProtoMessage() {}
 
 func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[82]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5994,7 +6153,7 @@ func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorInfo.ProtoReflect.Descriptor instead.
 func (*ErrorInfo) Descriptor() ([]byte, []int) {
-	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{82}
+	return file_beaver_v1_beaver_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ErrorInfo) GetReason() string {
@@ -6028,7 +6187,7 @@ type RetryPolicy_Exponential struct {
 
 func (x *RetryPolicy_Exponential) Reset() {
 	*x = RetryPolicy_Exponential{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[83]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6040,7 +6199,7 @@ func (x *RetryPolicy_Exponential) String() string {
 func (*RetryPolicy_Exponential) ProtoMessage() {}
 
 func (x *RetryPolicy_Exponential) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[83]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6079,7 +6238,7 @@ type RetryPolicy_Fixed struct {
 
 func (x *RetryPolicy_Fixed) Reset() {
 	*x = RetryPolicy_Fixed{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[84]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6091,7 +6250,7 @@ func (x *RetryPolicy_Fixed) String() string {
 func (*RetryPolicy_Fixed) ProtoMessage() {}
 
 func (x *RetryPolicy_Fixed) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[84]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6123,7 +6282,7 @@ type RetryPolicy_Delays struct {
 
 func (x *RetryPolicy_Delays) Reset() {
 	*x = RetryPolicy_Delays{}
-	mi := &file_beaver_v1_beaver_proto_msgTypes[85]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6135,7 +6294,7 @@ func (x *RetryPolicy_Delays) String() string {
 func (*RetryPolicy_Delays) ProtoMessage() {}
 
 func (x *RetryPolicy_Delays) ProtoReflect() protoreflect.Message {
-	mi := &file_beaver_v1_beaver_proto_msgTypes[85]
+	mi := &file_beaver_v1_beaver_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6535,7 +6694,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12\x16\n" +
 	"\x06labels\x18\x05 \x03(\tR\x06labels\x12\x16\n" +
 	"\x06queues\x18\x06 \x03(\tR\x06queues\x12 \n" +
-	"\vconcurrency\x18\a \x01(\rR\vconcurrency\"\x8a\x02\n" +
+	"\vconcurrency\x18\a \x01(\rR\vconcurrency\"\xa3\x02\n" +
 	"\x06Worker\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12)\n" +
 	"\x04info\x18\x02 \x01(\v2\x15.beaver.v1.WorkerInfoR\x04info\x12?\n" +
@@ -6543,7 +6702,8 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\flast_seen_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"lastSeenAt\x12\x18\n" +
 	"\arunning\x18\x05 \x01(\rR\arunning\x12,\n" +
-	"\x05state\x18\x06 \x01(\x0e2\x16.beaver.v1.WorkerStateR\x05state\"<\n" +
+	"\x05state\x18\x06 \x01(\x0e2\x16.beaver.v1.WorkerStateR\x05state\x12\x17\n" +
+	"\anode_id\x18\a \x01(\x04R\x06nodeId\"<\n" +
 	"\x0fRegisterRequest\x12)\n" +
 	"\x04info\x18\x01 \x01(\v2\x15.beaver.v1.WorkerInfoR\x04info\"\\\n" +
 	"\x10RegisterResponse\x12\x1b\n" +
@@ -6622,7 +6782,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\x12,\n" +
 	"\x05nodes\x18\x03 \x03(\v2\x16.beaver.v1.ClusterNodeR\x05nodes\x12/\n" +
 	"\x06shards\x18\x04 \x03(\v2\x17.beaver.v1.ClusterShardR\x06shards\x128\n" +
-	"\ttransfers\x18\x05 \x03(\v2\x1a.beaver.v1.ClusterTransferR\ttransfers\"\xb1\x02\n" +
+	"\ttransfers\x18\x05 \x03(\v2\x1a.beaver.v1.ClusterTransferR\ttransfers\"\xb0\x03\n" +
 	"\vClusterNode\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12!\n" +
@@ -6634,7 +6794,27 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\breplaces\x18\b \x01(\x04R\breplaces\x12\x1c\n" +
 	"\treachable\x18\t \x01(\bR\treachable\x12\x18\n" +
 	"\aproblem\x18\n" +
-	" \x01(\tR\aproblem\"\xd2\x01\n" +
+	" \x01(\tR\aproblem\x12\x1c\n" +
+	"\theartbeat\x18\v \x01(\tR\theartbeat\x126\n" +
+	"\theard_ago\x18\f \x01(\v2\x19.google.protobuf.DurationR\bheardAgo\x12'\n" +
+	"\x04load\x18\r \x01(\v2\x13.beaver.v1.NodeLoadR\x04load\"\xff\x02\n" +
+	"\bNodeLoad\x12\x1e\n" +
+	"\n" +
+	"processors\x18\x01 \x01(\rR\n" +
+	"processors\x12'\n" +
+	"\x0fprocessor_share\x18\x02 \x01(\x01R\x0eprocessorShare\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\x03 \x01(\x04R\tdiskBytes\x12&\n" +
+	"\x0fdisk_free_bytes\x18\x04 \x01(\x04R\rdiskFreeBytes\x12\x1b\n" +
+	"\tdisk_full\x18\x05 \x01(\bR\bdiskFull\x12\x1d\n" +
+	"\n" +
+	"data_bytes\x18\x06 \x01(\x04R\tdataBytes\x12\x14\n" +
+	"\x05leads\x18\a \x01(\rR\x05leads\x12*\n" +
+	"\x11stored_per_second\x18\b \x01(\x01R\x0fstoredPerSecond\x12(\n" +
+	"\x10ended_per_second\x18\t \x01(\x01R\x0eendedPerSecond\x12\x18\n" +
+	"\aworkers\x18\n" +
+	" \x01(\rR\aworkers\x12!\n" +
+	"\fworker_slots\x18\v \x01(\rR\vworkerSlots\"\xd2\x01\n" +
 	"\fClusterShard\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12$\n" +
 	"\x0eleader_node_id\x18\x02 \x01(\x04R\fleaderNodeId\x12\x12\n" +
@@ -6764,7 +6944,7 @@ func file_beaver_v1_beaver_proto_rawDescGZIP() []byte {
 }
 
 var file_beaver_v1_beaver_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_beaver_v1_beaver_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
+var file_beaver_v1_beaver_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
 var file_beaver_v1_beaver_proto_goTypes = []any{
 	(JobState)(0),                     // 0: beaver.v1.JobState
 	(UniqueUntil)(0),                  // 1: beaver.v1.UniqueUntil
@@ -6838,62 +7018,63 @@ var file_beaver_v1_beaver_proto_goTypes = []any{
 	(*GetClusterRequest)(nil),         // 69: beaver.v1.GetClusterRequest
 	(*GetClusterResponse)(nil),        // 70: beaver.v1.GetClusterResponse
 	(*ClusterNode)(nil),               // 71: beaver.v1.ClusterNode
-	(*ClusterShard)(nil),              // 72: beaver.v1.ClusterShard
-	(*ClusterMember)(nil),             // 73: beaver.v1.ClusterMember
-	(*ClusterTransfer)(nil),           // 74: beaver.v1.ClusterTransfer
-	(*AddNodeRequest)(nil),            // 75: beaver.v1.AddNodeRequest
-	(*AddNodeResponse)(nil),           // 76: beaver.v1.AddNodeResponse
-	(*RemoveNodeRequest)(nil),         // 77: beaver.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),        // 78: beaver.v1.RemoveNodeResponse
-	(*DrainNodeRequest)(nil),          // 79: beaver.v1.DrainNodeRequest
-	(*DrainNodeResponse)(nil),         // 80: beaver.v1.DrainNodeResponse
-	(*TransferLeadRequest)(nil),       // 81: beaver.v1.TransferLeadRequest
-	(*TransferLeadResponse)(nil),      // 82: beaver.v1.TransferLeadResponse
-	(*AddShardsRequest)(nil),          // 83: beaver.v1.AddShardsRequest
-	(*AddShardsResponse)(nil),         // 84: beaver.v1.AddShardsResponse
-	(*ErrorInfo)(nil),                 // 85: beaver.v1.ErrorInfo
-	(*RetryPolicy_Exponential)(nil),   // 86: beaver.v1.RetryPolicy.Exponential
-	(*RetryPolicy_Fixed)(nil),         // 87: beaver.v1.RetryPolicy.Fixed
-	(*RetryPolicy_Delays)(nil),        // 88: beaver.v1.RetryPolicy.Delays
-	nil,                               // 89: beaver.v1.NewJob.MetadataEntry
-	nil,                               // 90: beaver.v1.EnqueueRequest.MetadataEntry
-	nil,                               // 91: beaver.v1.LeasedJob.MetadataEntry
-	nil,                               // 92: beaver.v1.Job.MetadataEntry
-	(*timestamppb.Timestamp)(nil),     // 93: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 94: google.protobuf.Duration
-	(*descriptorpb.FieldOptions)(nil), // 95: google.protobuf.FieldOptions
+	(*NodeLoad)(nil),                  // 72: beaver.v1.NodeLoad
+	(*ClusterShard)(nil),              // 73: beaver.v1.ClusterShard
+	(*ClusterMember)(nil),             // 74: beaver.v1.ClusterMember
+	(*ClusterTransfer)(nil),           // 75: beaver.v1.ClusterTransfer
+	(*AddNodeRequest)(nil),            // 76: beaver.v1.AddNodeRequest
+	(*AddNodeResponse)(nil),           // 77: beaver.v1.AddNodeResponse
+	(*RemoveNodeRequest)(nil),         // 78: beaver.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),        // 79: beaver.v1.RemoveNodeResponse
+	(*DrainNodeRequest)(nil),          // 80: beaver.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),         // 81: beaver.v1.DrainNodeResponse
+	(*TransferLeadRequest)(nil),       // 82: beaver.v1.TransferLeadRequest
+	(*TransferLeadResponse)(nil),      // 83: beaver.v1.TransferLeadResponse
+	(*AddShardsRequest)(nil),          // 84: beaver.v1.AddShardsRequest
+	(*AddShardsResponse)(nil),         // 85: beaver.v1.AddShardsResponse
+	(*ErrorInfo)(nil),                 // 86: beaver.v1.ErrorInfo
+	(*RetryPolicy_Exponential)(nil),   // 87: beaver.v1.RetryPolicy.Exponential
+	(*RetryPolicy_Fixed)(nil),         // 88: beaver.v1.RetryPolicy.Fixed
+	(*RetryPolicy_Delays)(nil),        // 89: beaver.v1.RetryPolicy.Delays
+	nil,                               // 90: beaver.v1.NewJob.MetadataEntry
+	nil,                               // 91: beaver.v1.EnqueueRequest.MetadataEntry
+	nil,                               // 92: beaver.v1.LeasedJob.MetadataEntry
+	nil,                               // 93: beaver.v1.Job.MetadataEntry
+	(*timestamppb.Timestamp)(nil),     // 94: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 95: google.protobuf.Duration
+	(*descriptorpb.FieldOptions)(nil), // 96: google.protobuf.FieldOptions
 }
 var file_beaver_v1_beaver_proto_depIdxs = []int32{
-	86,  // 0: beaver.v1.RetryPolicy.exponential:type_name -> beaver.v1.RetryPolicy.Exponential
-	87,  // 1: beaver.v1.RetryPolicy.fixed:type_name -> beaver.v1.RetryPolicy.Fixed
-	88,  // 2: beaver.v1.RetryPolicy.list:type_name -> beaver.v1.RetryPolicy.Delays
-	93,  // 3: beaver.v1.NewJob.run_at:type_name -> google.protobuf.Timestamp
-	94,  // 4: beaver.v1.NewJob.delay:type_name -> google.protobuf.Duration
-	93,  // 5: beaver.v1.NewJob.expires_at:type_name -> google.protobuf.Timestamp
+	87,  // 0: beaver.v1.RetryPolicy.exponential:type_name -> beaver.v1.RetryPolicy.Exponential
+	88,  // 1: beaver.v1.RetryPolicy.fixed:type_name -> beaver.v1.RetryPolicy.Fixed
+	89,  // 2: beaver.v1.RetryPolicy.list:type_name -> beaver.v1.RetryPolicy.Delays
+	94,  // 3: beaver.v1.NewJob.run_at:type_name -> google.protobuf.Timestamp
+	95,  // 4: beaver.v1.NewJob.delay:type_name -> google.protobuf.Duration
+	94,  // 5: beaver.v1.NewJob.expires_at:type_name -> google.protobuf.Timestamp
 	3,   // 6: beaver.v1.NewJob.retry:type_name -> beaver.v1.RetryPolicy
-	94,  // 7: beaver.v1.NewJob.timeout:type_name -> google.protobuf.Duration
-	89,  // 8: beaver.v1.NewJob.metadata:type_name -> beaver.v1.NewJob.MetadataEntry
+	95,  // 7: beaver.v1.NewJob.timeout:type_name -> google.protobuf.Duration
+	90,  // 8: beaver.v1.NewJob.metadata:type_name -> beaver.v1.NewJob.MetadataEntry
 	1,   // 9: beaver.v1.NewJob.unique_until:type_name -> beaver.v1.UniqueUntil
-	94,  // 10: beaver.v1.NewJob.unique_for:type_name -> google.protobuf.Duration
+	95,  // 10: beaver.v1.NewJob.unique_for:type_name -> google.protobuf.Duration
 	4,   // 11: beaver.v1.EnqueueRequest.jobs:type_name -> beaver.v1.NewJob
-	93,  // 12: beaver.v1.EnqueueRequest.run_at:type_name -> google.protobuf.Timestamp
-	94,  // 13: beaver.v1.EnqueueRequest.delay:type_name -> google.protobuf.Duration
-	93,  // 14: beaver.v1.EnqueueRequest.expires_at:type_name -> google.protobuf.Timestamp
+	94,  // 12: beaver.v1.EnqueueRequest.run_at:type_name -> google.protobuf.Timestamp
+	95,  // 13: beaver.v1.EnqueueRequest.delay:type_name -> google.protobuf.Duration
+	94,  // 14: beaver.v1.EnqueueRequest.expires_at:type_name -> google.protobuf.Timestamp
 	3,   // 15: beaver.v1.EnqueueRequest.retry:type_name -> beaver.v1.RetryPolicy
-	94,  // 16: beaver.v1.EnqueueRequest.timeout:type_name -> google.protobuf.Duration
-	90,  // 17: beaver.v1.EnqueueRequest.metadata:type_name -> beaver.v1.EnqueueRequest.MetadataEntry
+	95,  // 16: beaver.v1.EnqueueRequest.timeout:type_name -> google.protobuf.Duration
+	91,  // 17: beaver.v1.EnqueueRequest.metadata:type_name -> beaver.v1.EnqueueRequest.MetadataEntry
 	1,   // 18: beaver.v1.EnqueueRequest.unique_until:type_name -> beaver.v1.UniqueUntil
-	94,  // 19: beaver.v1.EnqueueRequest.unique_for:type_name -> google.protobuf.Duration
+	95,  // 19: beaver.v1.EnqueueRequest.unique_for:type_name -> google.protobuf.Duration
 	7,   // 20: beaver.v1.EnqueueResponse.errors:type_name -> beaver.v1.JobError
 	4,   // 21: beaver.v1.EnqueueStreamRequest.jobs:type_name -> beaver.v1.NewJob
 	7,   // 22: beaver.v1.EnqueueStreamResponse.errors:type_name -> beaver.v1.JobError
-	94,  // 23: beaver.v1.FetchRequest.wait:type_name -> google.protobuf.Duration
-	94,  // 24: beaver.v1.FetchRequest.lease:type_name -> google.protobuf.Duration
+	95,  // 23: beaver.v1.FetchRequest.wait:type_name -> google.protobuf.Duration
+	95,  // 24: beaver.v1.FetchRequest.lease:type_name -> google.protobuf.Duration
 	12,  // 25: beaver.v1.FetchResponse.jobs:type_name -> beaver.v1.LeasedJob
-	93,  // 26: beaver.v1.LeasedJob.deadline:type_name -> google.protobuf.Timestamp
-	93,  // 27: beaver.v1.LeasedJob.enqueued_at:type_name -> google.protobuf.Timestamp
-	91,  // 28: beaver.v1.LeasedJob.metadata:type_name -> beaver.v1.LeasedJob.MetadataEntry
-	94,  // 29: beaver.v1.Failure.retry_after:type_name -> google.protobuf.Duration
+	94,  // 26: beaver.v1.LeasedJob.deadline:type_name -> google.protobuf.Timestamp
+	94,  // 27: beaver.v1.LeasedJob.enqueued_at:type_name -> google.protobuf.Timestamp
+	92,  // 28: beaver.v1.LeasedJob.metadata:type_name -> beaver.v1.LeasedJob.MetadataEntry
+	95,  // 29: beaver.v1.Failure.retry_after:type_name -> google.protobuf.Duration
 	0,   // 30: beaver.v1.AckResponse.state:type_name -> beaver.v1.JobState
 	13,  // 31: beaver.v1.FailRequest.failure:type_name -> beaver.v1.Failure
 	0,   // 32: beaver.v1.FailResponse.state:type_name -> beaver.v1.JobState
@@ -6902,8 +7083,8 @@ var file_beaver_v1_beaver_proto_depIdxs = []int32{
 	20,  // 35: beaver.v1.FinishRequest.outcomes:type_name -> beaver.v1.Outcome
 	0,   // 36: beaver.v1.FinishResponse.states:type_name -> beaver.v1.JobState
 	7,   // 37: beaver.v1.FinishResponse.errors:type_name -> beaver.v1.JobError
-	94,  // 38: beaver.v1.ExtendRequest.lease:type_name -> google.protobuf.Duration
-	93,  // 39: beaver.v1.ExtendResponse.deadline:type_name -> google.protobuf.Timestamp
+	95,  // 38: beaver.v1.ExtendRequest.lease:type_name -> google.protobuf.Duration
+	94,  // 39: beaver.v1.ExtendResponse.deadline:type_name -> google.protobuf.Timestamp
 	52,  // 40: beaver.v1.WorkRequest.hello:type_name -> beaver.v1.WorkerInfo
 	20,  // 41: beaver.v1.WorkRequest.outcomes:type_name -> beaver.v1.Outcome
 	28,  // 42: beaver.v1.WorkRequest.held:type_name -> beaver.v1.LeaseRef
@@ -6913,131 +7094,133 @@ var file_beaver_v1_beaver_proto_depIdxs = []int32{
 	28,  // 46: beaver.v1.WorkResponse.cancel:type_name -> beaver.v1.LeaseRef
 	28,  // 47: beaver.v1.WorkResponse.lost:type_name -> beaver.v1.LeaseRef
 	2,   // 48: beaver.v1.WorkResponse.state:type_name -> beaver.v1.WorkerState
-	94,  // 49: beaver.v1.Welcome.ttl:type_name -> google.protobuf.Duration
+	95,  // 49: beaver.v1.Welcome.ttl:type_name -> google.protobuf.Duration
 	7,   // 50: beaver.v1.OutcomeRefused.error:type_name -> beaver.v1.JobError
 	0,   // 51: beaver.v1.Job.state:type_name -> beaver.v1.JobState
-	93,  // 52: beaver.v1.Job.enqueued_at:type_name -> google.protobuf.Timestamp
-	93,  // 53: beaver.v1.Job.run_at:type_name -> google.protobuf.Timestamp
-	93,  // 54: beaver.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
-	93,  // 55: beaver.v1.Job.started_at:type_name -> google.protobuf.Timestamp
-	93,  // 56: beaver.v1.Job.ended_at:type_name -> google.protobuf.Timestamp
-	93,  // 57: beaver.v1.Job.deadline:type_name -> google.protobuf.Timestamp
-	94,  // 58: beaver.v1.Job.timeout:type_name -> google.protobuf.Duration
+	94,  // 52: beaver.v1.Job.enqueued_at:type_name -> google.protobuf.Timestamp
+	94,  // 53: beaver.v1.Job.run_at:type_name -> google.protobuf.Timestamp
+	94,  // 54: beaver.v1.Job.expires_at:type_name -> google.protobuf.Timestamp
+	94,  // 55: beaver.v1.Job.started_at:type_name -> google.protobuf.Timestamp
+	94,  // 56: beaver.v1.Job.ended_at:type_name -> google.protobuf.Timestamp
+	94,  // 57: beaver.v1.Job.deadline:type_name -> google.protobuf.Timestamp
+	95,  // 58: beaver.v1.Job.timeout:type_name -> google.protobuf.Duration
 	33,  // 59: beaver.v1.Job.errors:type_name -> beaver.v1.AttemptError
-	92,  // 60: beaver.v1.Job.metadata:type_name -> beaver.v1.Job.MetadataEntry
+	93,  // 60: beaver.v1.Job.metadata:type_name -> beaver.v1.Job.MetadataEntry
 	1,   // 61: beaver.v1.Job.unique_until:type_name -> beaver.v1.UniqueUntil
-	94,  // 62: beaver.v1.Job.unique_for:type_name -> google.protobuf.Duration
-	93,  // 63: beaver.v1.AttemptError.at:type_name -> google.protobuf.Timestamp
+	95,  // 62: beaver.v1.Job.unique_for:type_name -> google.protobuf.Duration
+	94,  // 63: beaver.v1.AttemptError.at:type_name -> google.protobuf.Timestamp
 	32,  // 64: beaver.v1.GetJobResponse.job:type_name -> beaver.v1.Job
 	0,   // 65: beaver.v1.ListJobsRequest.state:type_name -> beaver.v1.JobState
 	32,  // 66: beaver.v1.ListJobsResponse.jobs:type_name -> beaver.v1.Job
 	0,   // 67: beaver.v1.CancelJobResponse.state:type_name -> beaver.v1.JobState
 	7,   // 68: beaver.v1.DeadResponse.errors:type_name -> beaver.v1.JobError
 	3,   // 69: beaver.v1.QueueSettings.retry:type_name -> beaver.v1.RetryPolicy
-	94,  // 70: beaver.v1.QueueSettings.timeout:type_name -> google.protobuf.Duration
+	95,  // 70: beaver.v1.QueueSettings.timeout:type_name -> google.protobuf.Duration
 	42,  // 71: beaver.v1.Queue.settings:type_name -> beaver.v1.QueueSettings
-	93,  // 72: beaver.v1.Queue.oldest_ready_at:type_name -> google.protobuf.Timestamp
+	94,  // 72: beaver.v1.Queue.oldest_ready_at:type_name -> google.protobuf.Timestamp
 	43,  // 73: beaver.v1.ListQueuesResponse.queues:type_name -> beaver.v1.Queue
 	43,  // 74: beaver.v1.GetQueueResponse.queue:type_name -> beaver.v1.Queue
 	43,  // 75: beaver.v1.MoveQueueResponse.queue:type_name -> beaver.v1.Queue
 	42,  // 76: beaver.v1.ConfigureQueueRequest.settings:type_name -> beaver.v1.QueueSettings
 	43,  // 77: beaver.v1.ConfigureQueueResponse.queue:type_name -> beaver.v1.Queue
 	52,  // 78: beaver.v1.Worker.info:type_name -> beaver.v1.WorkerInfo
-	93,  // 79: beaver.v1.Worker.registered_at:type_name -> google.protobuf.Timestamp
-	93,  // 80: beaver.v1.Worker.last_seen_at:type_name -> google.protobuf.Timestamp
+	94,  // 79: beaver.v1.Worker.registered_at:type_name -> google.protobuf.Timestamp
+	94,  // 80: beaver.v1.Worker.last_seen_at:type_name -> google.protobuf.Timestamp
 	2,   // 81: beaver.v1.Worker.state:type_name -> beaver.v1.WorkerState
 	52,  // 82: beaver.v1.RegisterRequest.info:type_name -> beaver.v1.WorkerInfo
-	94,  // 83: beaver.v1.RegisterResponse.ttl:type_name -> google.protobuf.Duration
+	95,  // 83: beaver.v1.RegisterResponse.ttl:type_name -> google.protobuf.Duration
 	28,  // 84: beaver.v1.HeartbeatRequest.held:type_name -> beaver.v1.LeaseRef
 	2,   // 85: beaver.v1.HeartbeatResponse.state:type_name -> beaver.v1.WorkerState
-	94,  // 86: beaver.v1.HeartbeatResponse.ttl:type_name -> google.protobuf.Duration
+	95,  // 86: beaver.v1.HeartbeatResponse.ttl:type_name -> google.protobuf.Duration
 	28,  // 87: beaver.v1.HeartbeatResponse.cancel:type_name -> beaver.v1.LeaseRef
 	28,  // 88: beaver.v1.HeartbeatResponse.lost:type_name -> beaver.v1.LeaseRef
 	53,  // 89: beaver.v1.ListWorkersResponse.workers:type_name -> beaver.v1.Worker
 	2,   // 90: beaver.v1.SignalWorkerRequest.state:type_name -> beaver.v1.WorkerState
-	93,  // 91: beaver.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	94,  // 91: beaver.v1.GetStatusResponse.started_at:type_name -> google.protobuf.Timestamp
 	66,  // 92: beaver.v1.GetStatusResponse.shards:type_name -> beaver.v1.ShardStatus
 	67,  // 93: beaver.v1.GetStatusResponse.log:type_name -> beaver.v1.LogStatus
 	68,  // 94: beaver.v1.GetStatusResponse.recovery:type_name -> beaver.v1.RecoveryStatus
-	93,  // 95: beaver.v1.ShardStatus.snapshot_at:type_name -> google.protobuf.Timestamp
-	94,  // 96: beaver.v1.RecoveryStatus.duration:type_name -> google.protobuf.Duration
+	94,  // 95: beaver.v1.ShardStatus.snapshot_at:type_name -> google.protobuf.Timestamp
+	95,  // 96: beaver.v1.RecoveryStatus.duration:type_name -> google.protobuf.Duration
 	71,  // 97: beaver.v1.GetClusterResponse.nodes:type_name -> beaver.v1.ClusterNode
-	72,  // 98: beaver.v1.GetClusterResponse.shards:type_name -> beaver.v1.ClusterShard
-	74,  // 99: beaver.v1.GetClusterResponse.transfers:type_name -> beaver.v1.ClusterTransfer
-	93,  // 100: beaver.v1.ClusterNode.since:type_name -> google.protobuf.Timestamp
-	73,  // 101: beaver.v1.ClusterShard.members:type_name -> beaver.v1.ClusterMember
-	94,  // 102: beaver.v1.RetryPolicy.Exponential.base:type_name -> google.protobuf.Duration
-	94,  // 103: beaver.v1.RetryPolicy.Exponential.max:type_name -> google.protobuf.Duration
-	94,  // 104: beaver.v1.RetryPolicy.Fixed.delay:type_name -> google.protobuf.Duration
-	94,  // 105: beaver.v1.RetryPolicy.Delays.delays:type_name -> google.protobuf.Duration
-	95,  // 106: beaver.v1.content_type_field:extendee -> google.protobuf.FieldOptions
-	5,   // 107: beaver.v1.JobService.Enqueue:input_type -> beaver.v1.EnqueueRequest
-	8,   // 108: beaver.v1.JobService.EnqueueStream:input_type -> beaver.v1.EnqueueStreamRequest
-	10,  // 109: beaver.v1.JobService.Fetch:input_type -> beaver.v1.FetchRequest
-	27,  // 110: beaver.v1.JobService.Work:input_type -> beaver.v1.WorkRequest
-	14,  // 111: beaver.v1.JobService.Ack:input_type -> beaver.v1.AckRequest
-	16,  // 112: beaver.v1.JobService.Fail:input_type -> beaver.v1.FailRequest
-	18,  // 113: beaver.v1.JobService.Release:input_type -> beaver.v1.ReleaseRequest
-	21,  // 114: beaver.v1.JobService.Finish:input_type -> beaver.v1.FinishRequest
-	23,  // 115: beaver.v1.JobService.Extend:input_type -> beaver.v1.ExtendRequest
-	25,  // 116: beaver.v1.JobService.Progress:input_type -> beaver.v1.ProgressRequest
-	34,  // 117: beaver.v1.JobService.GetJob:input_type -> beaver.v1.GetJobRequest
-	36,  // 118: beaver.v1.JobService.ListJobs:input_type -> beaver.v1.ListJobsRequest
-	38,  // 119: beaver.v1.JobService.CancelJob:input_type -> beaver.v1.CancelJobRequest
-	40,  // 120: beaver.v1.JobService.RetryDead:input_type -> beaver.v1.DeadRequest
-	40,  // 121: beaver.v1.JobService.DiscardDead:input_type -> beaver.v1.DeadRequest
-	44,  // 122: beaver.v1.QueueService.ListQueues:input_type -> beaver.v1.ListQueuesRequest
-	46,  // 123: beaver.v1.QueueService.GetQueue:input_type -> beaver.v1.GetQueueRequest
-	50,  // 124: beaver.v1.QueueService.ConfigureQueue:input_type -> beaver.v1.ConfigureQueueRequest
-	48,  // 125: beaver.v1.QueueService.MoveQueue:input_type -> beaver.v1.MoveQueueRequest
-	54,  // 126: beaver.v1.WorkerService.Register:input_type -> beaver.v1.RegisterRequest
-	56,  // 127: beaver.v1.WorkerService.Heartbeat:input_type -> beaver.v1.HeartbeatRequest
-	58,  // 128: beaver.v1.WorkerService.Deregister:input_type -> beaver.v1.DeregisterRequest
-	60,  // 129: beaver.v1.WorkerService.ListWorkers:input_type -> beaver.v1.ListWorkersRequest
-	62,  // 130: beaver.v1.WorkerService.SignalWorker:input_type -> beaver.v1.SignalWorkerRequest
-	64,  // 131: beaver.v1.NodeService.GetStatus:input_type -> beaver.v1.GetStatusRequest
-	69,  // 132: beaver.v1.ClusterService.GetCluster:input_type -> beaver.v1.GetClusterRequest
-	75,  // 133: beaver.v1.ClusterService.AddNode:input_type -> beaver.v1.AddNodeRequest
-	77,  // 134: beaver.v1.ClusterService.RemoveNode:input_type -> beaver.v1.RemoveNodeRequest
-	79,  // 135: beaver.v1.ClusterService.DrainNode:input_type -> beaver.v1.DrainNodeRequest
-	81,  // 136: beaver.v1.ClusterService.TransferLead:input_type -> beaver.v1.TransferLeadRequest
-	83,  // 137: beaver.v1.ClusterService.AddShards:input_type -> beaver.v1.AddShardsRequest
-	6,   // 138: beaver.v1.JobService.Enqueue:output_type -> beaver.v1.EnqueueResponse
-	9,   // 139: beaver.v1.JobService.EnqueueStream:output_type -> beaver.v1.EnqueueStreamResponse
-	11,  // 140: beaver.v1.JobService.Fetch:output_type -> beaver.v1.FetchResponse
-	29,  // 141: beaver.v1.JobService.Work:output_type -> beaver.v1.WorkResponse
-	15,  // 142: beaver.v1.JobService.Ack:output_type -> beaver.v1.AckResponse
-	17,  // 143: beaver.v1.JobService.Fail:output_type -> beaver.v1.FailResponse
-	19,  // 144: beaver.v1.JobService.Release:output_type -> beaver.v1.ReleaseResponse
-	22,  // 145: beaver.v1.JobService.Finish:output_type -> beaver.v1.FinishResponse
-	24,  // 146: beaver.v1.JobService.Extend:output_type -> beaver.v1.ExtendResponse
-	26,  // 147: beaver.v1.JobService.Progress:output_type -> beaver.v1.ProgressResponse
-	35,  // 148: beaver.v1.JobService.GetJob:output_type -> beaver.v1.GetJobResponse
-	37,  // 149: beaver.v1.JobService.ListJobs:output_type -> beaver.v1.ListJobsResponse
-	39,  // 150: beaver.v1.JobService.CancelJob:output_type -> beaver.v1.CancelJobResponse
-	41,  // 151: beaver.v1.JobService.RetryDead:output_type -> beaver.v1.DeadResponse
-	41,  // 152: beaver.v1.JobService.DiscardDead:output_type -> beaver.v1.DeadResponse
-	45,  // 153: beaver.v1.QueueService.ListQueues:output_type -> beaver.v1.ListQueuesResponse
-	47,  // 154: beaver.v1.QueueService.GetQueue:output_type -> beaver.v1.GetQueueResponse
-	51,  // 155: beaver.v1.QueueService.ConfigureQueue:output_type -> beaver.v1.ConfigureQueueResponse
-	49,  // 156: beaver.v1.QueueService.MoveQueue:output_type -> beaver.v1.MoveQueueResponse
-	55,  // 157: beaver.v1.WorkerService.Register:output_type -> beaver.v1.RegisterResponse
-	57,  // 158: beaver.v1.WorkerService.Heartbeat:output_type -> beaver.v1.HeartbeatResponse
-	59,  // 159: beaver.v1.WorkerService.Deregister:output_type -> beaver.v1.DeregisterResponse
-	61,  // 160: beaver.v1.WorkerService.ListWorkers:output_type -> beaver.v1.ListWorkersResponse
-	63,  // 161: beaver.v1.WorkerService.SignalWorker:output_type -> beaver.v1.SignalWorkerResponse
-	65,  // 162: beaver.v1.NodeService.GetStatus:output_type -> beaver.v1.GetStatusResponse
-	70,  // 163: beaver.v1.ClusterService.GetCluster:output_type -> beaver.v1.GetClusterResponse
-	76,  // 164: beaver.v1.ClusterService.AddNode:output_type -> beaver.v1.AddNodeResponse
-	78,  // 165: beaver.v1.ClusterService.RemoveNode:output_type -> beaver.v1.RemoveNodeResponse
-	80,  // 166: beaver.v1.ClusterService.DrainNode:output_type -> beaver.v1.DrainNodeResponse
-	82,  // 167: beaver.v1.ClusterService.TransferLead:output_type -> beaver.v1.TransferLeadResponse
-	84,  // 168: beaver.v1.ClusterService.AddShards:output_type -> beaver.v1.AddShardsResponse
-	138, // [138:169] is the sub-list for method output_type
-	107, // [107:138] is the sub-list for method input_type
-	107, // [107:107] is the sub-list for extension type_name
-	106, // [106:107] is the sub-list for extension extendee
-	0,   // [0:106] is the sub-list for field type_name
+	73,  // 98: beaver.v1.GetClusterResponse.shards:type_name -> beaver.v1.ClusterShard
+	75,  // 99: beaver.v1.GetClusterResponse.transfers:type_name -> beaver.v1.ClusterTransfer
+	94,  // 100: beaver.v1.ClusterNode.since:type_name -> google.protobuf.Timestamp
+	95,  // 101: beaver.v1.ClusterNode.heard_ago:type_name -> google.protobuf.Duration
+	72,  // 102: beaver.v1.ClusterNode.load:type_name -> beaver.v1.NodeLoad
+	74,  // 103: beaver.v1.ClusterShard.members:type_name -> beaver.v1.ClusterMember
+	95,  // 104: beaver.v1.RetryPolicy.Exponential.base:type_name -> google.protobuf.Duration
+	95,  // 105: beaver.v1.RetryPolicy.Exponential.max:type_name -> google.protobuf.Duration
+	95,  // 106: beaver.v1.RetryPolicy.Fixed.delay:type_name -> google.protobuf.Duration
+	95,  // 107: beaver.v1.RetryPolicy.Delays.delays:type_name -> google.protobuf.Duration
+	96,  // 108: beaver.v1.content_type_field:extendee -> google.protobuf.FieldOptions
+	5,   // 109: beaver.v1.JobService.Enqueue:input_type -> beaver.v1.EnqueueRequest
+	8,   // 110: beaver.v1.JobService.EnqueueStream:input_type -> beaver.v1.EnqueueStreamRequest
+	10,  // 111: beaver.v1.JobService.Fetch:input_type -> beaver.v1.FetchRequest
+	27,  // 112: beaver.v1.JobService.Work:input_type -> beaver.v1.WorkRequest
+	14,  // 113: beaver.v1.JobService.Ack:input_type -> beaver.v1.AckRequest
+	16,  // 114: beaver.v1.JobService.Fail:input_type -> beaver.v1.FailRequest
+	18,  // 115: beaver.v1.JobService.Release:input_type -> beaver.v1.ReleaseRequest
+	21,  // 116: beaver.v1.JobService.Finish:input_type -> beaver.v1.FinishRequest
+	23,  // 117: beaver.v1.JobService.Extend:input_type -> beaver.v1.ExtendRequest
+	25,  // 118: beaver.v1.JobService.Progress:input_type -> beaver.v1.ProgressRequest
+	34,  // 119: beaver.v1.JobService.GetJob:input_type -> beaver.v1.GetJobRequest
+	36,  // 120: beaver.v1.JobService.ListJobs:input_type -> beaver.v1.ListJobsRequest
+	38,  // 121: beaver.v1.JobService.CancelJob:input_type -> beaver.v1.CancelJobRequest
+	40,  // 122: beaver.v1.JobService.RetryDead:input_type -> beaver.v1.DeadRequest
+	40,  // 123: beaver.v1.JobService.DiscardDead:input_type -> beaver.v1.DeadRequest
+	44,  // 124: beaver.v1.QueueService.ListQueues:input_type -> beaver.v1.ListQueuesRequest
+	46,  // 125: beaver.v1.QueueService.GetQueue:input_type -> beaver.v1.GetQueueRequest
+	50,  // 126: beaver.v1.QueueService.ConfigureQueue:input_type -> beaver.v1.ConfigureQueueRequest
+	48,  // 127: beaver.v1.QueueService.MoveQueue:input_type -> beaver.v1.MoveQueueRequest
+	54,  // 128: beaver.v1.WorkerService.Register:input_type -> beaver.v1.RegisterRequest
+	56,  // 129: beaver.v1.WorkerService.Heartbeat:input_type -> beaver.v1.HeartbeatRequest
+	58,  // 130: beaver.v1.WorkerService.Deregister:input_type -> beaver.v1.DeregisterRequest
+	60,  // 131: beaver.v1.WorkerService.ListWorkers:input_type -> beaver.v1.ListWorkersRequest
+	62,  // 132: beaver.v1.WorkerService.SignalWorker:input_type -> beaver.v1.SignalWorkerRequest
+	64,  // 133: beaver.v1.NodeService.GetStatus:input_type -> beaver.v1.GetStatusRequest
+	69,  // 134: beaver.v1.ClusterService.GetCluster:input_type -> beaver.v1.GetClusterRequest
+	76,  // 135: beaver.v1.ClusterService.AddNode:input_type -> beaver.v1.AddNodeRequest
+	78,  // 136: beaver.v1.ClusterService.RemoveNode:input_type -> beaver.v1.RemoveNodeRequest
+	80,  // 137: beaver.v1.ClusterService.DrainNode:input_type -> beaver.v1.DrainNodeRequest
+	82,  // 138: beaver.v1.ClusterService.TransferLead:input_type -> beaver.v1.TransferLeadRequest
+	84,  // 139: beaver.v1.ClusterService.AddShards:input_type -> beaver.v1.AddShardsRequest
+	6,   // 140: beaver.v1.JobService.Enqueue:output_type -> beaver.v1.EnqueueResponse
+	9,   // 141: beaver.v1.JobService.EnqueueStream:output_type -> beaver.v1.EnqueueStreamResponse
+	11,  // 142: beaver.v1.JobService.Fetch:output_type -> beaver.v1.FetchResponse
+	29,  // 143: beaver.v1.JobService.Work:output_type -> beaver.v1.WorkResponse
+	15,  // 144: beaver.v1.JobService.Ack:output_type -> beaver.v1.AckResponse
+	17,  // 145: beaver.v1.JobService.Fail:output_type -> beaver.v1.FailResponse
+	19,  // 146: beaver.v1.JobService.Release:output_type -> beaver.v1.ReleaseResponse
+	22,  // 147: beaver.v1.JobService.Finish:output_type -> beaver.v1.FinishResponse
+	24,  // 148: beaver.v1.JobService.Extend:output_type -> beaver.v1.ExtendResponse
+	26,  // 149: beaver.v1.JobService.Progress:output_type -> beaver.v1.ProgressResponse
+	35,  // 150: beaver.v1.JobService.GetJob:output_type -> beaver.v1.GetJobResponse
+	37,  // 151: beaver.v1.JobService.ListJobs:output_type -> beaver.v1.ListJobsResponse
+	39,  // 152: beaver.v1.JobService.CancelJob:output_type -> beaver.v1.CancelJobResponse
+	41,  // 153: beaver.v1.JobService.RetryDead:output_type -> beaver.v1.DeadResponse
+	41,  // 154: beaver.v1.JobService.DiscardDead:output_type -> beaver.v1.DeadResponse
+	45,  // 155: beaver.v1.QueueService.ListQueues:output_type -> beaver.v1.ListQueuesResponse
+	47,  // 156: beaver.v1.QueueService.GetQueue:output_type -> beaver.v1.GetQueueResponse
+	51,  // 157: beaver.v1.QueueService.ConfigureQueue:output_type -> beaver.v1.ConfigureQueueResponse
+	49,  // 158: beaver.v1.QueueService.MoveQueue:output_type -> beaver.v1.MoveQueueResponse
+	55,  // 159: beaver.v1.WorkerService.Register:output_type -> beaver.v1.RegisterResponse
+	57,  // 160: beaver.v1.WorkerService.Heartbeat:output_type -> beaver.v1.HeartbeatResponse
+	59,  // 161: beaver.v1.WorkerService.Deregister:output_type -> beaver.v1.DeregisterResponse
+	61,  // 162: beaver.v1.WorkerService.ListWorkers:output_type -> beaver.v1.ListWorkersResponse
+	63,  // 163: beaver.v1.WorkerService.SignalWorker:output_type -> beaver.v1.SignalWorkerResponse
+	65,  // 164: beaver.v1.NodeService.GetStatus:output_type -> beaver.v1.GetStatusResponse
+	70,  // 165: beaver.v1.ClusterService.GetCluster:output_type -> beaver.v1.GetClusterResponse
+	77,  // 166: beaver.v1.ClusterService.AddNode:output_type -> beaver.v1.AddNodeResponse
+	79,  // 167: beaver.v1.ClusterService.RemoveNode:output_type -> beaver.v1.RemoveNodeResponse
+	81,  // 168: beaver.v1.ClusterService.DrainNode:output_type -> beaver.v1.DrainNodeResponse
+	83,  // 169: beaver.v1.ClusterService.TransferLead:output_type -> beaver.v1.TransferLeadResponse
+	85,  // 170: beaver.v1.ClusterService.AddShards:output_type -> beaver.v1.AddShardsResponse
+	140, // [140:171] is the sub-list for method output_type
+	109, // [109:140] is the sub-list for method input_type
+	109, // [109:109] is the sub-list for extension type_name
+	108, // [108:109] is the sub-list for extension extendee
+	0,   // [0:108] is the sub-list for field type_name
 }
 
 func init() { file_beaver_v1_beaver_proto_init() }
@@ -7060,7 +7243,7 @@ func file_beaver_v1_beaver_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_beaver_v1_beaver_proto_rawDesc), len(file_beaver_v1_beaver_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   90,
+			NumMessages:   91,
 			NumExtensions: 1,
 			NumServices:   5,
 		},
