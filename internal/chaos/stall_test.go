@@ -55,14 +55,14 @@ func TestStalledNode(t *testing.T) {
 			return len(i.Shards) > 0
 		})
 		for range stallRounds {
-			load.served(t, f.ctx, time.Now())
+			load.served(t, time.Now())
 		}
 		load.slowest()
 		p := f.nodes[victim]
 		if stopped, err := p.halt(f.ctx); err != nil || !stopped {
 			t.Fatalf("node %d stands still: %v, %v", victim, stopped, err)
 		}
-		load.served(t, f.ctx, time.Now())
+		load.served(t, time.Now())
 		if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +72,7 @@ func TestStalledNode(t *testing.T) {
 		f.ready(victim)
 	}
 	for range stallRounds { // while the last one goes on with what it was sent
-		load.served(t, f.ctx, time.Now())
+		load.served(t, time.Now())
 	}
 	load.stop()
 	most := stallWaitBusyMax
@@ -82,7 +82,7 @@ func TestStalledNode(t *testing.T) {
 	if worst > most {
 		t.Errorf("an enqueue took %v while its node stood still, over %v", worst, most)
 	}
-	load.settle(t, f.ctx)
+	load.settle(t)
 }
 
 // halt has the process stand still until it gets a SIGCONT. It reports whether it was seen to.
@@ -156,9 +156,9 @@ func (s *steady) note(caller int, payload string, began time.Time, id beaver.Job
 }
 
 // served waits until every caller was answered a call that it began after a moment.
-func (s *steady) served(t *testing.T, ctx context.Context, moment time.Time) {
+func (s *steady) served(t *testing.T, moment time.Time) {
 	t.Helper()
-	limit, cancel := context.WithTimeout(ctx, clusterWait)
+	limit, cancel := context.WithTimeout(t.Context(), clusterWait)
 	defer cancel()
 	for {
 		s.mu.Lock()
@@ -197,7 +197,7 @@ func (s *steady) stop() {
 }
 
 // settle compares what is stored with what was acknowledged.
-func (s *steady) settle(t *testing.T, ctx context.Context) {
+func (s *steady) settle(t *testing.T) {
 	t.Helper()
 	for _, err := range s.errs {
 		t.Error(err)
@@ -205,7 +205,7 @@ func (s *steady) settle(t *testing.T, ctx context.Context) {
 	stored := make(map[string]beaver.JobID)
 	for caller := range s.begun {
 		filter := beaver.JobFilter{Queue: "q" + strconv.Itoa(caller), State: beaver.StateReady, Full: true}
-		for job, err := range s.client.Jobs(ctx, filter) {
+		for job, err := range s.client.Jobs(t.Context(), filter) {
 			if err != nil {
 				t.Fatal(err)
 			}
