@@ -270,6 +270,7 @@ func (w *Worker) fill(m *beaverv1.WorkRequest) *beaverv1.WorkRequest {
 		w.credits = 0
 	}
 	w.told = quiet
+	m.Stopping = w.phase >= phaseDraining
 	return m
 }
 
@@ -394,7 +395,9 @@ func (w *Worker) take(m *beaverv1.WorkResponse) (news bool) {
 	case beaverv1.WorkerState_WORKER_STATE_QUIET:
 		w.quiet = true
 	case beaverv1.WorkerState_WORKER_STATE_STOP:
-		w.logger.Info("the server asks the worker to stop")
+		if w.phase == phaseRunning {
+			w.logger.Info("the server asks the worker to stop")
+		}
 		w.stopLocked(w.jobsCtx)
 	case beaverv1.WorkerState_WORKER_STATE_UNSPECIFIED:
 	}

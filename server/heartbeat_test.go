@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -38,7 +39,11 @@ func TestHeartbeats(t *testing.T) {
 	})
 	wantFigures := func(lines ...string) {
 		t.Helper()
-		res, err := http.Get("http://" + nodes[0].Addr() + "/metrics")
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+nodes[0].Addr()+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,4 +70,38 @@ func TestHeartbeats(t *testing.T) {
 	})
 	wantFigures(`beaver_peer_silent{peer="2"} 0`, `beaver_peer_silent{peer="3"} 1`)
 	closeAll(t, nodes[0], nodes[1])
+}
+
+// TestStoppingWorkerIsListed: a worker that was stopped by whoever runs it, and finishes what it has, is listed as one that stops.
+func TestStoppingWorkerIsListed(t *testing.T) {
+	n := newTestNode(t, Options{})
+	c := clientOf(t, n.Server)
+	if _, err := c.Enqueue(t.Context(), beaver.Job{Queue: "q", Payload: []byte("1")}); err != nil {
+		t.Fatal(err)
+	}
+	began, end := make(chan struct{}), make(chan struct{})
+	w, err := beaver.NewWorker(c, beaver.WorkerConfig{Queues: []string{"q"}, Handler: beaver.HandlerFunc(func(context.Context, *beaver.LeasedJob) error {
+		close(began)
+		<-end
+		return nil
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	stopped := make(chan error, 1)
+	go func() { stopped <- w.Stop(t.Context()) }()
+	var workers []*beaver.WorkerInfo
+	listed := func(*beaver.ClusterInfo) bool {
+		workers, err = c.Workers(t.Context())
+		return err == nil && len(workers) == 1 && workers[0].State == beaver.WorkerStop && workers[0].Running == 1 && workers[0].NodeID == 1
+	}
+	await(t, c, "the worker is listed as one that stops", listed)
+	close(end)
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
 }

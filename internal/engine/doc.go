@@ -52,6 +52,7 @@
 //
 //	herald      one: takes samples of the node's load, and tells the other nodes that it lives; see heartbeat.go
 //	teller      one for each other node while it is told
+//	farewell    one for a worker that stops by itself, until all know it
 //	surveyor    one: measures the data directory
 //	pulse       one: tells who was heard and whose connection broke, and notices when the node stood still
 //	monitor     one: finds and dismisses the silent; gives back what workers do not know of

@@ -234,6 +234,15 @@ func TestWorkersNode(t *testing.T) {
 		look(WorkerStop)
 		c.lead(0, 1)
 		look(WorkerStop)
+		if err := c.nodes[1].SignalWorker(t.Context(), w, WorkerRun); err != nil {
+			t.Fatal(err)
+		}
+		look(WorkerRun)
+		c.nodes[3].WorkerStops(w)
+		look(WorkerStop)
+		c.nodes[3].WorkerStops(w)
+		c.nodes[3].WorkerStops(w + 100) // nobody
+		look(WorkerStop)
 	})
 }
 

@@ -299,6 +299,22 @@ func (e *Engine) SignalWorker(ctx context.Context, id WorkerID, s WorkerState) e
 	return err
 }
 
+// WorkerStops says that a worker stops by itself. It is listed as one that is to stop from then on, on all nodes: the one that leads the catalog is
+// told, by way of the same wish that an operator may have. If it cannot be, the worker is listed as before until it has said goodbye.
+func (e *Engine) WorkerStops(id WorkerID) {
+	w := e.workers.get(id)
+	if w == nil || w.stops.Swap(true) || WorkerState(w.want.Load()) == WorkerStop {
+		return
+	}
+	e.spawn(func() {
+		ctx, cancel := context.WithTimeout(e.background, LeaderWaitMax)
+		defer cancel()
+		if err := e.SignalWorker(ctx, id, WorkerStop); err != nil && e.background.Err() == nil {
+			e.opts.Logger.Debug("it could not be told that a worker stops", slog.Uint64("worker", uint64(id)), slog.Any("error", err))
+		}
+	})
+}
+
 // monitor finds silent workers, and workers that only leases know of. What it does takes its time when a shard does not answer.
 func (e *Engine) monitor() {
 	ticker := time.NewTicker(e.opts.WorkerTTL / lookShare)

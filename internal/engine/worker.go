@@ -26,6 +26,7 @@ type worker struct {
 	severed    atomic.Int64  // when its connection broke there without a goodbye, as beat; 0: it did not, or the worker came back
 	told       atomic.Int64  // of severed, to the node that judges
 	want       atomic.Uint32
+	stops      atomic.Bool  // it said that it stops
 	wished     atomic.Bool  // whoever leads the catalog: want is what was asked for last
 	heard      atomic.Int64 // the last sign of life that came to this node, as beat; 0: never
 	reported   atomic.Int64 // of heard, to the node that judges

@@ -23,6 +23,7 @@ type Engine interface {
 	DeregisterWorker(ctx context.Context, w engine.WorkerID) error
 	CompareWorker(ctx context.Context, w engine.WorkerID, known, doubted []engine.LeaseRef) ([]engine.LeaseRef, error)
 	WorkerLeft(w engine.WorkerID, severed bool)
+	WorkerStops(w engine.WorkerID)
 	Notices(w engine.WorkerID) (<-chan engine.Notice, func())
 	SignalWorker(ctx context.Context, w engine.WorkerID, s engine.WorkerState) error
 	Workers(ctx context.Context) ([]engine.WorkerStatus, error)

@@ -25,6 +25,7 @@ type workRequest struct {
 	held     []engine.LeaseRef
 	received uint64 // jobs taken in
 	complete bool   // held is all that the worker held then
+	stopping bool
 	decoder  outcomeDecoder
 	err      error
 }
@@ -83,6 +84,8 @@ func (r *workRequest) decode() *engine.Error {
 			r.received = f.varint
 		case f.number == 9 && f.isVarint():
 			r.complete = f.varint != 0
+		case f.number == 10 && f.isVarint():
+			r.stopping = f.varint != 0
 		}
 		if err != nil {
 			return err

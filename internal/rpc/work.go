@@ -326,6 +326,9 @@ func (s *workStream) take(ctx context.Context, in *workRequest) error {
 		}
 		s.sequence = in.sequence
 	}
+	if in.stopping {
+		s.engine.WorkerStops(s.worker)
+	}
 	s.mu.Lock()
 	for s.backlog+len(in.outcomes) > OutcomesWaitingMax && s.backlog > 0 {
 		s.mu.Unlock()

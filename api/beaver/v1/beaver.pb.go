@@ -2075,7 +2075,9 @@ type WorkRequest struct {
 	Received         uint64                 `protobuf:"varint,8,opt,name=received,proto3" json:"received,omitempty"` // jobs of this stream that the worker has taken in so far; in every message once one was complete
 	// held names all that the worker holds, of the jobs received those included whose outcomes are not answered. Leases that it
 	// leaves out go back, but for those of jobs still on their way to it. For workers that say so from their first message on.
-	Complete      bool `protobuf:"varint,9,opt,name=complete,proto3" json:"complete,omitempty"`
+	Complete bool `protobuf:"varint,9,opt,name=complete,proto3" json:"complete,omitempty"`
+	// The worker stops by itself: it finishes what it has, and ends. From then on it is listed as one that is to stop.
+	Stopping      bool `protobuf:"varint,10,opt,name=stopping,proto3" json:"stopping,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2169,6 +2171,13 @@ func (x *WorkRequest) GetReceived() uint64 {
 func (x *WorkRequest) GetComplete() bool {
 	if x != nil {
 		return x.Complete
+	}
+	return false
+}
+
+func (x *WorkRequest) GetStopping() bool {
+	if x != nil {
+		return x.Stopping
 	}
 	return false
 }
@@ -6514,7 +6523,7 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\apercent\x18\x03 \x01(\rR\apercent\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\"=\n" +
 	"\x10ProgressResponse\x12)\n" +
-	"\x10cancel_requested\x18\x01 \x01(\bR\x0fcancelRequested\"\xc5\x02\n" +
+	"\x10cancel_requested\x18\x01 \x01(\bR\x0fcancelRequested\"\xe1\x02\n" +
 	"\vWorkRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.beaver.v1.WorkerInfoR\x05hello\x12\x1b\n" +
 	"\tworker_id\x18\x02 \x01(\x04R\bworkerId\x12\x18\n" +
@@ -6524,7 +6533,9 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x05quiet\x18\x06 \x01(\bR\x05quiet\x12'\n" +
 	"\x04held\x18\a \x03(\v2\x13.beaver.v1.LeaseRefR\x04held\x12\x1a\n" +
 	"\breceived\x18\b \x01(\x04R\breceived\x12\x1a\n" +
-	"\bcomplete\x18\t \x01(\bR\bcomplete\"0\n" +
+	"\bcomplete\x18\t \x01(\bR\bcomplete\x12\x1a\n" +
+	"\bstopping\x18\n" +
+	" \x01(\bR\bstopping\"0\n" +
 	"\bLeaseRef\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\x04R\x05token\"\xca\x02\n" +
