@@ -145,6 +145,11 @@ func (p *peers) introduced(ctx context.Context, from transport.Introduced, body 
 			return founding.Message{Refused: fmt.Sprintf("the certificate does not name node %d", m.Still.Node)}.Encode()
 		}
 		return p.still(ctx, m.Still).Encode()
+	case m.Run != nil:
+		if !from.Names(m.Run.Node) {
+			return founding.Message{Refused: fmt.Sprintf("the certificate does not name node %d", m.Run.Node), Later: true}.Encode()
+		}
+		return p.mayRun(ctx, m.Run).Encode()
 	}
 	return nil, errors.New("an introduction that asks for nothing")
 }
@@ -361,7 +366,11 @@ func (p *peers) inquireOnce() (answered bool) {
 	}}
 	addresses := p.addresses()
 	for _, address := range addresses {
-		switch answer, _, err := p.introduce(p.ctx, address, request); {
+		answer, _, err := p.introduce(p.ctx, address, request)
+		if err == nil {
+			p.tellRun(address)
+		}
+		switch {
 		case err != nil:
 		case answer.Still == nil && answer.Refused != "" && !answer.Later:
 			p.logger.Warn("a node does not know this one", "addr", address, "err", answer.Refused)

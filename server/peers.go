@@ -64,7 +64,10 @@ type peers struct {
 	host   atomic.Pointer[host.Host]
 	engine atomic.Pointer[engine.Engine]
 
-	heard hearing
+	heard     hearing
+	run       founding.Run // this one; never changes once it has begun
+	knownRuns runs         // of the others
+	fatal     func(error)  // must not go on
 
 	mu      sync.Mutex
 	founder *founding.Machine                 // REQUIRES: mu; nil unless the node founds with others
@@ -73,7 +76,10 @@ type peers struct {
 	known   map[shard.NodeID]cluster.NodeInfo // of the keeper: as the transport was told last
 	changed chan struct{}                     // has room for one: founder or adopted may have changed
 	removed chan struct{}                     // closed when the node was removed from its cluster; then removal says so
-	keeper  keeper
+
+	unfit      *founding.StartError // REQUIRES: mu; why the node must not go on: another run of it has begun
+	superseded chan struct{}        // closed when unfit is set
+	keeper     keeper
 }
 
 // openPeers opens the peer port and finds this node's cluster: the one that the data directory is of, or the one that it founds or
@@ -93,7 +99,7 @@ func (s *Server) openPeers(ctx context.Context) (p *peers, err error) {
 	p = &peers{
 		options: options, dir: dir, version: s.opts.Version, shards: s.opts.Shards, logger: s.logger, waits: s.front.SetNotReady,
 		adopted: make(map[shard.ID]shard.ReplicaID), known: make(map[shard.NodeID]cluster.NodeInfo),
-		changed: make(chan struct{}, 1), removed: make(chan struct{}),
+		changed: make(chan struct{}, 1), removed: make(chan struct{}), superseded: make(chan struct{}), fatal: s.fatal,
 	}
 	p.keeper.init(p)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
@@ -165,11 +171,18 @@ func (p *peers) enter(ctx context.Context, way founding.Way, record *founding.Re
 		record, err = p.found(ctx, record, shards)
 	case way == founding.Come:
 		record, err = p.join(ctx, record)
-	case way == founding.Return && p.options.Join != "":
-		err = p.recognised(ctx, record)
 	}
 	if err != nil {
 		return err
+	}
+	members := p.members(record)
+	if err := p.begin(ctx, way, record, members); err != nil {
+		return err
+	}
+	if way == founding.Return && p.options.Join != "" {
+		if err := p.recognised(ctx, record); err != nil {
+			return err
+		}
 	}
 	p.mu.Lock()
 	p.record = record
@@ -180,20 +193,28 @@ func (p *peers) enter(ctx context.Context, way founding.Way, record *founding.Re
 	if err := p.transport.Identify(record.Cluster, record.Node); err != nil {
 		return err
 	}
-	for _, m := range record.Members {
-		address := m.Address
-		for _, f := range p.options.founders { // the list may have been corrected since
-			if f.Node == m.Node {
-				address = f.Address
-			}
-		}
-		if m.Node != record.Node {
-			if err := p.transport.SetPeer(m.Node, address); err != nil {
-				return err
-			}
+	for node, address := range members {
+		if err := p.transport.SetPeer(node, address); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// members are the other nodes of a record, and where they are.
+func (p *peers) members(record *founding.Record) map[uint64]string {
+	members := make(map[uint64]string)
+	for _, m := range record.Members {
+		if m.Node != record.Node {
+			members[m.Node] = m.Address
+		}
+	}
+	for _, f := range p.options.founders { // the list may have been corrected since
+		if members[f.Node] != "" {
+			members[f.Node] = f.Address
+		}
+	}
+	return members
 }
 
 // founders are those of a record, with the addresses that the node was started with.
@@ -366,12 +387,14 @@ func (p *peers) others() (ids []uint64) {
 	return ids
 }
 
-// whileMember is a context that ends when the node is removed from its cluster.
+// whileMember is a context that ends when the node is removed from its cluster, or another run of it has begun.
 func (p *peers) whileMember(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() { // ends with the context
 		select {
 		case <-p.removed:
+			cancel()
+		case <-p.superseded:
 			cancel()
 		case <-ctx.Done():
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/beaver-raft/beaver"
 	"github.com/beaver-raft/beaver/internal/engine"
+	"github.com/beaver-raft/beaver/internal/founding"
 	"github.com/beaver-raft/beaver/internal/host"
 	"github.com/beaver-raft/beaver/internal/metrics"
 	"github.com/beaver-raft/beaver/internal/rpc"
@@ -104,8 +105,11 @@ func (s *Server) openEngine(ctx context.Context) (err error) {
 	}
 	if s.engine, err = engine.Open(ctx, options); err != nil {
 		if s.peers != nil {
-			if isRemoved(s.peers.removed) {
+			switch {
+			case isRemoved(s.peers.removed):
 				err = s.peers.removal()
+			case isRemoved(s.peers.superseded):
+				err = s.peers.unfit
 			}
 			err = errors.Join(err, s.peers.close())
 		}
@@ -149,7 +153,8 @@ func (s *Server) Client() (*beaver.Client, error) {
 
 // fatal ends the process: nothing may be acknowledged any more.
 func (s *Server) fatal(err error) {
-	if _, lost := errors.AsType[*shard.LostLogError](err); !lost {
+	_, lost := errors.AsType[*shard.LostLogError](err)
+	if _, unfit := errors.AsType[*founding.StartError](err); !lost && !unfit {
 		err = fmt.Errorf("the log failed, and the node ends so that nothing is acknowledged that is not stored: %w", err)
 	}
 	if s.opts.Fatal != nil {

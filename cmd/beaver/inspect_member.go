@@ -47,6 +47,13 @@ func (m *membershipSummary) String() string {
 
 // membership notes how the node came to its cluster. A node that is alone has no such file; a damaged one keeps it from starting.
 func (f *inspection) membership(dir string) error {
+	_, err := founding.ReadRuns(vfs.OS(), dir)
+	if bad, ok := errors.AsType[*founding.FileError](err); ok {
+		f.count(bad.Reason)
+		f.Files = append(f.Files, fileSummary{File: founding.RunsFileName, Kind: membershipKind, Damage: bad.Reason})
+	} else if err != nil {
+		return err
+	}
 	r, err := founding.Read(vfs.OS(), dir)
 	if bad, ok := errors.AsType[*founding.FileError](err); ok {
 		f.count(bad.Reason)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"os"
 	"path/filepath"
@@ -174,4 +175,65 @@ func TestWrongCluster(t *testing.T) {
 	text, status = join(second)
 	wants(t, text, status, exitFailure, "node 2 was removed from cluster", "never used again", "empty data directory")
 	one.stop()
+}
+
+// TestWrongIdentity: a copy of a node's directory is refused, beside the node that runs and after it has run on. The node itself goes on, and
+// comes back at once after it was killed.
+func TestWrongIdentity(t *testing.T) {
+	t.Parallel()
+	secret := secretFile(t, "i")
+	stations := []*station{newStation(t, secret), newStation(t, secret), newStation(t, secret)}
+	var list []string
+	for i, s := range stations {
+		list = append(list, fmt.Sprintf("%d=%s", i+1, s.peer))
+	}
+	args := func(s *station, node int, more ...string) []string {
+		return s.args(append([]string{"--node", fmt.Sprint(node), "--bootstrap", strings.Join(list, ",")}, more...)...)
+	}
+	nodes := make([]*running, len(stations))
+	for i, s := range stations {
+		nodes[i] = launch(t, args(s, i+1)...)
+	}
+	for _, n := range nodes {
+		n.says("is ready")
+	}
+	second := stations[1]
+	copied := func() string {
+		dir := filepath.Join(t.TempDir(), "copy")
+		if err := os.CopyFS(dir, os.DirFS(second.dir)); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	nodes[1].stop()
+	older := copied()
+	nodes[1] = launch(t, args(second, 2)...)
+	nodes[1].says("is ready")
+
+	twin := *second
+	twin.dir, twin.public, twin.peer = copied(), freeport.Address(t), freeport.Address(t)
+	text, status := run(t, args(&twin, 2, "--advertise-peer", twin.peer)...)
+	wants(t, text, status, exitFailure, "another process runs as this node", "node 2 is running already, at "+second.peer, "copy of its data directory", "empty data directory and --join")
+	text, status = run(t, "enqueue", "mail", "{}", "--addr", "http://"+second.public)
+	wants(t, text, status, exitOK)
+
+	if err := nodes[1].cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-nodes[1].ended
+	nodes[1] = launch(t, args(second, 2)...)
+	nodes[1].says("is ready")
+	if strings.Contains(nodes[1].text(), "another process runs as this node") {
+		t.Error("it waited for the process that was killed")
+	}
+	nodes[1].stop()
+
+	genuine := second.dir
+	second.dir = older
+	for range 3 {
+		text, status = run(t, args(second, 2)...)
+		wants(t, text, status, exitFailure, "node 2 has run since, at "+second.peer, "older copy", "beaver cluster replace 2 ADDRESS", "--join")
+	}
+	second.dir = genuine
+	launch(t, args(second, 2)...).says("is ready")
 }

@@ -18,4 +18,7 @@
 //	│ "BEAVERMB" │ version │ length     │ JSON │ crc32c │
 //	│ 8 bytes    │ u32     │ u32        │      │ u32    │
 //	└────────────┴─────────┴────────────┴──────┴────────┘
+//
+// A directory that was put back to an older copy, or that two processes use, is no better than one that was lost. Each run of a node has a
+// number, which is in the file RUNS, and a nonce, and tells them to the others: see Run.
 package founding

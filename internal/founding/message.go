@@ -17,6 +17,7 @@ type Message struct {
 	Join    *Join   `json:"join,omitempty"`   // of a node that wants to join
 	Joined  *Record `json:"joined,omitempty"` // the answer: its record
 	Still   *Still  `json:"still,omitempty"`  // of a member that starts, and the answer when it still is one
+	Run     *Run    `json:"run,omitempty"`    // of a member that starts or runs, and the answer
 	Refused string  `json:"refused,omitempty"`
 	// Later says that a refusal may pass: the other side cannot decide it just now.
 	Later bool `json:"later,omitempty"`

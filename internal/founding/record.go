@@ -168,7 +168,12 @@ func Write(fsys vfs.FS, dir string, r *Record) error {
 	if err != nil || len(b) > RecordBytesMax {
 		return fmt.Errorf("the record of the membership has %d bytes, at most %d are possible: %w", len(b), RecordBytesMax, errors.Join(err, fs.ErrInvalid))
 	}
-	temp := path.Join(dir, FileName+".tmp")
+	return writeFile(fsys, dir, FileName, b)
+}
+
+// writeFile makes a small file durable in the place of an older one.
+func writeFile(fsys vfs.FS, dir, name string, b []byte) error {
+	temp := path.Join(dir, name+".tmp")
 	if err := fsys.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("write %s: %w", temp, err)
 	}
@@ -182,8 +187,8 @@ func Write(fsys vfs.FS, dir string, r *Record) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", temp, err)
 	}
-	if err := fsys.Rename(temp, path.Join(dir, FileName)); err != nil {
-		return fmt.Errorf("name %s: %w", FileName, err)
+	if err := fsys.Rename(temp, path.Join(dir, name)); err != nil {
+		return fmt.Errorf("name %s: %w", name, err)
 	}
 	return fsys.SyncDir(dir)
 }

@@ -92,6 +92,7 @@ func FuzzMessage(f *testing.F) {
 		{Hello: NewMachine(&Record{State: Born, Nonce: cluster.Nonce{2}}, 2, list, 4).Hello()},
 		{Join: &Join{Nonce: nonce, Address: "a:1"}},
 		{Still: &Still{Cluster: 1, Node: 2}},
+		{Run: &Run{Cluster: 1, Node: 2, Count: 3, Nonce: nonce, Begun: true}},
 		{Refused: "no", Later: true},
 	} {
 		b, err := m.Encode()

@@ -79,6 +79,9 @@ const (
 	// IntroductionTimeMax bounds what an introduction takes on both sides, the dialling included.
 	IntroductionTimeMax = 10 * time.Second
 
+	// talkShare is into how many parts the time between two pings is divided to see whether a peer talks.
+	talkShare = 8
+
 	acceptPauseMin = 5 * time.Millisecond // after a failed accept, when the system is short of something
 	acceptPauseMax = time.Second
 	refusalLogGap  = time.Second // between two logged refusals; those between are counted
