@@ -11,8 +11,10 @@ import (
 func TestCompareSpread(t *testing.T) {
 	run := func(one, four, p50 float64) []benchRow {
 		return []benchRow{
-			{Name: "a", JobsPerSec: one}, {Name: "a/4", JobsPerSec: four, beside: "a", Note: "fast"},
-			{Name: "b", JobsPerSec: 1, P50Micros: 100}, {Name: "b/4", JobsPerSec: 1, P50Micros: p50, beside: "b"},
+			{Name: "a", JobsPerSec: one},
+			{Name: "a/4", JobsPerSec: four, beside: "a", Note: "fast"},
+			{Name: "b", JobsPerSec: 1, P50Micros: 100},
+			{Name: "b/4", JobsPerSec: 1, P50Micros: p50, beside: "b"},
 		}
 	}
 	for _, tc := range []struct {
