@@ -18,8 +18,8 @@
 // commit. A fetch over queues of several shards is parked on each of them, and claimed by one at a time. Payloads are read
 // from the log by the caller, after the lease was granted.
 //
-// Where a job goes. A queue has a home on one shard or, with partitions, on several. A job goes to that of its ordering key, or of its
-// request's turn; see partition.go. What changes the homes is a move; see MoveQueue and PartitionQueue.
+// Where a job goes. A queue has a home on one shard or, with partitions, on several. A job goes to that of its ordering key, or else of
+// its unique key, or of its request's turn; see partition.go, and unique.go for a key that a job holds in a home that its queue moves from. What changes the homes is a move; see MoveQueue and PartitionQueue.
 //
 // What lives where. Queues and workers are in the catalog, shard 0; jobs, leases and settings on the data shards. Each
 // change goes to the catalog first and to the shard after it, each step may be repeated, and what a crash left in between is

@@ -34,7 +34,7 @@ type PendingEnqueue struct {
 	at      berth        // where its jobs go
 	homes   []berth      // where each job goes, when that is to several berths
 	legs    []enqueueLeg // the commands to these
-	moving  bool         // a session's jobs are of queues that move, or those of an atomic request are apart: Wait finds out where they go
+	moving  bool         // jobs of a session, or with unique keys, are of queues that move, or those of an atomic request are apart: Wait finds out where they go
 	good    []bool       // which jobs went to shards, once a queue is known to move; the others were refused before
 	sent    []berth      // where each job went that was sent once more, since its queue moves
 	call    *call
@@ -200,7 +200,7 @@ func (p *PendingEnqueue) routeJobs(ctx context.Context) error {
 			last = rt
 		}
 		to := last.homes[partitionOf(len(last.homes), &j.Spec, p.turn)]
-		j.Spec.Queue = to.id
+		j.Spec.Queue, j.hint = to.id, JobID{}
 		if j.Spec.EnqueuedAt == 0 {
 			j.Spec.EnqueuedAt = now
 		}
@@ -211,7 +211,7 @@ func (p *PendingEnqueue) routeJobs(ctx context.Context) error {
 			continue
 		}
 		p.assign(i, last, last.berth(to))
-		p.moving = p.moving || session && last.moving()
+		p.moving = p.moving || session && last.moving() || last.needsAsking(&j.Spec)
 	}
 	if r.Atomic && !p.moving && !p.together(nil) {
 		p.moving = true // as far as this node has heard they are apart: Wait makes sure of it

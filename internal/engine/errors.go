@@ -168,6 +168,9 @@ func errStillMoving(q *cluster.Queue, left *leftBehind) *Error {
 	case left.jobs > 0:
 		waits = append(waits, fmt.Sprintf("for %s to end", jobsText(left.jobs)))
 	}
+	if left.keys > 0 && left.jobs == 0 {
+		waits = append(waits, fmt.Sprintf("until the windows of %d unique keys have passed", left.keys))
+	}
 	if left.repeatable > 0 {
 		minutes := int((left.repeatable + time.Minute - 1) / time.Minute)
 		waits = append(waits, fmt.Sprintf("until clients repeat nothing any more that they sent there, which is in %d min", minutes))

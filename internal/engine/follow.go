@@ -107,7 +107,7 @@ func (p *PendingEnqueue) followJobs(ctx context.Context) {
 		}
 	}
 	p.noteSent(homes)
-	p.err = enqueueSeveral(ctx, p.request, out, p.now, homes)
+	p.err = p.enqueueNew(ctx, homes)
 }
 
 // late are the jobs of a session's request whose queues have moved more than once since the homes that refused them took any. The homes in
@@ -143,10 +143,6 @@ func (p *PendingEnqueue) late() []bool {
 // followWhole sends an atomic request to the one shard where all its queues live now. A session's may have been stored elsewhere, between the
 // move of one of them and that of another.
 func (p *PendingEnqueue) followWhole(ctx context.Context) {
-	if p.request.Session == (SessionID{}) {
-		p.err = p.enqueueWhole(ctx)
-		return
-	}
 	p.err = p.enqueueWholeMoving(ctx)
 }
 

@@ -136,12 +136,13 @@ func (e *Engine) maySettle(ctx context.Context, q *cluster.Queue) bool {
 	p, now, may := e.pump(shard.ID(q.From.Shards[0])), e.opts.Clock.NowMillis(), false
 	err := e.readReplica(ctx, p.shard, func() {
 		info, _ := p.machine.Queue(q.From.ID)
-		may = info.Live() == 0 && (q.Settles(queue.Millis(now)) || quietFor(p.machine.Answered(q.From.ID), now) >= queue.SessionIdleMillis)
+		may = info.Live() == 0 && info.Unique == 0 && (q.Settles(queue.Millis(now)) || quietFor(p.machine.Answered(q.From.ID), now) >= queue.SessionIdleMillis)
 	})
 	return err == nil && may
 }
 
-// settleMove ends a move when nothing is left in the old homes, and no client may repeat what they answered: they have answered nothing
+// settleMove ends a move when nothing is left in the old homes, no unique key is held there by a job or its window, and no client may repeat
+// what they answered: they have answered nothing
 // for longer than that, or the move has lasted for longer. They are closed, so nothing comes to them any more.
 //
 // What they remember of a request that came since they were closed is that they refused it, and it went on to the new homes. A repeat that
@@ -151,7 +152,7 @@ func (e *Engine) settleMove(ctx context.Context, q *cluster.Queue) error {
 		return nil
 	}
 	left, err := e.lookBehind(ctx, q)
-	if err != nil || !left.closed || left.jobs > 0 {
+	if err != nil || !left.closed || left.jobs > 0 || left.keys > 0 {
 		return err
 	}
 	encode := func(dst []byte) []byte { return cluster.AppendSettled(dst, q) }
@@ -179,6 +180,7 @@ func (e *Engine) settleMove(ctx context.Context, q *cluster.Queue) error {
 type leftBehind struct {
 	closed     bool          // all of them
 	jobs, dead uint64        // that have not ended, and those of them that are dead
+	keys       uint64        // unique keys that are held
 	repeatable time.Duration // for how long clients may repeat what they have answered
 }
 
@@ -192,6 +194,7 @@ func (e *Engine) lookBehind(ctx context.Context, q *cluster.Queue) (leftBehind, 
 		}
 		left.closed = left.closed && f.Info.Settings.Closed
 		left.jobs += f.Info.Live()
+		left.keys += f.Info.Unique
 		left.dead += f.Info.ByState[queue.StateDead]
 		left.repeatable = max(left.repeatable, time.Duration(queue.SessionIdleMillis-f.Quiet)*time.Millisecond)
 	}

@@ -30,6 +30,7 @@ const (
 	querySignal  queryKind = 12 // not a question: what a worker shall do, at the catalog
 	queryChange  queryKind = 13 // not a question: a queue's settings, at the catalog
 	querySession queryKind = 14 // what is remembered of a session's sequence number
+	queryKeys    queryKind = 15 // who holds unique keys of a queue
 )
 
 // query is a read of one shard. What a kind does not need is left out.
@@ -49,7 +50,8 @@ type query struct {
 	Change   *queueChange  `json:",omitzero"`
 	Session  SessionID     `json:",omitzero"`
 	Sequence uint64        `json:",omitzero"`
-	From     uint64        `json:"-"` // the node that asks; 0: this one
+	Keys     [][]byte      `json:",omitzero"` // hashed
+	From     uint64        `json:"-"`         // the node that asks; 0: this one
 }
 
 // heldLease is a lease on the query's shard.
@@ -80,6 +82,7 @@ type findings struct {
 	Workers  []seenWorker        `json:",omitzero"`
 	Changed  *cluster.Queue      `json:",omitzero"`
 	Session  queue.Remembered    `json:",omitzero"`
+	Held     []queue.Pos         `json:",omitzero"` // for each of the keys asked about; 0: it is free
 }
 
 // seenWorker is what the node that leads the catalog has heard of a worker.
@@ -207,6 +210,11 @@ func (e *Engine) answer(ctx context.Context, q *query) (*findings, error) {
 		look = func() { f.Holders = holders(p.machine, q.Workers) }
 	case querySession:
 		look = func() { f.Session = p.machine.Remembers(q.Session, q.Sequence) }
+	case queryKeys:
+		if len(q.Keys) > queue.EnqueueJobsMax {
+			return nil, errForwardVersion(q.From)
+		}
+		look = func() { p.keysHere(q, f) }
 	case queryLeases:
 		look = func() { f.Leases = p.machine.WorkerLeases(q.Worker) }
 	case queryJudge:
@@ -256,7 +264,7 @@ func (e *Engine) answerCatalog(ctx context.Context, q *query) (*findings, error)
 		}
 		w.want.Store(uint32(q.Wish))
 		w.wished.Store(true)
-	case queryJob, queryPlace, queryList, queryRows, queryQueue, queryQueues, queryHolders, queryLeases, queryJudge, querySession:
+	case queryJob, queryPlace, queryList, queryRows, queryQueue, queryQueues, queryHolders, queryLeases, queryJudge, querySession, queryKeys:
 		return nil, errNoJob()
 	default:
 		return nil, errForwardVersion(q.From)

@@ -45,8 +45,11 @@ func (b berth) session(s SessionID) SessionID {
 // stored nothing that could be repeated, or the moves since would not be over, but they may have refused it together with jobs that they
 // stored.
 func (p *PendingEnqueue) enqueueMoving(ctx context.Context, back int) error {
-	if p.request.Atomic {
+	switch {
+	case p.request.Atomic:
 		return p.enqueueWholeMoving(ctx)
+	case p.request.Session == SessionID{}:
+		return p.enqueueAsked(ctx)
 	}
 	p.noteGood()
 	for again := true; ; again = false {
@@ -62,6 +65,7 @@ func (p *PendingEnqueue) enqueueMoored(ctx context.Context, which []bool, back i
 	for i := range out {
 		if which[i] {
 			out[i].Err = nil
+			p.request.Jobs[i].hint = JobID{} // an old home has its own answer
 		}
 	}
 	m, err := p.moor(ctx, which, back)
@@ -74,7 +78,7 @@ func (p *PendingEnqueue) enqueueMoored(ctx context.Context, which []bool, back i
 	}
 	fresh := m.rest(p.request, out)
 	p.noteSent(fresh)
-	if err := enqueueSeveral(ctx, p.request, out, p.now, fresh); err != nil || back < 2 {
+	if err := p.enqueueNew(ctx, fresh); err != nil || back < 2 {
 		return err
 	}
 	var moving []bool // the old homes of these have not been asked yet
@@ -267,6 +271,12 @@ func (p *PendingEnqueue) remembered(ctx context.Context, at berth) (queue.Rememb
 // they were, or some of them, since they did not begin to move at the same time, that shard is asked. One that was closed to some of the
 // queues when the request came may remember that it refused it: then the request went on to another.
 func (p *PendingEnqueue) enqueueWholeMoving(ctx context.Context) error {
+	if p.request.Session == (SessionID{}) {
+		return p.enqueueWhole(ctx)
+	}
+	for i := range p.request.Jobs {
+		p.request.Jobs[i].hint = JobID{} // an old home has its own answer
+	}
 	var moving []*route
 	for i := range p.request.Jobs {
 		if rt := p.engine.routes.byID(p.request.Jobs[i].Spec.Queue); rt.moving() && !slices.Contains(moving, rt) {
@@ -309,6 +319,9 @@ func (p *PendingEnqueue) enqueueWhole(ctx context.Context) error {
 			return p.enqueueWholeMoving(ctx)
 		}
 		return errAtomicApart()
+	}
+	if p.err = p.seekWhole(ctx); p.err != nil {
+		return p.err
 	}
 	p.storeWhole(ctx)
 	return p.err
