@@ -130,7 +130,7 @@ func (o *order) refuse(format string, args ...any) {
 }
 
 func (p *placed) String() string {
-	return fmt.Sprintf("job %d (%s, key %q, %v, stored in %.3f … %.3f s)", p.label, p.queue, p.key,
+	return fmt.Sprintf("job %d (%s, key %q, %v, stored in %.3f … %.3f s)", p.label, p.queue, cmp.Or(p.key, p.unique),
 		queue.JobID{Shard: uint16(p.shard), Pos: p.pos}, p.call.Seconds(), p.ret.Seconds())
 }
 
@@ -139,7 +139,7 @@ func (o *order) judge() {
 	slices.SortFunc(o.jobs, func(a, b placed) int { return cmp.Compare(a.label, b.label) })
 	o.judgePlaces()
 	type group struct {
-		jobOf
+		queue, key    string
 		tenure, shard int
 	}
 	homes := make(map[group][]*placed)
@@ -147,16 +147,19 @@ func (o *order) judge() {
 	for i := range o.jobs {
 		p := &o.jobs[i]
 		tenure, certain := o.tenureOf(p)
-		if p.key == "" || !certain {
+		key := cmp.Or(p.key, p.unique) // both begin differently
+		if key == "" || !certain {
 			continue
 		}
-		if first := at[group{p.jobOf, tenure, 0}]; first == nil {
-			at[group{p.jobOf, tenure, 0}] = p
+		if first := at[group{p.queue, key, tenure, 0}]; first == nil {
+			at[group{p.queue, key, tenure, 0}] = p
 		} else if first.shard != p.shard {
 			o.refuse("the jobs of a key are on two shards, and the queue did not move: %v, %v", first, p)
 		}
-		g := group{p.jobOf, tenure, p.shard}
-		homes[g] = append(homes[g], p)
+		if p.key != "" {
+			g := group{p.queue, p.key, tenure, p.shard}
+			homes[g] = append(homes[g], p)
+		}
 	}
 	late := make(map[int][]overtaken)
 	for g, jobs := range homes {
@@ -327,7 +330,7 @@ func TestOrder(t *testing.T) {
 				o.told(&placed{shard: 1, label: 99}, token, 5*s)
 			}
 			for i, p := range tc.jobs {
-				p.jobOf, p.label, p.shard = jobOf{"q", "k"}, history.Label(i), max(p.shard, 1)
+				p.jobOf, p.label, p.shard = jobOf{queue: "q", key: "k"}, history.Label(i), max(p.shard, 1)
 				if token := p.token; token != 0 {
 					p.token = 0
 					o.told(&p, token, 20*s)

@@ -22,6 +22,7 @@ type recorder struct {
 	mu         sync.Mutex
 	jobs       []jobOf             // by label
 	tenures    map[string][]tenure // of each queue, in order
+	existing   []existing
 	log        history.Log
 	ids        map[history.Label]beaver.JobID
 	labels     map[beaver.JobID]history.Label
@@ -38,7 +39,7 @@ type recorder struct {
 type tally struct{ answered, refused, unknown, failed int }
 
 // book is what is certain of a queue's totals: what was begun bounds them from above, and what was acknowledged from below.
-type book struct{ begun, stored, enqueuedSeen, completed, completedSeen uint64 }
+type book struct{ begun, stored, existed, enqueuedSeen, completed, completedSeen uint64 }
 
 func newRecorder() *recorder {
 	return &recorder{
@@ -81,15 +82,18 @@ func (r *recorder) bookLocked(name string) *book {
 	return r.books[name]
 }
 
-// jobOf is what of a job the history does not know.
-type jobOf struct{ queue, key string }
+// jobOf is what of a job the history does not know: its queue, and its ordering key and its unique key, if any.
+type jobOf struct {
+	queue, key, unique string
+	started            bool // it lets go of its unique key when it starts
+}
 
 // enqueueing names a job that is about to be sent.
-func (r *recorder) enqueueing(queue, key string) history.Label {
+func (r *recorder) enqueueing(of jobOf) history.Label {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.bookLocked(queue).begun++
-	r.jobs = append(r.jobs, jobOf{queue, key})
+	r.bookLocked(of.queue).begun++
+	r.jobs = append(r.jobs, of)
 	return r.log.NewLabel()
 }
 
@@ -212,6 +216,8 @@ func (r *recorder) wished(k history.Kind, l history.Label, call time.Duration, s
 	case err == nil:
 	case errors.Is(err, beaver.ErrNotFound):
 		o.Code = queue.CodeNoJob
+	case k == history.Retry && errors.Is(err, beaver.ErrFailedPrecondition) && r.jobs[l].unique != "":
+		return // perhaps for its key, and it is dead; perhaps since it is not
 	case errors.Is(err, beaver.ErrFailedPrecondition):
 		o.Code, o.Untold = queue.CodeWrongState, true
 	default:

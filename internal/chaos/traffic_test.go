@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,11 +20,13 @@ import (
 )
 
 const (
-	trafficQueues = 8
-	keyedQueues   = 3          // whose jobs have ordering keys
-	programQueue  = "programs" // of those who run a program for each job
-	trafficKeys   = 5          // of each of the former
-	trafficLease  = 3 * time.Second
+	trafficQueues    = 8
+	keyedQueues      = 3          // whose jobs have ordering keys
+	uniqueQueueCount = 2          // whose jobs have unique keys
+	programQueue     = "programs" // of those who run a program for each job
+	trafficKeys      = 5          // ordering keys of a keyed queue
+	uniqueKeys       = 6          // unique keys of a queue, for jobs without an ordering key and for those of each
+	trafficLease     = 3 * time.Second
 	// trafficBehindMax is how far the producers run ahead of the workers.
 	trafficBehindMax = 2000
 	// thinkMax bounds what a producer does between two calls.
@@ -34,6 +37,13 @@ const (
 func trafficQueue(n int) string { return fmt.Sprintf("q%d", n) }
 
 func keyedQueue(n int) string { return fmt.Sprintf("keyed%d", n) }
+
+func uniqueQueue(n int) string { return fmt.Sprintf("unique%d", n) }
+
+// isUnique reports whether the jobs of a queue have unique keys, and isKeyed whether they have ordering keys.
+func isUnique(name string) bool { return strings.HasPrefix(name, "unique") }
+
+func isKeyed(name string) bool { return strings.HasPrefix(name, "keyed") }
 
 // plainQueues are those with one home, and spreadQueues those that may have several.
 func plainQueues() (names []string) {
@@ -50,8 +60,15 @@ func spreadQueues() (names []string) {
 	return names
 }
 
+func uniqueQueues() (names []string) {
+	for n := range uniqueQueueCount {
+		names = append(names, uniqueQueue(n))
+	}
+	return names
+}
+
 // workedQueues are those that consumers and workers take from, and stormQueues all that there are.
-func workedQueues() []string { return append(plainQueues(), spreadQueues()...) }
+func workedQueues() []string { return slices.Concat(plainQueues(), spreadQueues(), uniqueQueues()) }
 
 func stormQueues() []string { return append(workedQueues(), programQueue) }
 
@@ -73,14 +90,11 @@ type knownJob struct {
 	id    beaver.JobID
 }
 
-// configureQueues makes the queues, of one partition, two and three. Every ended job stays listed, none dies of the faults, and what
+// configureQueues makes the queues, of one partition and up to three. Every ended job stays listed, none dies of the faults, and what
 // failed comes again soon.
 func (t *traffic) configureQueues(ctx context.Context, c *beaver.Client) error {
 	for _, name := range stormQueues() {
-		count := 1
-		if n := slices.Index(spreadQueues(), name); n >= 0 {
-			count += n
-		}
+		count := 1 + max(0, slices.Index(spreadQueues(), name), slices.Index(uniqueQueues(), name))
 		q, err := c.ConfigureQueue(ctx, name, beaver.QueueSettings{
 			KeepEnded: new(1_000_000), MaxAttempts: new(1000), PoisonLimit: new(1000), Partitions: &count,
 			Retry: &beaver.RetryPolicy{Kind: beaver.RetryFixed, Base: 200 * time.Millisecond},
@@ -135,18 +149,21 @@ func (t *traffic) produce(ctx context.Context, c *beaver.Client, who uint64, n i
 
 // job draws a job for a queue, and names it. Those of an ordering key are all due at once, and of one priority: nothing but their age
 // says which comes first.
-func (t *traffic) job(rng *rand.Rand, name, key string) (history.Label, beaver.Job) {
-	l := t.record.enqueueing(name, key)
+func (t *traffic) job(rng *rand.Rand, of jobOf) (history.Label, beaver.Job) {
+	l := t.record.enqueueing(of)
 	bytes := 8 + rng.IntN(200)
 	if rng.IntN(50) == 0 {
 		bytes = 8 + rng.IntN(16<<10)
 	}
 	j := beaver.Job{
-		Queue: name, Kind: "chaos", Payload: payloadOf(l, bytes), Priority: new(rng.IntN(10)),
+		Queue: of.queue, Kind: "chaos", UniqueKey: of.unique, Payload: payloadOf(l, bytes), Priority: new(rng.IntN(10)),
 		Metadata: map[string]string{"label": strconv.FormatUint(uint64(l), 10)},
 	}
-	if key != "" {
-		j.OrderingKey, j.Priority = key, new(int(key[len(key)-1]-'0'))
+	if of.started {
+		j.UniqueUntil = beaver.UniqueUntilStarted
+	}
+	if of.key != "" {
+		j.OrderingKey, j.Priority = of.key, new(int(of.key[len(of.key)-1]-'0'))
 	} else if rng.IntN(10) == 0 {
 		j.Delay = time.Duration(rng.IntN(2000)) * time.Millisecond
 	}
@@ -160,38 +177,53 @@ func drawQueue(rng *rand.Rand) string {
 	if rng.IntN(4) == 0 {
 		return keyedQueue(rng.IntN(keyedQueues))
 	}
+	if rng.IntN(6) == 0 {
+		return uniqueQueue(rng.IntN(uniqueQueueCount))
+	}
 	return trafficQueue(rng.IntN(trafficQueues))
 }
 
-// drawKey draws an ordering key for a job of a queue, or none.
-func drawKey(rng *rand.Rand, name string) string {
-	if !slices.Contains(spreadQueues(), name) || rng.IntN(10) == 0 {
-		return ""
+// drawKeys draws the keys of a job of a queue.
+func drawKeys(rng *rand.Rand, name string) jobOf {
+	of := jobOf{queue: name}
+	switch {
+	case isKeyed(name) && rng.IntN(10) > 0:
+		of.key = fmt.Sprintf("key-%d", rng.IntN(trafficKeys))
+	case isUnique(name):
+		if rng.IntN(3) == 0 {
+			of.key = "key-0"
+		}
+		of.unique, of.started = fmt.Sprintf("only-%d", rng.IntN(uniqueKeys)), rng.IntN(4) == 0
 	}
-	return fmt.Sprintf("key-%d", rng.IntN(trafficKeys))
+	return of
 }
 
 func (t *traffic) enqueueOne(c *beaver.Client, rng *rand.Rand) {
 	name := drawQueue(rng)
-	l, j := t.job(rng, name, drawKey(rng, name))
+	l, j := t.job(rng, drawKeys(rng, name))
 	call := t.record.now()
+	if j.UniqueKey != "" {
+		id, existing, err := c.EnqueueUnique(context.Background(), j)
+		t.record.called("enqueue unique", err)
+		t.answered(l, name, call, id, existing, err)
+		return
+	}
 	id, err := c.Enqueue(context.Background(), j)
 	t.record.called("enqueue", err)
-	t.record.enqueued(l, name, call, id, err)
-	t.stored(l, id, err)
+	t.answered(l, name, call, id, false, err)
 }
 
 func (t *traffic) enqueueMany(c *beaver.Client, rng *rand.Rand) {
 	names, labels, jobs := make([]string, 2+rng.IntN(12)), []history.Label(nil), []beaver.Job(nil)
 	one := drawQueue(rng)
-	key := drawKey(rng, one)
-	atomic := rng.IntN(3) == 0
+	of := drawKeys(rng, one)
+	atomic := rng.IntN(3) == 0 && of.unique == "" // its answers do not tell of jobs that exist
 	for i := range names {
 		if names[i] = one; !atomic { // of different keys it may be refused
 			names[i] = drawQueue(rng)
-			key = drawKey(rng, names[i])
+			of = drawKeys(rng, names[i])
 		}
-		l, j := t.job(rng, names[i], key)
+		l, j := t.job(rng, of)
 		labels, jobs = append(labels, l), append(jobs, j)
 	}
 	call := t.record.now()
@@ -203,8 +235,7 @@ func (t *traffic) enqueueMany(c *beaver.Client, rng *rand.Rand) {
 			if err == nil {
 				id = ids[i]
 			}
-			t.record.enqueued(l, names[i], call, id, err)
-			t.stored(l, id, err)
+			t.answered(l, names[i], call, id, false, err)
 		}
 		return
 	}
@@ -215,9 +246,18 @@ func (t *traffic) enqueueMany(c *beaver.Client, rng *rand.Rand) {
 		if a.Err != nil {
 			err = a.Err
 		}
-		t.record.enqueued(labels[i], names[i], call, a.ID, err)
-		t.stored(labels[i], a.ID, err)
+		t.answered(labels[i], names[i], call, a.ID, a.Existing, err)
 	}
+}
+
+// answered takes note of the answer to an enqueue.
+func (t *traffic) answered(l history.Label, name string, call time.Duration, id beaver.JobID, existing bool, err error) {
+	if err == nil && existing {
+		t.record.existed(l, name, call, id)
+		return
+	}
+	t.record.enqueued(l, name, call, id, err)
+	t.stored(l, id, err)
 }
 
 // stored remembers a job that was acknowledged, for later calls.

@@ -31,7 +31,7 @@ func (s *storm) drain(c *beaver.Client) {
 		for _, q := range queues {
 			left += q.Scheduled + q.Ready + q.Running + q.Backoff + q.Dead
 			if q.Dead > 0 {
-				s.retryDead(ctx, c, q.Name)
+				s.endDead(ctx, c, q.Name)
 			}
 		}
 		if err == nil && left == 0 && len(queues) == len(stormQueues()) {
@@ -44,8 +44,8 @@ func (s *storm) drain(c *beaver.Client) {
 	}
 }
 
-// retryDead retries the dead one by one, so that the history knows of each.
-func (s *storm) retryDead(ctx context.Context, c *beaver.Client, name string) {
+// endDead retries the dead one by one, so that the history knows of each. Those with unique keys, which they may not get again, are discarded.
+func (s *storm) endDead(ctx context.Context, c *beaver.Client, name string) {
 	call := s.record.now()
 	page, err := c.ListJobs(ctx, beaver.JobFilter{Queue: name, State: beaver.StateDead, PageSize: 1000}, "")
 	if err != nil || len(page.Jobs) == 0 {
@@ -56,15 +56,19 @@ func (s *storm) retryDead(ctx context.Context, c *beaver.Client, name string) {
 	for _, j := range page.Jobs {
 		ids = append(ids, j.ID)
 	}
+	what, how := history.Retry, c.RetryDead
+	if isUnique(name) {
+		what, how = history.Discard, c.DiscardDead
+	}
 	call = s.record.now()
-	errs, err := c.RetryDead(ctx, ids...)
+	errs, err := how(ctx, ids...)
 	for i, id := range ids {
 		if l, ok := s.record.labelOf(id); ok {
 			one := err
 			if err == nil && errs[i] != nil {
 				one = errs[i]
 			}
-			s.record.wished(history.Retry, l, call, "", one)
+			s.record.wished(what, l, call, "", one)
 		}
 	}
 }
@@ -104,6 +108,9 @@ func (s *storm) tells(c *beaver.Client) map[beaver.JobState]int {
 			s.record.violate("queue %s: %v", name, err)
 			continue
 		}
+		if known := s.record.reading(name).existed; q.UniqueKeys > 0 || q.DeduplicatedTotal < known {
+			s.record.violate("queue %s, all of whose jobs have ended, holds %d unique keys; it says that %d jobs existed, and of %d that was told", name, q.UniqueKeys, q.DeduplicatedTotal, known)
+		}
 		all := 0
 		for state, n := range listed {
 			count[state] += n
@@ -125,6 +132,7 @@ func (s *storm) verdict(clients []*beaver.Client, notes string) {
 	count := s.tells(clients[0])
 	lost := s.record.lost()
 	keyed, late := s.record.inOrder()
+	s.record.alone()
 	s.agree()
 	began := time.Now()
 	undecided := s.record.judge()
@@ -224,6 +232,7 @@ func (s *storm) table(count map[beaver.JobState]int, ran int, undecided uint64, 
 	row("  lost", "%d", lost)
 	row("programs run by beaver work", "%d", ran)
 	row("outcomes refused as stale", "%d", r.stale)
+	row("jobs that existed, by unique key", "%d", len(r.existing))
 	row("changes refused, as the queue moved", "%d", s.refused)
 	row("jobs with an ordering key, leased", "%d, of which %d seem to be overtaken, each for a lease that nobody was told of", keyed, late)
 	verdict := "an order explains it"
