@@ -1,6 +1,8 @@
 package rpc
 
 import (
+	"time"
+
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -46,7 +48,9 @@ func (d *jobDecoder) uniqueField(f *fields, number protowire.Number, job *engine
 		}
 		b.unique.window = true
 		var err *engine.Error
-		job.Spec.UniqueForMillis, err = millisOf("unique_for", &window)
+		if job.Spec.UniqueForMillis, err = millisOf("unique_for", &window); err == nil && job.Spec.UniqueForMillis > queue.UniqueForMillisMax {
+			return invalid("unique_for", "is %v: want at most %v, which is 30 days", window.AsDuration(), queue.UniqueForMillisMax*time.Millisecond)
+		}
 		return err
 	case number == uniqueQueueField && f.isBytes():
 		b.unique.queue, ok = d.names.queue.text(f.value)

@@ -30,6 +30,8 @@ func TestDecodeUnique(t *testing.T) {
 		{"window without key", &beaverv1.NewJob{Queue: "q", UniqueFor: hour}, "", "unique_for", "add unique_key"},
 		{"until of a newer client", &beaverv1.NewJob{Queue: "q", UniqueKey: "k", UniqueUntil: 3}, "", "unique_until", "is 3: want one of ended, started"},
 		{"negative window", &beaverv1.NewJob{Queue: "q", UniqueKey: "k", UniqueFor: durationpb.New(-1)}, "", "unique_for", "not negative"},
+		{"longest window", &beaverv1.NewJob{Queue: "q", UniqueKey: "k", UniqueFor: durationpb.New(720 * time.Hour)}, "q", "", ""},
+		{"too long a window", &beaverv1.NewJob{Queue: "q", UniqueKey: "k", UniqueFor: durationpb.New(720*time.Hour + 1)}, "", "unique_for", "want at most 720h0m0s, which is 30 days"},
 		{"no duration", &beaverv1.NewJob{Queue: "q", UniqueKey: "k", UniqueFor: &durationpb.Duration{Nanos: -1, Seconds: 1}}, "", "unique_for", "want a duration"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
