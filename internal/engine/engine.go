@@ -135,7 +135,7 @@ func untilFatal(ctx context.Context, tell func(error)) (context.Context, func(er
 
 // orFatal is what made the node end, if that is why err came to be: all that followed from it says less.
 func orFatal(ctx context.Context, err error) error {
-	if fatal, ok := context.Cause(ctx).(fatalError); ok {
+	if fatal, ok := errors.AsType[fatalError](context.Cause(ctx)); ok {
 		return fatal.error
 	}
 	return err

@@ -29,7 +29,7 @@ const (
 const (
 	batchHeader   = 40
 	batchRow      = 8
-	knownVersions = 2 // of batches, which the older binary reads
+	knownVersions = 2               // of batches, which the older binary reads
 	newerSequence = uint64(1) << 63 // marks what a newer binary proposed in the newer format
 )
 
