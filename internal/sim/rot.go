@@ -253,6 +253,10 @@ func (d *driver) checkPayload(p queue.Pos) (history.Label, bool) {
 		w.trace.printf(d.m.name, "waits for the payload of job %d.%d: %v", p.Index(), p.Ordinal(), err)
 		return history.NoLabel, false
 	}
+	if d.m.n.cannotRead(err) {
+		w.trace.printf(d.m.name, "cannot read the payload of job %d.%d: %v", p.Index(), p.Ordinal(), err)
+		return history.NoLabel, false
+	}
 	if !w.opts.HistoryOnly {
 		if want := w.oracles[d.m.group.id].jobs[p]; err != nil || want == nil || hashBytes(0, item) != want.payload {
 			w.fail("%s: the payload of job %d.%d is lost: %v", d.m.name, p.Index(), p.Ordinal(), err)

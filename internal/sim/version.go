@@ -140,3 +140,18 @@ func (n *node) tooOld(err error) bool {
 	n.newer = w.healing || n.chance.percent(50)
 	return true
 }
+
+// cannotRead reports whether a payload is of the newer format, which a node of the older binary may have to hand out when it was brought a
+// snapshot. It gives out none, and its operator is told, as when it meets such an entry.
+func (n *node) cannotRead(err error) bool {
+	if _, newer := errors.AsType[*shard.NewerBatchError](err); !newer || n.newer || n.w.plan.upgrade == upgradeNone {
+		return false
+	}
+	life := n.life
+	n.w.after(0, func() {
+		if n.up && n.life == life {
+			n.failed(err)
+		}
+	})
+	return true
+}
