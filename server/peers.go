@@ -50,6 +50,7 @@ const (
 type peers struct {
 	options   *peering
 	dir       string
+	fs        vfs.FS // of the count of runs
 	version   string
 	shards    int // that the node was started with; 0: nobody said
 	logger    *slog.Logger
@@ -97,7 +98,7 @@ func (s *Server) openPeers(ctx context.Context) (p *peers, err error) {
 	}
 	options.public = orElse(options.public, s.Addr())
 	p = &peers{
-		options: options, dir: dir, version: s.opts.Version, shards: s.opts.Shards, logger: s.logger, waits: s.front.SetNotReady,
+		options: options, dir: dir, fs: s.opts.fs, version: s.opts.Version, shards: s.opts.Shards, logger: s.logger, waits: s.front.SetNotReady,
 		adopted: make(map[shard.ID]shard.ReplicaID), known: make(map[shard.NodeID]cluster.NodeInfo),
 		changed: make(chan struct{}, 1), removed: make(chan struct{}), superseded: make(chan struct{}), fatal: s.fatal,
 	}

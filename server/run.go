@@ -3,15 +3,16 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/founding"
-	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
 // Times of a run that asks the others whether it may begin.
@@ -79,8 +80,11 @@ func (p *peers) addressOf(node uint64) string {
 // begin counts a run of this node, before it takes part in anything. If the directory was of the cluster before, the others are asked first
 // whether they know of a later run, or of a process that runs as this node. Nobody can be asked who does not answer: what this finds out
 // early, the leaders' heartbeats find out late (shard.LostLogError), unless they were elected since.
+//
+// A run that there is no room to count begins all the same, since workers make room by what they end. It is nobody's business then: the next
+// one has its number.
 func (p *peers) begin(ctx context.Context, way founding.Way, record *founding.Record, members map[uint64]string) error {
-	count, err := founding.ReadRuns(vfs.OS(), p.dir)
+	count, err := founding.ReadRuns(p.fs, p.dir)
 	if err != nil {
 		return err
 	}
@@ -95,11 +99,13 @@ func (p *peers) begin(ctx context.Context, way founding.Way, record *founding.Re
 			return err
 		}
 	}
-	if err := founding.WriteRuns(vfs.OS(), p.dir, p.run.Count); err != nil {
-		return err
+	err = founding.WriteRuns(p.fs, p.dir, p.run.Count)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		p.logger.Warn("the disk is full, and this run of the node is not counted: until it is started again, others cannot tell an older copy of its directory", "err", err)
+		return nil
 	}
-	p.run.Begun = true
-	return nil
+	p.run.Begun = err == nil
+	return err
 }
 
 // allowed asks whether this run may begin. Where another one seems to live, it asks again until that would be found dead.
@@ -148,6 +154,9 @@ func refusedRun(address string, answer *founding.Message) *founding.StartError {
 
 // tellRun tells a node of this run. If that knows of a later one, this one ends.
 func (p *peers) tellRun(address string) {
+	if !p.run.Begun {
+		return
+	}
 	answer, _, err := p.introduce(p.ctx, address, founding.Message{Run: &p.run})
 	if err != nil || answer.Run == nil || answer.Refused == "" || answer.Later {
 		return

@@ -3,12 +3,16 @@ package server
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/founding"
 	"github.com/beaver-raft/beaver/internal/freeport"
+	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
 // TestSuperseded: a node that nobody could object to when it began hears later that another run of it has begun since, and must not go on.
@@ -41,5 +45,45 @@ func TestSuperseded(t *testing.T) {
 	err := <-fatal
 	if _, ok := errors.AsType[*founding.StartError](err); !ok || !strings.Contains(err.Error(), "node 2 has run since, at elsewhere:1") {
 		t.Fatalf("it ends with %v", err)
+	}
+}
+
+// noRoom is a disk without room for another count of runs.
+type noRoom struct{ vfs.FS }
+
+func (n noRoom) Create(name string) (vfs.File, error) {
+	if strings.HasPrefix(filepath.Base(name), founding.RunsFileName) {
+		return nil, &fs.PathError{Op: "create", Path: name, Err: syscall.ENOSPC}
+	}
+	return n.FS.Create(name)
+}
+
+// TestRunWithoutRoom: a node starts on a full disk, since only what its workers end makes room, and the next run has the number of this one.
+func TestRunWithoutRoom(t *testing.T) {
+	options := Options{
+		DataDir: t.TempDir(), Listen: "127.0.0.1:0", Shards: 1, Fatal: func(err error) { t.Errorf("fatal: %v", err) },
+		Peers: PeerOptions{Listen: freeport.Address(t)},
+	}
+	for _, full := range []bool{false, true, true, false} {
+		before, err := founding.ReadRuns(vfs.OS(), options.DataDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if options.fs = vfs.OS(); full {
+			options.fs = noRoom{vfs.OS()}
+		}
+		node, err := Open(t.Context(), options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		node.peers.inquireOnce()
+		if run := node.peers.run; run.Count != before+1 || run.Begun == full {
+			t.Errorf("a run on a full disk: %v is number %d, and was told: %v", full, run.Count, run.Begun)
+		}
+		closeAll(t, node)
+		after, err := founding.ReadRuns(vfs.OS(), options.DataDir)
+		if err != nil || full != (after == before) {
+			t.Errorf("there were %d runs, and %d after one on a full disk: %v (%v)", before, after, full, err)
+		}
 	}
 }
