@@ -161,12 +161,15 @@ func (p *peers) tellRun(address string) {
 	if err != nil || answer.Run == nil || answer.Refused == "" || answer.Later {
 		return
 	}
+	unfit := refusedRun(address, answer)
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.unfit != nil {
-		return
+	first := p.unfit == nil
+	if first {
+		p.unfit = unfit
+		close(p.superseded)
 	}
-	p.unfit = refusedRun(address, answer)
-	close(p.superseded)
-	p.fatal(p.unfit)
+	p.mu.Unlock()
+	if first {
+		p.fatal(unfit)
+	}
 }

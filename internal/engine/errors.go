@@ -164,7 +164,7 @@ func errStillMoving(q *cluster.Queue, left *leftBehind) *Error {
 	var waits []string
 	switch {
 	case left.dead > 0:
-		waits = append(waits, fmt.Sprintf("for %s, %d of them dead, which have to be retried or discarded", jobsText(left.jobs), left.dead))
+		waits = append(waits, fmt.Sprintf("for %s, %d of them dead, which have to be retried or, as those with a unique key, discarded", jobsText(left.jobs), left.dead))
 	case left.jobs > 0:
 		waits = append(waits, fmt.Sprintf("for %s to end", jobsText(left.jobs)))
 	}

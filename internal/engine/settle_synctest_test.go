@@ -76,7 +76,7 @@ func TestUnusedQueueMovesAtOnce(t *testing.T) {
 		if _, err := c.nodes[1].Finish(ctx, 0, []Outcome{{Kind: OutcomeFail, ID: got[2].ID, Token: got[2].Token, Failure: Failure{Message: "no", Final: true}}}, nil); err != nil {
 			t.Fatal(err)
 		}
-		refused("waits for 1 job, 1 of them dead, which have to be retried or discarded;")
+		refused("waits for 1 job, 1 of them dead, which have to be retried or, as those with a unique key, discarded;")
 		if n, _, err := c.nodes[1].DiscardAllDead(ctx, "q", 10); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}

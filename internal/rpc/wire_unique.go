@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"math"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -39,7 +40,7 @@ func (d *jobDecoder) uniqueField(f *fields, number protowire.Number, job *engine
 	case number == uniqueUntilField && f.isVarint():
 		b.unique.until = f.varint != 0
 		var err *engine.Error
-		job.Spec.UniqueUntil, err = uniqueUntilOf(beaverv1.UniqueUntil(f.varint))
+		job.Spec.UniqueUntil, err = uniqueUntilOf(beaverv1.UniqueUntil(min(f.varint, math.MaxInt32)))
 		return err
 	case number == uniqueForField && f.isBytes():
 		var window durationpb.Duration
