@@ -18,7 +18,7 @@ func checkSchema(name string) error {
 		return err
 	}
 	plugins.RegisterDefaultPlugins()
-	var board dashboard.Dashboard
+	var board dashboard.Dashboard //nolint:staticcheck // the newer one describes what only newer Grafana versions read
 	err = board.UnmarshalJSONStrict(text)
 	if found, ok := errors.AsType[cog.BuildErrors](err); ok && len(found) == 0 {
 		err = nil
