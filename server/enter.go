@@ -334,6 +334,22 @@ func (p *peers) ticket(node *cluster.Node, nodes []cluster.Node, shards int) *fo
 	return r
 }
 
+// awaitFounders waits until the catalog of a new cluster names its founders, which its first leader sees to: who is told that the cluster is
+// ready may ask at once who is in it. Where the catalog names nodes already, it waits for nothing. REQUIRES: this node's copy of the catalog has
+// all that was committed before the node started.
+func (p *peers) awaitFounders(ctx context.Context, e *engine.Engine) error {
+	if p.membership().State != founding.Founded {
+		return nil
+	}
+	p.waits("waiting for the cluster's founders to be recorded")
+	p.keeper.wake() // it may be the one to record them
+	founded := func(c *cluster.Catalog) bool { return c.LastNode() != 0 }
+	if err := e.AwaitCatalog(ctx, founded); err != nil {
+		return fmt.Errorf("waiting for the cluster's founders to be recorded: %w", err)
+	}
+	return nil
+}
+
 // inquireInterval is between two questions whether this node still is a member.
 const inquireInterval = 10 * time.Second
 

@@ -39,6 +39,7 @@ func TestNobodyComesBeforeTheFounders(t *testing.T) {
 		t.Fatal(err)
 	}
 	options.Hosted = func(h *host.Host) { p.ran(); p.host.Store(h) } // and no keeper that would record the founder before we ask
+	options.Joined = nil                                             // nor a wait for it
 	e, err := engine.Open(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
@@ -62,5 +63,33 @@ func TestNobodyComesBeforeTheFounders(t *testing.T) {
 	answer := p.admit(t.Context(), join)
 	if answer.Joined == nil || answer.Joined.Node != 2 || len(answer.Joined.Members) != 1 || answer.Joined.Members[0].Address != address {
 		t.Errorf("a node that comes when the founder is known: %+v", answer)
+	}
+}
+
+// TestFoundersAreNamedAtOnce: whoever finds a new cluster's node ready is told of all its founders.
+func TestFoundersAreNamedAtOnce(t *testing.T) {
+	for _, count := range []int{1, 3} {
+		var list []string
+		for i := range count {
+			list = append(list, fmt.Sprintf("%d=%s", i+1, freeport.Address(t)))
+		}
+		options := make([]Options, count)
+		for i := range options {
+			options[i] = Options{
+				DataDir: t.TempDir(), Listen: listenNowhere, Shards: 1, Fatal: func(err error) { t.Errorf("fatal: %v", err) },
+				Peers: PeerOptions{Bootstrap: strings.Join(list, ","), Node: uint64(i + 1)},
+			}
+		}
+		nodes := openTogether(t, options...)
+		for i, n := range nodes {
+			about, err := n.peers.Describe(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(about.Nodes) != count {
+				t.Errorf("node %d of %d says at once: %v", i+1, count, about.Nodes)
+			}
+		}
+		closeAll(t, nodes...)
 	}
 }

@@ -373,6 +373,7 @@ func (p *peers) configure(ctx context.Context, o *engine.Options) (err error) {
 		p.start() // not later: who leads may be a node that only the catalog knows of, and the engine may wait for replicas to come
 	}
 	o.Serving = func(e *engine.Engine) { p.engine.Store(e) }
+	o.Joined = p.awaitFounders
 	o.Reached = func() bool { return p.heard.majority(p.transport.Stats().Peers, time.Now()) }
 	o.Others = p.others
 	o.Replicas, err = p.replicas(ctx)

@@ -45,7 +45,8 @@ type Server struct {
 
 // Open starts a node: it listens, recovers what the data directory holds, and returns when the node serves. A data
 // directory that another process uses, or that is damaged, is an error that says so. ctx bounds the start only. A node of several
-// also waits for the others: founders for each other and for a quorum, and a node that joins for its place.
+// also waits for the others: founders for each other, for a quorum and until the new catalog names them all, and a node that joins for its
+// place.
 func Open(ctx context.Context, opts Options) (*Server, error) {
 	opts = opts.withDefaults()
 	if err := opts.validate(); err != nil {

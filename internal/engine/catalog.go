@@ -228,6 +228,16 @@ func (r *reach) to(index uint64) {
 	}
 }
 
+// next is closed when the replica has applied another entry.
+func (r *reach) next() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.further == nil {
+		r.further = make(chan struct{})
+	}
+	return r.further
+}
+
 // await waits until the replica has applied an entry that is committed. It waits no longer than for a leader: a replica that is so
 // far behind is cut off.
 func (r *reach) await(ctx context.Context, index uint64) error {

@@ -109,6 +109,11 @@ func Open(ctx context.Context, opts Options) (*Engine, error) {
 	if err := bring(ctx); err != nil {
 		return nil, orFatal(ctx, errors.Join(err, e.Close(ctx)))
 	}
+	if e.opts.Joined != nil {
+		if err := e.opts.Joined(ctx, e); err != nil {
+			return nil, orFatal(ctx, errors.Join(err, e.Close(ctx)))
+		}
+	}
 	e.pulsed.Store(int64(e.workers.now()))
 	e.spawn(e.pulse)
 	e.spawn(e.monitor)

@@ -17,6 +17,25 @@ func (e *Engine) ReadCatalog(ctx context.Context, read func(*cluster.Catalog)) e
 	return nil
 }
 
+// AwaitCatalog waits until this node's copy of the catalog is as wished, and looks again whenever it has changed. The wish must not keep the
+// catalog. An error says that ctx ended or the node stops.
+func (e *Engine) AwaitCatalog(ctx context.Context, wished func(*cluster.Catalog) bool) error {
+	for {
+		further := e.catalog.reach.next() // before the look: what comes after it is not missed
+		so := false
+		if err := e.ReadCatalog(ctx, func(c *cluster.Catalog) { so = wished(c) }); err != nil || so {
+			return err
+		}
+		select {
+		case <-further:
+		case <-ctx.Done():
+			return contextError(ctx.Err())
+		case <-e.background.Done():
+			return errStopping()
+		}
+	}
+}
+
 // ChangeCatalog carries out a command on the catalog and returns its outcome once it is committed and applied where the catalog is
 // led. An error says that there is none, or that it is not known.
 func (e *Engine) ChangeCatalog(ctx context.Context, encode func(dst []byte) []byte) (cluster.Code, error) {

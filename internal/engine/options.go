@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"time"
@@ -34,6 +35,9 @@ type Options struct {
 	// WorkerTTL and as many shards.
 	Forwarder Forwarder
 	Serving   func(*Engine)
+	// Joined is the last thing that Open does before the engine is ready, when it has read all that was committed in the catalog: it may wait
+	// for what this node or the others still have to record there. Its error is Open's. Nil: nothing.
+	Joined func(context.Context, *Engine) error
 	// Reached reports whether so many other nodes were heard of lately that they and this one are a majority. Nil: always.
 	Reached func() bool
 	// Others are the ids of the other nodes, as far as this one knows them: it tells them that it lives. Nil: there are none.
