@@ -39,13 +39,18 @@ func (p *peers) found(ctx context.Context, record *founding.Record, shards int) 
 		if record != nil || err != nil {
 			return record, err
 		}
+		troubles := make(map[uint64]error)
 		for _, f := range missing {
-			p.greet(ctx, f)
+			troubles[f.Node] = p.greet(ctx, f)
 		}
 		if record, missing, err = p.decided(); record != nil || err != nil {
 			return record, err
 		}
-		p.await(fmt.Sprintf("waiting for node %d at %s, which founds the cluster too", missing[0].Node, missing[0].Address))
+		why := fmt.Sprintf("waiting for node %d at %s, which founds the cluster too", missing[0].Node, missing[0].Address)
+		if err := troubles[missing[0].Node]; lasting(err) {
+			why += fmt.Sprintf(": %v", err)
+		}
+		p.await(why)
 		if err := p.rest(ctx, pause); err != nil {
 			return nil, fmt.Errorf("waiting for node %d, which founds the cluster too: %w", missing[0].Node, err)
 		}
@@ -92,8 +97,13 @@ func (p *peers) decided() (record *founding.Record, missing []founding.Founder, 
 	return record, nil, nil
 }
 
-// greet introduces this node to another founder.
-func (p *peers) greet(ctx context.Context, f founding.Founder) {
+// lasting reports whether nodes do not talk for a reason that does not pass by itself, as it does when one of them is not there yet.
+func lasting(err error) bool {
+	return errors.Is(err, transport.ErrSecurity) || errors.Is(err, transport.ErrOtherVersion) || errors.Is(err, transport.ErrNoPeer)
+}
+
+// greet introduces this node to another founder. Its error is why that could not be asked.
+func (p *peers) greet(ctx context.Context, f founding.Founder) error {
 	p.mu.Lock()
 	hello := founding.Message{Hello: p.founder.Hello()}
 	p.mu.Unlock()
@@ -110,6 +120,7 @@ func (p *peers) greet(ctx context.Context, f founding.Founder) {
 			p.logger.Warn("a founder does not fit", "node", f.Node, "err", refusal)
 		}
 	}
+	return err
 }
 
 // introduce says something to whoever listens at an address, and returns the answer.

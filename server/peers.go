@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,8 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"go.etcd.io/raft/v3/raftpb"
-
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/engine"
 	"github.com/beaver-raft/beaver/internal/founding"
@@ -23,17 +20,6 @@ import (
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/transport"
 	"github.com/beaver-raft/beaver/internal/vfs"
-)
-
-// The calls between nodes about who belongs where; the engine's have lower numbers. Bodies and answers are JSON.
-const (
-	callsFrom   uint8 = 64
-	callAdopt   uint8 = 64 // a node is told which replica of a shard it has
-	callReport  uint8 = 65 // what a node's replicas know
-	callWish    uint8 = 66 // an operator's wish, for the node that leads the catalog
-	callJoin    uint8 = 67 // a node wants to join; for the same
-	callRemoved uint8 = 68 // a node is told that it was removed
-	callLost    uint8 = 69 // a node is asked whether a replica of it must never speak again
 )
 
 // Times of a cluster's membership.
@@ -56,6 +42,7 @@ type peers struct {
 	logger    *slog.Logger
 	waits     func(why string) // says why the node is not ready
 	awaited   string           // of await: what was said last
+	severed   atomic.Bool      // it was said that a node cannot be talked to as the nodes are configured
 	transport *transport.Transport
 
 	ctx     context.Context // ends with close
@@ -368,7 +355,7 @@ func (p *peers) configure(ctx context.Context, o *engine.Options) (err error) {
 	o.Transport, o.Forwarder = p.transport, p
 	o.Hosted = func(h *host.Host) {
 		p.ran()
-		p.waits("waiting for the cluster's shards to have leaders")
+		p.waits(waitingForLeaders)
 		p.host.Store(h)
 		p.start() // not later: who leads may be a node that only the catalog knows of, and the engine may wait for replicas to come
 	}
@@ -441,114 +428,6 @@ func (p *peers) poke() {
 	case p.changed <- struct{}{}:
 	default:
 	}
-}
-
-// Receive implements transport.Handler.
-func (p *peers) Receive(from uint64, id uint16, messages []*raftpb.Message) {
-	p.heard.note(from, time.Now())
-	if h := p.host.Load(); h != nil {
-		h.Receive(from, id, messages)
-	}
-}
-
-// ReceiveTransfer implements transport.Handler.
-func (p *peers) ReceiveTransfer(from uint64, id uint16, kind uint8, data []byte) {
-	if h := p.host.Load(); h != nil {
-		h.ReceiveTransfer(from, id, kind, data)
-	}
-}
-
-// PeerUp implements transport.Handler.
-func (p *peers) PeerUp(node uint64) {
-	if h := p.host.Load(); h != nil {
-		h.PeerUp(node)
-	}
-}
-
-// PeerDown implements transport.Handler.
-func (p *peers) PeerDown(node uint64, cause error) {
-	if h := p.host.Load(); h != nil {
-		h.PeerDown(node, cause)
-	}
-}
-
-// PeerGone implements transport.Handler.
-func (p *peers) PeerGone(node uint64) {
-	if h := p.host.Load(); h != nil {
-		h.PeerGone(node)
-	}
-}
-
-// errStarting answers the engine's calls before there is one: nothing has happened.
-var errStarting = errors.New("the node is starting")
-
-// ServeCall implements transport.Handler.
-func (p *peers) ServeCall(ctx context.Context, from uint64, kind uint8, body []byte) ([]byte, error) {
-	if kind < callsFrom {
-		e := p.engine.Load()
-		if e == nil {
-			return nil, errStarting
-		}
-		return e.ServeCall(ctx, from, kind, body)
-	}
-	switch kind {
-	case callAdopt:
-		return serveCall(body, func(in *adoption) (any, error) { return p.adopt(in) })
-	case callReport:
-		return serveCall(body, func(*struct{}) (any, error) { return p.report(ctx) })
-	case callWish:
-		return serveCall(body, func(in *wish) (any, error) { return p.grant(ctx, in), nil })
-	case callJoin:
-		return serveCall(body, func(in *founding.Join) (any, error) { return p.admit(ctx, in), nil })
-	case callLost:
-		return serveCall(body, func(in *adoption) (any, error) { return p.lost(in) })
-	case callRemoved:
-		p.remove()
-		return []byte("{}"), nil
-	}
-	return nil, fmt.Errorf("a call of kind %d, which this version does not know", kind)
-}
-
-// serveCall decodes a call's body and encodes its answer.
-func serveCall[In any](body []byte, f func(*In) (any, error)) ([]byte, error) {
-	in := new(In)
-	if err := json.Unmarshal(body, in); err != nil {
-		return nil, err
-	}
-	out, err := f(in)
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(out)
-}
-
-// ask makes a call about membership to another node.
-func ask[Out any](ctx context.Context, p *peers, node shard.NodeID, kind uint8, in any) (*Out, error) {
-	body, err := json.Marshal(in)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, callWait)
-	defer cancel()
-	answer, err := p.transport.Call(ctx, uint64(node), kind, body)
-	if err != nil {
-		return nil, err
-	}
-	out := new(Out)
-	return out, json.Unmarshal(answer, out)
-}
-
-// Call implements engine.Forwarder.
-func (p *peers) Call(ctx context.Context, node uint64, kind uint8, body []byte) ([]byte, error) {
-	return p.transport.Call(ctx, node, kind, body)
-}
-
-// Undelivered implements engine.Forwarder.
-func (p *peers) Undelivered(err error) bool {
-	if far, ok := errors.AsType[*transport.RemoteError](err); ok {
-		return far.Text == errStarting.Error()
-	}
-	return p.transport.Undelivered(err)
 }
 
 // adoption tells a node which replica of a shard it has.

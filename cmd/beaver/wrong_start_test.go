@@ -128,11 +128,7 @@ func TestWrongCluster(t *testing.T) {
 		return run(t, s.args(append([]string{"--join", founder.peer}, more...)...)...)
 	}
 
-	text, status := join(newStation(t, secretFile(t, "x")))
-	wants(t, text, status, exitFailure, founder.peer, "secret")
-	open := launch(t, newStation(t, "").args("--join", founder.peer)...)
-	open.says("is security configured alike on both sides?")
-	text, status = join(newStation(t, secret), "--node", "1")
+	text, status := join(newStation(t, secret), "--node", "1")
 	wants(t, text, status, exitFailure, "the id 1 is taken", "give another --node, or none")
 	text, status = join(newStation(t, secret), "--advertise-peer", founder.peer, "--peer-listen", freeport.Address(t))
 	wants(t, text, status, exitUsage, "--join", "this node itself")
@@ -175,6 +171,64 @@ func TestWrongCluster(t *testing.T) {
 	text, status = join(second)
 	wants(t, text, status, exitFailure, "node 2 was removed from cluster", "never used again", "empty data directory")
 	one.stop()
+}
+
+// TestWrongSecurity: of nodes that are not secured alike, both sides say what is wrong and what to do, in what they log and where they are
+// asked whether they are ready.
+func TestWrongSecurity(t *testing.T) {
+	t.Parallel()
+	const here, there, flags = "the other node has a secret or certificates, and this one has neither", "this node has a secret or certificates, and the other one has neither", "--cluster-secret-file"
+	secret := secretFile(t, "s")
+	ready := func(s *station, words ...string) {
+		t.Helper()
+		text, status := run(t, "status", "--ready", "--addr", "http://"+s.public)
+		wants(t, text, status, exitUnavailable, words...)
+	}
+	for _, c := range []struct {
+		founds, joins string
+		joiner, log   string
+	}{
+		{secret, "", here, there},
+		{"", secret, there, here},
+		{secret, secretFile(t, "x"), "the other node has another secret", "does not trust this one's certificate: another secret"},
+	} {
+		founder := newStation(t, c.founds)
+		one := launch(t, founder.args()...)
+		one.says("is ready")
+		text, status := run(t, newStation(t, c.joins).args("--join", founder.peer)...)
+		wants(t, text, status, exitFailure, founder.peer, c.joiner, flags)
+		one.says(c.log)
+		one.stop()
+	}
+
+	// Two founders, and then two members.
+	stations := []*station{newStation(t, secret), newStation(t, "")}
+	start := func(i int) *running {
+		return launch(t, stations[i].args("--node", fmt.Sprint(i+1), "--bootstrap", fmt.Sprintf("1=%s,2=%s", stations[0].peer, stations[1].peer))...)
+	}
+	one, two := start(0), start(1)
+	for i, want := range []string{there, here} {
+		wait := fmt.Sprintf("waiting for node %d at %s, which founds the cluster too", 2-i, stations[1-i].peer)
+		[]*running{one, two}[i].says(wait + ": handshake with " + stations[1-i].peer)
+		ready(stations[i], wait, want, flags)
+	}
+	two.stop()
+	stations[1].secret = secret
+	two = start(1)
+	one.says("is ready")
+	two.says("is ready")
+	two.stop()
+	one.stop()
+	stations[1].secret = ""
+	one, two = start(0), start(1)
+	for i, want := range []string{there, here} {
+		[]*running{one, two}[i].says(`purpose=messages error="handshake with ` + stations[1-i].peer)
+		ready(stations[i], "waiting for the cluster's shards to have leaders; there is no connection to node", want, flags)
+	}
+	two.stop()
+	stations[1].secret = secret
+	start(1).says("is ready")
+	one.says("is ready")
 }
 
 // TestWrongIdentity: a copy of a node's directory is refused, beside the node that runs and after it has run on. The node itself goes on, and

@@ -118,6 +118,8 @@ func (t *Transport) greeted(raw net.Conn, timer *time.Timer) (k link, h hello, i
 		err = t.introduced(k, state)
 	case err == nil && state != nil && state.NegotiatedProtocol != alpn:
 		err = ErrNoPeer
+	case err == nil && state == nil && looksLikeTLS(first):
+		err = turnAwayTLS(k, first)
 	case err == nil:
 		own := t.who()
 		h, err = receive(struct {
@@ -276,6 +278,9 @@ func (t *Transport) secure(ctx context.Context, raw net.Conn, server bool, proto
 	timed := newTimedConn(raw, silence)
 	var secured *tls.Conn
 	if server {
+		if err := turnAway(timed); err != nil {
+			return link{}, nil, err
+		}
 		secured = tls.Server(timed, t.serverConfig())
 	} else if c := t.credentialsFor(protocol); c != nil {
 		secured = tls.Client(timed, c.client)
@@ -287,15 +292,6 @@ func (t *Transport) secure(ctx context.Context, raw net.Conn, server bool, proto
 	}
 	state := secured.ConnectionState()
 	return secureLink(raw, secured, silence), &state, nil
-}
-
-// explained says what an alert of the other side's TLS is about.
-func explained(err error) error {
-	var alert *net.OpError
-	if errors.As(err, &alert) && alert.Op == "remote error" {
-		return securityError("%w (%w)", errDistrusts, err)
-	}
-	return err
 }
 
 // names reports whether the other side's certificate names a node. Without TLS there is nothing that could say otherwise.

@@ -37,6 +37,5 @@ var (
 	errPausing    = errors.New("the last attempt failed a moment ago")
 	errNoWelcome  = errors.New("the connection was closed without an answer; is security configured alike on both sides?")
 	errNoHello    = errors.New("the connection was closed before anything was said")
-	errDistrusts  = errors.New("the other side does not trust this node's certificate; another secret, cluster or authority?")
 	errNotLocal   = errors.New("without security only loopback addresses may talk to each other: configure a secret or certificates")
 )

@@ -38,6 +38,8 @@ const (
 	ownNode
 	unknownPurpose
 	otherCertificate
+	dialledSecure // and the dialler has no security; said without TLS
+	diallerSecure // and the dialled has none
 )
 
 // What a handshake can find. All are wrapped in a *HandshakeError.
@@ -79,6 +81,10 @@ func (v verdict) error() error {
 		return ErrUnknownPurpose
 	case otherCertificate:
 		return ErrOtherCertificate
+	case dialledSecure:
+		return errBareHere
+	case diallerSecure:
+		return errBareThere
 	default:
 		return ErrNoPeer
 	}
@@ -96,7 +102,7 @@ type HandshakeError struct {
 
 func (e *HandshakeError) Error() string {
 	said := ""
-	if e.Version != 0 {
+	if e.Version != 0 && e.Cluster != 0 {
 		said = fmt.Sprintf(" (protocol %d, cluster %016x, node %d)", e.Version, e.Cluster, e.Node)
 	}
 	if e.Dialled {

@@ -64,7 +64,8 @@ func TestWelcomeIsChecked(t *testing.T) {
 
 // TestWrongHandshakes: whatever is wrong, both sides say what, and nothing reaches a handler.
 func TestWrongHandshakes(t *testing.T) {
-	other := Secret(bytes.Repeat([]byte("other"), 10))
+	other, authority := Secret(bytes.Repeat([]byte("other"), 10)), newAuthority(t)
+	files1, files := authority.files("one", byURI(testCluster, 1)), authority.files("two", byURI(testCluster, 2))
 	for _, c := range []struct {
 		name             string
 		dialler, dialled func(*Config)
@@ -80,21 +81,37 @@ func TestWrongHandshakes(t *testing.T) {
 		{name: "its own id", dialled: func(c *Config) { c.Node = 1 }, want: ErrOwnNode, wantRemote: ErrOwnNode.Error()},
 		{
 			name: "another secret", dialler: func(c *Config) { c.Security = Secret(testSecret()) }, dialled: func(c *Config) { c.Security = other },
-			want: ErrSecurity, wantText: "another secret", wantRemote: "bad certificate",
+			want: ErrSecurity, wantText: "the other node has another secret", wantRemote: "another secret, cluster or authority",
 		},
 		{
 			name: "another cluster with the secret", dialler: func(c *Config) { c.Security = Secret(testSecret()) },
 			dialled: func(c *Config) { c.Security = Secret(testSecret()); c.Cluster++ },
-			want:    ErrSecurity, wantText: "another secret, cluster", wantRemote: "bad certificate",
+			want:    ErrSecurity, wantText: "of another cluster, 00000000000000ac, and this one of 00000000000000ab", wantRemote: "bad certificate",
 		},
 		{
 			name: "another node with the secret", to: 3, dialler: func(c *Config) { c.Security = Secret(testSecret()) },
 			dialled: func(c *Config) { c.Security = Secret(testSecret()) }, want: ErrOtherNode, wantRemote: ErrOtherNode.Error(),
 		},
-		{name: "security at the dialler only", dialler: func(c *Config) { c.Security = other }, wantText: "handshake with", wantRemote: ErrNoPeer.Error()},
 		{
-			name: "security at the dialled only", dialled: func(c *Config) { c.Security = other }, wantText: "handshake with",
-			wantRemote: "first record does not look like a TLS handshake",
+			name: "security at the dialler only", dialler: func(c *Config) { c.Security = other },
+			want: errBareThere, wantText: "the other one has neither", wantRemote: errBareHere.Error(),
+		},
+		{
+			name: "security at the dialled only", dialled: func(c *Config) { c.Security = other },
+			want: errBareHere, wantText: "this one has neither", wantRemote: errBareThere.Error(),
+		},
+		{
+			name: "a secret at the dialler, certificates at the dialled", dialler: func(c *Config) { c.Security = other }, dialled: func(c *Config) { c.Security = files },
+			want: ErrSecurity, wantText: "this node has a secret, and the other one certificates", wantRemote: "bad certificate",
+		},
+		{
+			name: "certificates at the dialler, a secret at the dialled", dialler: func(c *Config) { c.Security = files1 }, dialled: func(c *Config) { c.Security = other },
+			want: ErrSecurity, wantText: "this node has certificates of an authority, and the other one a secret", wantRemote: "bad certificate",
+		},
+		{
+			name: "certificates of two authorities", dialler: func(c *Config) { c.Security = files1 },
+			dialled: func(c *Config) { c.Security = newAuthority(t).files("foreign", byURI(testCluster, 2)) },
+			want:    ErrSecurity, wantText: "not of this cluster's authority", wantRemote: "bad certificate",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -56,10 +56,10 @@ func (t *Transport) Introduce(ctx context.Context, address string, body []byte) 
 			err = ErrClosed
 		case ctx.Err() != nil:
 			err = ctx.Err()
-		case errors.Is(err, io.EOF):
-			err = errNoWelcome
 		case errors.Is(err, io.ErrUnexpectedEOF):
 			err = ErrNoPeer
+		case unanswered(err):
+			err = errNoWelcome
 		}
 		return nil, by, &HandshakeError{Address: address, Dialled: true, Cause: err}
 	}
@@ -75,9 +75,13 @@ func (t *Transport) Introduce(ctx context.Context, address string, body []byte) 
 	}
 	first := make([]byte, len(introductionMagic))
 	if _, err := io.ReadFull(k, first); err != nil {
-		return fail(err)
+		return fail(explained(err)) // with TLS 1.3 it is now that the other side refuses a certificate
 	}
-	if string(first) != introductionMagic {
+	switch string(first) {
+	case introductionMagic:
+	case magic:
+		return fail(refused(k))
+	default:
 		return fail(ErrNoPeer)
 	}
 	if answer, err = readIntroduction(k); err != nil {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -95,6 +97,38 @@ func TestStrangersAreNotIntroduced(t *testing.T) {
 	plain, _ := introducing(t, 2, newRecord(), Insecure())
 	if _, _, err := plain.Introduce(t.Context(), closed, []byte("hello")); err == nil {
 		t.Fatal("a node that expects nobody answered")
+	}
+}
+
+// TestOnlyOneHasSecurity: over real connections too, a node that introduces itself is told which of both sides lacks security, whatever it
+// wanted to say. What talks neither way is no peer.
+func TestOnlyOneHasSecurity(t *testing.T) {
+	files := newAuthority(t).files("two", byName("node-2.beaver"))
+	for name, c := range map[string]struct {
+		one, two Security
+		want     error
+	}{
+		"secret there":       {Insecure(), Secret(testSecret()), errBareHere},
+		"certificates there": {Insecure(), files, errBareHere},
+		"secret here":        {Secret(testSecret()), Insecure(), errBareThere},
+	} {
+		t.Run(name, func(t *testing.T) {
+			one, _ := introducing(t, 1, newRecord(), c.one)
+			_, address := introducing(t, 2, newRecord(), c.two)
+			for _, body := range [][]byte{[]byte("hello"), nil, make([]byte, IntroductionBytesMax)} {
+				if _, _, err := one.Introduce(t.Context(), address, body); !errors.Is(err, c.want) || !errors.Is(err, ErrSecurity) {
+					t.Errorf("%d bytes: %v", len(body), err)
+				}
+			}
+		})
+	}
+	web := httptest.NewServer(http.NotFoundHandler())
+	defer web.Close()
+	for _, security := range []Security{Insecure(), Secret(testSecret())} {
+		tr, _ := introducing(t, 1, newRecord(), security)
+		if _, _, err := tr.Introduce(t.Context(), web.Listener.Addr().String(), []byte("hello")); !errors.Is(err, ErrNoPeer) {
+			t.Errorf("a web server: %v", err)
+		}
 	}
 }
 

@@ -164,7 +164,7 @@ func (l *lane) dial() (link, error) {
 		switch {
 		case timedOut:
 			err = context.DeadlineExceeded
-		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		case unanswered(err):
 			err = errNoWelcome
 		}
 		return link{}, &HandshakeError{Address: address, Dialled: true, Version: w.version, Cluster: w.cluster, Node: w.node, Cause: err}

@@ -192,7 +192,7 @@ func (s Security) derive(cluster, node uint64) (*credentials, error) {
 	authorityKey := ed25519.NewKeyFromSeed(seed)
 	// Everything in this certificate is fixed, and so are Ed25519's signatures: it is the same on all nodes.
 	authority := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: fmt.Sprintf("beaver cluster %016x", cluster)},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: fmt.Sprintf(authorityPrefix+"%016x", cluster)},
 		NotBefore: validFrom, NotAfter: validUntil, KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
 	}
 	authority, err = issue(authority, authority, authorityKey.Public(), authorityKey)
@@ -286,7 +286,7 @@ func (c *credentials) config(server bool, protocol string) *tls.Config {
 				return securityError("the other side shows no certificate")
 			}
 			if err := c.verify(state.PeerCertificates[0], state.PeerCertificates[1:], usage); err != nil {
-				return securityError("the other side's certificate is not of this cluster; another secret, cluster or authority? %w", err)
+				return c.distrust(state.PeerCertificates[0], err)
 			}
 			return nil
 		},

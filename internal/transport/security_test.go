@@ -206,7 +206,7 @@ func TestUnauthenticatedGetsNowhere(t *testing.T) {
 	}{
 		{"good", []tls.Certificate{member.certificate}, alpn, tls.VersionTLS13, ""},
 		{"no certificate", nil, alpn, tls.VersionTLS13, "client didn't provide a certificate"},
-		{"another authority's", []tls.Certificate{foreign.certificate}, alpn, tls.VersionTLS13, "not of this cluster"},
+		{"another authority's", []tls.Certificate{foreign.certificate}, alpn, tls.VersionTLS13, "the other node has another secret"},
 		{"another protocol", []tls.Certificate{member.certificate}, "h2", tls.VersionTLS13, "unsupported application protocols"},
 		{"no protocol", []tls.Certificate{member.certificate}, "", tls.VersionTLS13, "does not speak beaver-peer"},
 		{"an old version", []tls.Certificate{member.certificate}, alpn, tls.VersionTLS12, "unsupported versions"},
