@@ -251,6 +251,8 @@ func (s modelState) deadLetter(o *Operation) modelState {
 		return s.only(phaseDead).move(phaseDead, to)
 	case o.Code == queue.CodeWrongState:
 		return s.only(^phaseDead).told(o)
+	case o.Code == queue.CodeKeyHeld, o.Code == queue.CodeKeyElsewhere:
+		return s.only(phaseDead)
 	default:
 		return s.only(phaseWaiting | phaseGone)
 	}

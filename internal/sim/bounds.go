@@ -29,9 +29,9 @@ func (n *node) bounded() {
 func (m *member) bounded() {
 	w, machine := m.n.w, m.driver.machine
 	t := machine.Totals()
-	kept, limit := uint64(0), uint64(0)
+	kept, limit, keys := uint64(0), uint64(0), uint64(0)
 	for _, q := range machine.Queues() {
-		limit += uint64(q.Settings.KeepEnded)
+		limit, keys = limit+uint64(q.Settings.KeepEnded), keys+q.Unique
 		for st := queue.StateCompleted; st <= queue.StateDiscarded; st++ {
 			kept += q.ByState[st]
 		}
@@ -40,9 +40,10 @@ func (m *member) bounded() {
 	if kept > limit+uint64(w.plan.queues)*keepEndedMax {
 		w.fail("%s remembers %d jobs that ended, and should at most %d", m.name, kept, limit)
 	}
-	// A job waits for its time, its deadline or its end, and for one of them besides; a session for being idle.
-	if live := t.Live(); uint64(t.Timers) > 2*live+uint64(t.Sessions) {
-		w.fail("%s has %d timers for %d jobs and %d sessions", m.name, t.Timers, live, t.Sessions)
+	// A job waits for its time, its deadline or its end, and for one of them besides; a session for being idle; and the window of a
+	// unique key for its end, for which it holds the key.
+	if live := t.Live(); uint64(t.Timers) > 2*live+uint64(t.Sessions)+keys {
+		w.fail("%s has %d timers for %d jobs, %d sessions and %d unique keys", m.name, t.Timers, live, t.Sessions, keys)
 	}
 	if t.Sessions > w.plan.producers {
 		w.fail("%s has %d sessions of %d producers", m.name, t.Sessions, w.plan.producers)

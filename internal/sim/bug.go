@@ -52,6 +52,9 @@ const (
 	BugNoHold                 // who takes over lets the deadlines pass that nobody could keep
 	BugVoteUnsynced           // votes are told before they are durable
 	BugClaimTooMuch           // a follower takes what it acknowledged for what it holds when a snapshot is brought
+	BugSplitKeys              // a machine does not see that two jobs have one unique key
+	BugLeaveKeys              // jobs give their unique keys up too early
+	BugKeepKeys               // jobs keep their unique keys for too long
 	bugCount
 )
 
@@ -62,7 +65,7 @@ func (b Bug) String() string {
 		"reorder-items", "skip-item", "wrong-hands", "stale-image", "no-timers", "workers-live-forever", "reuse-identity",
 		"corrupt-message", "ignore-sync-error", "reuse-token", "serve-damaged", "drop-mends", "vote-with-hole",
 		"ignore-fingerprint", "promise-unsynced", "send-too-little", "mend-wrongly", "no-hold",
-		"vote-unsynced", "claim-too-much",
+		"vote-unsynced", "claim-too-much", "split-keys", "leave-keys", "keep-keys",
 	}[b]
 }
 
@@ -104,6 +107,8 @@ func (b *bugs) needs(p *plan) {
 		p.nodes, p.faults = max(p.nodes, 3), append(p.faults, FaultIsolate, FaultPower)
 	case BugClaimTooMuch: // leaders that go on alone for a while
 		p.nodes, p.faults = max(p.nodes, 3), append(p.faults, FaultIsolate, FaultPartition)
+	case BugSplitKeys, BugLeaveKeys, BugKeepKeys: // jobs that have some
+		p.keyed = true
 	case BugNoHold: // leaders that come and go
 		p.nodes, p.faults = max(p.nodes, 3), append(p.faults, FaultIsolate, FaultKill)
 	default:
@@ -177,6 +182,8 @@ func (b *bugs) apply(d *driver, stamp int64, items [][]byte) (int64, [][]byte) {
 		}
 	case BugIgnoreFencing:
 		items = b.unfence(d, items)
+	case BugSplitKeys, BugLeaveKeys, BugKeepKeys:
+		items = b.rekey(items)
 	case BugDropSession:
 		items = append([][]byte(nil), items...)
 		for i, item := range items {

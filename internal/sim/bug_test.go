@@ -15,7 +15,7 @@ const seedsPerBug = 1500
 // rare are bugs that few seeds show, with one that does. An ordinary run of the test begins there, to be short; with
 // BEAVER_SEEDS set it begins at 1. A change to what a plan draws moves them: search again with go run ./cmd/sim -bug NAME.
 var rare = map[sim.Bug]uint64{
-	sim.BugStaleRead: 335, sim.BugIgnoreSyncError: 291, sim.BugPromiseUnsynced: 173,
+	sim.BugStaleRead: 446, sim.BugIgnoreSyncError: 673, sim.BugPromiseUnsynced: 173,
 	sim.BugClaimTooMuch: 6, sim.BugServeDamaged: 454,
 }
 
@@ -48,6 +48,7 @@ const (
 	refusedEntry = "failed: shard 0: read log entry"
 	lostData     = "data of this node was lost"
 	lostDir      = "the data directory lost what was durable"
+	twoHolders   = "hold one unique key"
 )
 
 // found is what each deliberate bug must be found by. What finds it otherwise is a mistake of the simulator, or another bug.
@@ -84,6 +85,9 @@ var found = map[sim.Bug][]string{
 	sim.BugMendWrongly:        {lostPayload, otherLive},
 	sim.BugVoteUnsynced:       {forgotten, otherVote},
 	sim.BugClaimTooMuch:       {otherLive, lostPayload, notHealed},
+	sim.BugSplitKeys:          {twoHolders},
+	sim.BugLeaveKeys:          {twoHolders},
+	sim.BugKeepKeys:           {"and has let go of it"},
 	sim.BugNoHold:             {"after a leader took over: nobody could keep it"},
 }
 
@@ -115,7 +119,7 @@ func TestDeliberateBugs(t *testing.T) {
 }
 
 // rareStaleRead is a seed in which a client notices that a read was stale, rather than the check of indexes; as rare is.
-const rareStaleRead = 1544
+const rareStaleRead = 531
 
 // TestHistoryFindsBugs tests the clients' history and its model by themselves: what clients are told must be enough to find
 // what breaks a promise made to them, with every other check off.

@@ -32,6 +32,7 @@ const (
 	forStops
 	forUncommitted
 	forKept
+	forKeys
 )
 
 func newChance(seed, purpose uint64) chance {

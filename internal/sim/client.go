@@ -55,7 +55,7 @@ func (c *clients) start(w *world) {
 		o.begin()
 	}
 	for i := range w.plan.producers {
-		p := &producer{c: c, shard: i % w.plan.shards}
+		p := &producer{c: c, shard: i % w.plan.shards, keys: newChance(w.opts.Seed, forKeys+uint64(i+1)<<16)}
 		binary.LittleEndian.PutUint64(p.session[:], c.chance.Uint64())
 		p.session[15] = byte(i + 1)
 		c.producers = append(c.producers, p)

@@ -6,6 +6,8 @@ type Counts struct {
 	Messages      uint64 // of Raft
 	Entries       uint64 // committed
 	Jobs          uint64 // stored
+	Deduplicated  uint64 // jobs that were answered with the one that held their unique key
+	KeptDead      uint64 // dead jobs that were not retried since another one held their unique key
 	Operations    uint64 // calls of clients
 	Retries       uint64 // calls that were repeats
 	Reads         uint64
@@ -48,6 +50,8 @@ func (c *Counts) Rows() []Count {
 		{"messages between members", c.Messages},
 		{"entries committed", c.Entries},
 		{"jobs", c.Jobs},
+		{"jobs whose unique key was held", c.Deduplicated},
+		{"dead jobs whose unique key was held", c.KeptDead},
 		{"operations", c.Operations},
 		{"retries", c.Retries},
 		{"reads", c.Reads},
@@ -84,6 +88,8 @@ func (c *Counts) Add(o *Counts) {
 	c.Messages += o.Messages
 	c.Entries += o.Entries
 	c.Jobs += o.Jobs
+	c.Deduplicated += o.Deduplicated
+	c.KeptDead += o.KeptDead
 	c.Operations += o.Operations
 	c.Retries += o.Retries
 	c.Reads += o.Reads

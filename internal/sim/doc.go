@@ -17,6 +17,7 @@
 //   - oracle.go: every replica applies the same entry with the same results and the same fingerprint at each index; what
 //     was applied once is never replaced; a job has at most one lease, its token grows, and only the holder of the lease
 //     ends an attempt; a job that ended never runs again; one sequence number of a session is one command.
+//   - unique.go: no two jobs hold a unique key at once, and who is named as its holder can have held it when it was asked for.
 //   - ballot.go: a replica votes once in a term, a term has one leader, and who begins anew knows what it promised: its term, its vote,
 //     and the entries that it acknowledged.
 //   - call.go: what clients were told is what the log holds, and in the order of real time: no operation takes

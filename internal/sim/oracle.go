@@ -49,7 +49,8 @@ type oracle struct {
 	jobs     map[queue.Pos]*jobFact
 	sessions map[sessionKey]queue.Pos
 	holders  map[queue.Token]queue.WorkerID // to whom each lease was granted
-	replay   *queue.Machine                 // has applied every entry from the first, and was never restored
+	keys     keyHolders
+	replay   *queue.Machine // has applied every entry from the first, and was never restored
 	results  queue.Results
 }
 
@@ -57,7 +58,8 @@ func newOracle(w *world, id shard.ID) *oracle {
 	return &oracle{
 		w: w, shard: id, facts: make(map[uint64]fact), jobs: make(map[queue.Pos]*jobFact),
 		sessions: make(map[sessionKey]queue.Pos), holders: make(map[queue.Token]queue.WorkerID),
-		loose: make(map[queue.Token]*jobFact), taken: make(map[uint64]takeover), replay: queue.New(uint16(id)),
+		loose: make(map[queue.Token]*jobFact), taken: make(map[uint64]takeover),
+		keys: newKeyHolders(), replay: queue.New(uint16(id)),
 	}
 }
 
@@ -194,15 +196,21 @@ func (o *oracle) follow(d *driver, index, proposer uint64, items [][]byte) {
 			o.ranOut(j, proposer, d.machine.Now())
 		}
 	}
+	repeat := false
 	for i, item := range items {
 		r, pos := d.out.Items[i], queue.MakePos(index, i)
 		switch item[0] {
 		case typeEnqueue:
 			o.enqueued(item, r, pos)
+			repeat = r.Code == queue.CodeDuplicate
 		case typeJob:
 			if r.Code == queue.CodeOK {
 				o.jobs[pos] = &jobFact{payload: hashBytes(0, item)}
 				o.w.counts.Jobs++
+				o.keep(d.machine, pos, item)
+			}
+			if r.Code == queue.CodeExists {
+				o.existing(d.machine, pos, item, r, repeat)
 			}
 		case typeFetch:
 			worker, _ := binary.Uvarint(item[2:])
@@ -213,6 +221,9 @@ func (o *oracle) follow(d *driver, index, proposer uint64, items [][]byte) {
 			o.finished(item, r, d.machine.Now())
 		case typeCancel, typeRetry, typeDiscard:
 			o.operated(item, r)
+			if item[0] == typeRetry {
+				o.retried(d.machine, queue.Pos(binary.LittleEndian.Uint64(item[2:])), r)
+			}
 		case typeLost, typeGone:
 			worker, _ := binary.Uvarint(item[2:])
 			for _, j := range o.jobs {
@@ -258,6 +269,7 @@ func (o *oracle) leased(l queue.Lease, worker queue.WorkerID, now queue.Millis, 
 		o.w.fail("job %d.%d: attempt %d began, and says it is %d", l.Pos.Index(), l.Pos.Ordinal(), j.attempts, l.Attempt)
 	}
 	j.token, j.worker, j.since, j.granted, o.token = l.Token, worker, now, index, l.Token
+	o.keys.started(l, index)
 	o.holders[l.Token] = worker
 	if j.until = l.Deadline; worker == 0 {
 		o.loose[l.Token] = j
@@ -281,6 +293,7 @@ func (o *oracle) finished(item []byte, r queue.Result, now queue.Millis) {
 	}
 	if item[0] == typeTakeBack {
 		j.attempts--
+		o.keys.takenBack(pos, queue.Token(token))
 	}
 	j.token, j.worker = 0, 0
 	j.ended = ended(r.State)

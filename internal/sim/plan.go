@@ -92,8 +92,9 @@ type plan struct {
 	workMean    time.Duration
 	badWorkers  int // percent of jobs that a worker does not just finish
 	ways        []int
-	anonymous   int // percent of workers that do not register
-	giveUp      int // percent of enqueues without a session, or given up when no answer comes
+	anonymous   int  // percent of workers that do not register
+	keyed       bool // some jobs have unique keys
+	giveUp      int  // percent of enqueues without a session, or given up when no answer comes
 	operateMean time.Duration
 	driftMax    int64 // of a node's clocks, in millionths
 	upgrade     upgrade
@@ -177,6 +178,7 @@ func newPlan(o *Options) plan {
 		p.uncommitted = pick(b, []int64{1, 512, 4 << 10})
 	}
 	p.keepAbove = pick(newChance(o.Seed, forKept), []int{5, 25, 75, 100})
+	p.keyed = newChance(o.Seed, forKeys).percent(35)
 	return p
 }
 
@@ -214,11 +216,11 @@ func (p *plan) String() string {
 	return fmt.Sprintf(
 		"%d nodes, %d shards of %d queues; faults for %v, about every %v: %s; messages %v + %v, %d‰ lost, %d‰ twice; "+
 			"syncs %v + %v; snapshots every %d KiB, files of %d KiB, kept above %d %%, %d bytes uncommitted; %d producers every %v, payloads to %d bytes; "+
-			"%d workers of %d jobs of %v, %d %% bad in ways %v, %d %% anonymous; operators every %v do %v; clocks off by %d ppm, upgrade %d; rumours %v, false ones about every %v",
+			"%d workers of %d jobs of %v, %d %% bad in ways %v, %d %% anonymous; operators every %v do %v; clocks off by %d ppm, upgrade %d; rumours %v, false ones about every %v; keys %v",
 		p.nodes, p.shards, p.queues, p.faulty.Round(time.Second), p.faultMean.Round(time.Millisecond), strings.Join(names, " "),
 		p.delayMin.Round(time.Microsecond), p.delaySpread, p.lossPermille, p.dupPermille,
 		p.syncMin.Round(time.Microsecond), p.syncSpread.Round(time.Microsecond), p.snapshotBytes>>10, p.fileBytes>>10, p.keepAbove, p.uncommitted,
 		p.producers, p.thinkMean.Round(time.Millisecond), p.payloadMax, p.workers, p.concurrency,
 		p.workMean.Round(time.Millisecond), p.badWorkers, p.ways, p.anonymous, p.operateMean.Round(time.Millisecond), p.acts, p.driftMax, p.upgrade, p.rumours,
-		p.rumourMean.Round(time.Millisecond))
+		p.rumourMean.Round(time.Millisecond), p.keyed)
 }

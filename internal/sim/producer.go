@@ -13,6 +13,7 @@ type producer struct {
 	shard    int
 	session  queue.SessionID
 	sequence uint64
+	keys     chance
 }
 
 func (p *producer) act() {
@@ -37,10 +38,12 @@ func (p *producer) act() {
 	ops := make([]history.Operation, jobs)
 	for i := range jobs {
 		spec := p.spec()
+		p.key(&spec)
 		made[i] = known{label: c.history.NewLabel(), queue: spec.Queue, priority: spec.Priority}
 		ops[i] = history.Operation{Kind: history.Enqueue, Call: w.now, Expires: spec.ExpiresAt != 0}
 		binary.LittleEndian.PutUint64(spec.Payload, uint64(made[i].label))
 		k.items.Commit(queue.AppendJob(k.items.Buf(), &spec))
+		k.items.Version = max(k.items.Version, queue.BatchVersion(k.items.Item(k.items.Len()-1)))
 	}
 	c.open++
 	done := func(a answer) {
@@ -126,12 +129,13 @@ func (p *producer) enqueued(a answer, made []known, ops []history.Operation) {
 		case outcomeDone:
 			r := a.results[1+i]
 			op.Code, op.State = r.Code, r.State
-			if r.Code == queue.CodeOK || r.Code == queue.CodeDuplicate {
+			stored := r.Code == queue.CodeOK || r.Code == queue.CodeDuplicate
+			if stored {
 				op.Pos, made[i].pos = r.Pos, r.Pos
 				c.learn(p.shard, made[i])
-				if o := c.w.oracles[p.shard]; o.jobs[r.Pos] == nil && !c.w.opts.HistoryOnly {
-					c.w.fail("job %d.%d of shard %d was acknowledged and is not in the log", r.Pos.Index(), r.Pos.Ordinal(), p.shard)
-				}
+			}
+			if o := c.w.oracles[p.shard]; (stored || r.Code == queue.CodeExists) && o.jobs[r.Pos] == nil && !c.w.opts.HistoryOnly {
+				c.w.fail("job %d.%d of shard %d was acknowledged and is not in the log", r.Pos.Index(), r.Pos.Ordinal(), p.shard)
 			}
 		case outcomeNotLeader, outcomeUnavailable:
 			continue

@@ -26,16 +26,22 @@ func seeds(t *testing.T, few uint64) uint64 {
 }
 
 func TestSeeds(t *testing.T) {
-	for seed := uint64(1); seed <= seeds(t, 6); seed++ {
-		if r := sim.Run(sim.Options{Seed: seed}); r.Err != nil {
+	var sum sim.Counts
+	for seed := uint64(1); seed <= seeds(t, 12); seed++ {
+		r := sim.Run(sim.Options{Seed: seed})
+		if r.Err != nil {
 			t.Errorf("seed %d: %v\nreplay: go run ./cmd/sim -seed %d", seed, r.Err, seed)
 		}
+		sum.Add(&r.Counts)
+	}
+	if sum.Deduplicated == 0 {
+		t.Errorf("of %d jobs none had a unique key that another one held", sum.Jobs)
 	}
 }
 
 // TestSameSeedSameTrace runs seeds twice: the traces must be equal to the byte, and nobody reading must change nothing.
 func TestSameSeedSameTrace(t *testing.T) {
-	for _, seed := range []uint64{3, 6} {
+	for _, seed := range []uint64{3, 6, 8} {
 		var first, second bytes.Buffer
 		a := sim.Run(sim.Options{Seed: seed, Trace: &first})
 		b := sim.Run(sim.Options{Seed: seed, Trace: &second})
