@@ -19,6 +19,12 @@ import (
 // DefaultPeerListen is where a node of a cluster listens to its peers when nobody says.
 const DefaultPeerListen = "127.0.0.1:7401"
 
+// Limits of PeerOptions.TransferRate.
+const (
+	TransferRateMin = transport.TransferRateMin
+	TransferRateMax = transport.TransferRateMax
+)
+
 // PeerOptions make a node one of several. The zero value is a node that is alone, and stays so.
 type PeerOptions struct {
 	// Bootstrap is the list of the nodes that found a cluster together, "1=HOST:PORT,2=HOST:PORT,3=HOST:PORT": each one's id and
@@ -40,6 +46,9 @@ type PeerOptions struct {
 
 	// Zone says where the node is, for people.
 	Zone string
+
+	// TransferRate is how many bytes of snapshots this node sends to others a second, all together. Default 64 MiB.
+	TransferRate int
 
 	// SecretFile holds the cluster's secret, random bytes that all nodes share. Instead of it, CA, Cert and Key name PEM files:
 	// the authority of the cluster's certificates, this node's certificate and its key. Without either, peers are reached on loopback
@@ -174,6 +183,7 @@ func (o *Options) validatePeers(check func(ok bool, field, format string, args .
 		} {
 			check(f.value == "", f.field, "%q, but the node has no peers: give --bootstrap, --join or --peer-listen too", f.value)
 		}
+		check(p.TransferRate == 0, "Peers.TransferRate", "%d, but the node has no peers: give --bootstrap, --join or --peer-listen too", p.TransferRate)
 		check(p.Node <= 1, "Peers.Node", "%d, but the node has no peers: give --bootstrap or --join too", p.Node)
 		return
 	}
@@ -187,6 +197,8 @@ func (o *Options) validatePeers(check func(ok bool, field, format string, args .
 		check(p.Join != own.Listen && p.Join != own.Advertise, "Peers.Join",
 			"%q, which is where this node itself listens: give the peer address of a member, or give this node another --peer-listen", p.Join)
 	}
+	check(p.TransferRate == 0 || p.TransferRate >= TransferRateMin && p.TransferRate <= TransferRateMax,
+		"Peers.TransferRate", "%d bytes a second: want %d (1 MiB) to %d (1 GiB)", p.TransferRate, TransferRateMin, TransferRateMax)
 	check(p.Node <= shard.NodeMax, "Peers.Node", "%d: want 1 to %d", p.Node, shard.NodeMax)
 	if len(founders) > 0 {
 		check(p.Node != 0 || len(founders) == 1, "Peers.Node", "missing: say which node of the --bootstrap list this one is")

@@ -105,6 +105,7 @@ func (s *Server) openPeers(ctx context.Context) (p *peers, err error) {
 	}
 	p.transport, err = transport.New(transport.Config{
 		Node: node, Listener: listener, Security: options.security, Logger: s.logger, Introduce: p.introduced,
+		TransferRate: options.TransferRate,
 	}, p)
 	if err != nil {
 		return nil, errors.Join(err, listener.Close())

@@ -60,6 +60,11 @@ func TestPeerOptions(t *testing.T) {
 		"longest zone":          {PeerOptions{Bootstrap: "1=127.0.0.1:7401", Zone: strings.Repeat("z", cluster.ZoneBytesMax)}, "", ""},
 		"zone too long":         {PeerOptions{Bootstrap: "1=127.0.0.1:7401", Zone: strings.Repeat("z", cluster.ZoneBytesMax+1)}, "Peers.Zone", "at most 64 bytes"},
 		"zone with a space":     {PeerOptions{Bootstrap: "1=127.0.0.1:7401", Zone: "rack 1"}, "Peers.Zone", "without spaces"},
+		"least rate":            {PeerOptions{Bootstrap: "1=127.0.0.1:7401", TransferRate: TransferRateMin}, "", ""},
+		"most rate":             {PeerOptions{Bootstrap: "1=127.0.0.1:7401", TransferRate: TransferRateMax}, "", ""},
+		"rate too small":        {PeerOptions{Bootstrap: "1=127.0.0.1:7401", TransferRate: TransferRateMin - 1}, "Peers.TransferRate", "1 MiB"},
+		"rate too great":        {PeerOptions{Bootstrap: "1=127.0.0.1:7401", TransferRate: TransferRateMax + 1}, "Peers.TransferRate", "1 GiB"},
+		"rate without peers":    {PeerOptions{TransferRate: TransferRateMin}, "Peers.TransferRate", "no peers"},
 		"any port":              {PeerOptions{Join: "127.0.0.1:7401", Listen: "127.0.0.1:0"}, "Peers.Listen", "1 to 65535"},
 		"secret too short":      {PeerOptions{Join: "127.0.0.1:7411", SecretFile: short}, "Peers.SecretFile", "openssl rand"},
 	} {

@@ -64,6 +64,11 @@ func wrongValue(f *pflag.Flag, where, value string, err error) error {
 		return fmt.Errorf("%s: %q is not a whole number; %s", where, value, hint)
 	case "bool":
 		return fmt.Errorf("%s: %q is neither true nor false", where, value)
+	case "size":
+		if errors.Is(err, errSizeTooGreat) && len(use) > 0 {
+			return fmt.Errorf("%s: %q %w; use %s", where, value, err, use[0])
+		}
+		return fmt.Errorf("%s: %q %w", where, value, err)
 	case "stringToString":
 		return fmt.Errorf("%s: %q is not a pair; write it like tenant=42", where, value)
 	}

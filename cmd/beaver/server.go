@@ -49,7 +49,10 @@ Every flag can be given by an environment variable too: BEAVER_DATA_DIR is --dat
     --listen 10.0.0.1:7400 --cluster-secret-file /etc/beaver/secret
 
   # one more
-  beaver server --join 10.0.0.1:7401 --peer-listen 10.0.0.4:7401 --listen 10.0.0.4:7400 --cluster-secret-file /etc/beaver/secret`,
+  beaver server --join 10.0.0.1:7401 --peer-listen 10.0.0.4:7401 --listen 10.0.0.4:7400 --cluster-secret-file /etc/beaver/secret
+
+  # where snapshots for the other nodes must not fill a link of 1 Gbit/s
+  beaver server --peer-listen 127.0.0.1:7401 --transfer-rate 32MiB`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), &f) },
 	}
@@ -85,12 +88,14 @@ func (f *serverFlags) peerFlags(flags *pflag.FlagSet) {
 	flags.Uint64Var(&p.Node, "node", 0, "id of this node: which of --bootstrap it is, or the one that it must get with --join")
 	flags.StringVar(&p.Listen, "peer-listen", "", "address for the other nodes (default: this node's in --bootstrap, else "+server.DefaultPeerListen+" if there are peers)")
 	flags.StringVar(&p.Advertise, "advertise-peer", "", "address where the other nodes reach this one (default: this node's in --bootstrap, else --peer-listen)")
+	flags.Var((*sizeValue)(&p.TransferRate), "transfer-rate", "bytes of snapshots that this node sends to others a second, all together, such as 16MiB (default: 64MiB)")
 	flags.StringVar(&p.Zone, "zone", "", "where this node is, for people")
 	flags.StringVar(&p.SecretFile, "cluster-secret-file", "", "file of the secret that all nodes of the cluster share, at least 32 random bytes")
 	flags.StringVar(&p.CA, "peer-ca", "", "PEM file of the authority of the nodes' certificates, instead of a secret")
 	flags.StringVar(&p.Cert, "peer-cert", "", "PEM file of this node's certificate; it names the node, as node-3.beaver")
 	flags.StringVar(&p.Key, "peer-key", "", "PEM file of its key")
 	takes(flags, "node", "1 to 65535")
+	takes(flags, "transfer-rate", "1MiB to 1GiB")
 }
 
 // optionFlags are the flags that set the fields of server.Options.
@@ -98,7 +103,7 @@ var optionFlags = map[string]string{
 	"Listen": "listen", "Shards": "shards", "WorkerTTL": "worker-ttl", "ConnectionsMax": "connections-max",
 	"RequestBytesMax": "request-bytes-max", "LogFileBytes": "log-file-bytes", "SnapshotBytes": "snapshot-bytes",
 	"Advertise": "advertise", "Peers.Bootstrap": "bootstrap", "Peers.Join": "join", "Peers.Node": "node", "Peers.Listen": "peer-listen",
-	"Peers.Advertise": "advertise-peer", "Peers.Zone": "zone", "Peers.SecretFile": "cluster-secret-file", "Peers.CA": "peer-ca",
+	"Peers.Advertise": "advertise-peer", "Peers.Zone": "zone", "Peers.TransferRate": "transfer-rate", "Peers.SecretFile": "cluster-secret-file", "Peers.CA": "peer-ca",
 	"Peers.Cert": "peer-cert", "Peers.Key": "peer-key",
 }
 

@@ -62,6 +62,11 @@ func TestWrongFlags(t *testing.T) {
 		"worker TTL too short":       {[]string{"--worker-ttl", "1ms"}, []string{"--worker-ttl is 1ms", "1s to 10m0s"}},
 		"worker TTL without a unit":  {[]string{"--worker-ttl", "5"}, []string{"--worker-ttl", "no unit", "30s"}},
 		"node id of a node alone":    {[]string{"--node", "3"}, []string{"--node is 3", "no peers"}},
+		"transfers too slow":         {[]string{"--peer-listen", "127.0.0.1:7401", "--transfer-rate", "100KiB"}, []string{"--transfer-rate is 102400 bytes a second", "1 MiB", "1 GiB"}},
+		"transfers too fast":         {[]string{"--peer-listen", "127.0.0.1:7401", "--transfer-rate", "1025MiB"}, []string{"--transfer-rate is 1074790400 bytes a second", "1 MiB", "1 GiB"}},
+		"transfers without a size":   {[]string{"--peer-listen", "127.0.0.1:7401", "--transfer-rate", "fast"}, []string{"--transfer-rate", `"fast" is not a size`, "16MiB"}},
+		"transfers beyond counting":  {[]string{"--peer-listen", "127.0.0.1:7401", "--transfer-rate", "99999999999GiB"}, []string{"--transfer-rate", "too large", "1MiB to 1GiB"}},
+		"transfers of a node alone":  {[]string{"--transfer-rate", "2MiB"}, []string{"--transfer-rate is 2097152", "no peers"}},
 		"log format that is unknown": {[]string{"--log-format", "xml"}, []string{"--log-format", "xml", "text or json"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -19,6 +19,8 @@ type Transport interface {
 	// SendTransfer sends a chunk of a snapshot, or an acknowledgement; kind is that of package transfer. It is false when there is
 	// no room: the chunk is offered again later. It may keep data, which nobody changes.
 	SendTransfer(to uint64, shard uint16, kind uint8, data []byte) bool
+	// TransfersWait reports whether some of what SendTransfer has taken for a node has not left yet.
+	TransfersWait(to uint64) bool
 }
 
 // mail is what other nodes, and the way to them, have for a loop.

@@ -68,7 +68,7 @@ type sending struct {
 // newer snapshot when theirs is outdated, and give up on members that are not heard of. Like a Sender they are a step machine
 // for one goroutine at a time, and are told the time.
 //
-// The owner calls Begin for each wish of the group, Acked for each acknowledgement, and Lead when the lead changes; then Next
+// The owner calls Begin for each wish of the group, Acked for each acknowledgement, and Lead when the lead changes; then Held, Next
 // until there is nothing, and Ended. It does so again when something has happened, and when Due says.
 type Senders struct {
 	cfg    SendersConfig
@@ -214,6 +214,16 @@ func (s *Senders) Refused(now time.Duration, o Outgoing) {
 	for _, t := range s.all {
 		if t.to == o.To {
 			t.refused, t.notyet = o.Data, now+RefusedPause
+		}
+	}
+}
+
+// Held says which members' chunks still wait for the network, as when it is throttled: what a member has not been sent it cannot answer, so
+// its silence does not count.
+func (s *Senders) Held(now time.Duration, held func(to uint64) bool) {
+	for _, t := range s.all {
+		if held(t.to) {
+			t.heard = now
 		}
 	}
 }

@@ -80,6 +80,37 @@ func TestSendersBringMembersUp(t *testing.T) {
 	}
 }
 
+// TestHeldChunksAreNotRepeated shows that silence counts from when the last chunk left: what the network holds back is neither sent again
+// nor a reason to give up, however long it takes.
+func TestHeldChunksAreNotRepeated(t *testing.T) {
+	t.Parallel()
+	s := smallPair(t).leader.senders(4)
+	s.Begin(0, 2)
+	sent := 0
+	send := func(now time.Duration, held bool) {
+		s.Held(now, func(to uint64) bool { return held && to == 2 })
+		for _, ok := s.Next(now); ok; _, ok = s.Next(now) {
+			sent++
+		}
+	}
+	send(0, true)
+	window, now := sent, time.Duration(0)
+	for range 2 * transfer.ResendsMax {
+		at, ok := s.Due()
+		if !ok {
+			t.Fatalf("it gave up: %+v", s.Ended())
+		}
+		now = at
+		send(now, true)
+	}
+	if sent != window {
+		t.Errorf("%d chunks, and %d again", window, sent-window)
+	}
+	if send(now+transfer.ResendAfter, false); sent == window {
+		t.Error("they left, no answer came, and they are not sent again")
+	}
+}
+
 // TestSendersGiveUp shows that a member that does not answer is given up after a bounded time, and a refused chunk is offered
 // again and not lost.
 func TestSendersGiveUp(t *testing.T) {

@@ -39,7 +39,8 @@ type Config struct {
 	BackoffMin, BackoffMax time.Duration
 	// QueueBytes bounds the entry data that waits for one peer.
 	QueueBytes int
-	// TransferRate is how many bytes of transfers go out a second, to all peers together; -1 is no limit.
+	// TransferRate is how many bytes of transfers go out a second, to all peers together, from TransferRateMin to TransferRateMax; -1 is
+	// no limit.
 	TransferRate int
 }
 
@@ -99,8 +100,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("transport: BackoffMax %v is below BackoffMin %v", c.BackoffMax, c.BackoffMin)
 	case c.QueueBytes < MessageBytesMax:
 		return c, fmt.Errorf("transport: QueueBytes %d must be at least %d, or the largest message can never be sent", c.QueueBytes, MessageBytesMax)
-	case c.TransferRate < -1:
-		return c, errors.New("transport: TransferRate is bytes per second, or -1 for no limit")
+	case c.TransferRate != -1 && (c.TransferRate < TransferRateMin || c.TransferRate > TransferRateMax):
+		return c, fmt.Errorf("transport: TransferRate is %d to %d bytes a second, or -1 for no limit", TransferRateMin, TransferRateMax)
 	}
 	return c, nil
 }

@@ -75,6 +75,10 @@ const (
 	BackoffMaxDefault = time.Second
 	// TransferRateDefault is how many bytes of transfers a node sends a second, to all peers together.
 	TransferRateDefault = 64 << 20
+	// TransferRateMin is the least that a Config takes: below it a member that is behind has little hope to catch up.
+	TransferRateMin = 1 << 20
+	// TransferRateMax is the most.
+	TransferRateMax = 1 << 30
 
 	// IntroductionTimeMax bounds what an introduction takes on both sides, the dialling included.
 	IntroductionTimeMax = 10 * time.Second

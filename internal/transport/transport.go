@@ -261,6 +261,16 @@ func (t *Transport) SendTransfer(to uint64, shard uint16, kind uint8, data []byt
 	return p != nil && p.chunks.push(chunk{shard, kind, data})
 }
 
+// TransfersWait reports whether chunks or acknowledgements for a peer wait to be sent, by the pace of its connection or of TransferRate.
+func (t *Transport) TransfersWait(to uint64) bool {
+	p := t.peer(to)
+	if p == nil {
+		return false
+	}
+	waiting, _ := p.chunks.waiting()
+	return waiting > 0
+}
+
 // Call asks a node and waits for its answer. The handler there sees ctx end. Errors say whether it can have seen the call at all: see
 // ErrUnreachable and ErrUnknownOutcome. body must not be changed until the call ends, nor after an error.
 func (t *Transport) Call(ctx context.Context, to uint64, kind uint8, body []byte) ([]byte, error) {

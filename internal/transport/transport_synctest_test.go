@@ -252,6 +252,9 @@ func TestTransferRate(t *testing.T) {
 		for synctest.Wait(); len(h2.transfers()) < 16; synctest.Wait() {
 			one.Send(2, 1, []*raftpb.Message{heartbeat(1)})
 			synctest.Wait()
+			if held := one.TransfersWait(2); held == (len(h2.transfers()) == 16) {
+				t.Fatalf("with %d chunks there it says that some wait: %v", len(h2.transfers()), held)
+			}
 			if n := one.Stats().Peers[0].Messages.QueuedMessages; n > 0 {
 				t.Fatal("a heartbeat waits behind a transfer")
 			}
