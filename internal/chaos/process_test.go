@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -135,4 +136,18 @@ func (p *process) tail() string {
 		return err.Error()
 	}
 	return string(b[max(0, len(b)-4096):])
+}
+
+// numberFromEnv is a number that whoever runs the tests may set.
+func numberFromEnv(t *testing.T, name string, fallback uint64) uint64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return fallback
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("%s=%q is not a number: %v", name, text, err)
+	}
+	return n
 }

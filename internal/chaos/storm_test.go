@@ -108,19 +108,6 @@ func TestStorm(t *testing.T) {
 	s.blow(time.Duration(seconds) * time.Second)
 }
 
-func numberFromEnv(t *testing.T, name string, fallback uint64) uint64 {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return fallback
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		t.Fatalf("%s=%q is not a number: %v", name, text, err)
-	}
-	return n
-}
-
 // blow is the run: load, faults, healing, and the verdict.
 func (s *storm) blow(chaos time.Duration) {
 	s.found()
