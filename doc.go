@@ -53,7 +53,7 @@
 // # More
 //
 //   - Delays, schedules, priorities, retries and timeouts: the fields of Job.
-//   - Jobs that are not to be stored twice: Job.UniqueKey and Client.EnqueueUnique.
+//   - Jobs that are not to be stored twice: Job.UniqueKey, Client.EnqueueUnique and Client.EnqueueAtomicUnique.
 //   - Results: HandleResult, LeasedJob.SetResult, and Client.Job to read them.
 //   - Cancellation: Client.Cancel ends the context of the job's handler; the cause is ErrCancelled.
 //   - Progress: LeasedJob.Progress. More time: LeasedJob.Extend.

@@ -79,6 +79,20 @@ func (c *Client) EnqueueMany(ctx context.Context, jobs []Job) ([]Enqueued, error
 //
 // A job whose UniqueKey another one holds refuses none of them: its ID is that of the job that holds the key, and the others are stored.
 func (c *Client) EnqueueAtomic(ctx context.Context, jobs []Job) ([]JobID, error) {
+	answers, err := c.EnqueueAtomicUnique(ctx, jobs)
+	if err != nil || len(answers) == 0 {
+		return nil, err
+	}
+	ids := make([]JobID, len(answers))
+	for i := range answers {
+		ids[i] = answers[i].ID
+	}
+	return ids, nil
+}
+
+// EnqueueAtomicUnique is EnqueueAtomic, and says of each job, in order, whether another one holds its UniqueKey: then ID is that job's, and this
+// one was not stored. Err is nil in all answers: when one job is refused, none is stored, and the error says why.
+func (c *Client) EnqueueAtomicUnique(ctx context.Context, jobs []Job) ([]Enqueued, error) {
 	if len(jobs) == 0 {
 		return nil, nil
 	}
@@ -98,13 +112,11 @@ func (c *Client) EnqueueAtomic(ctx context.Context, jobs []Job) ([]JobID, error)
 	if err := c.enqueuer.wait(ctx, p); err != nil {
 		return nil, err
 	}
-	ids := make([]JobID, len(jobs))
-	for i := range ids {
-		a, err := p.batch.answer(i)
-		if err != nil {
+	answers := make([]Enqueued, len(jobs))
+	for i := range answers {
+		if answers[i], err = p.batch.answer(i); err != nil {
 			return nil, p.batch.explain(&prepared[i], err)
 		}
-		ids[i] = a.ID
 	}
-	return ids, nil
+	return answers, nil
 }

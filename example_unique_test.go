@@ -41,3 +41,28 @@ func ExampleClient_EnqueueUnique() {
 	// existing: true the same: true
 	// 1 runs, existing: false
 }
+
+// All that an order needs is stored together, and what is under way already is left as it is.
+func ExampleClient_EnqueueAtomicUnique() {
+	client, done := exampleClient()
+	defer done()
+	ctx := context.Background()
+
+	index := beaver.Job{Queue: "orders", Kind: "index", UniqueKey: "customer-7"}
+	if _, err := client.Enqueue(ctx, index); err != nil {
+		panic(err)
+	}
+	answers, err := client.EnqueueAtomicUnique(ctx, []beaver.Job{
+		{Queue: "orders", Kind: "charge", UniqueKey: "order-42"},
+		index,
+	})
+	if err != nil {
+		panic(err)
+	}
+	for _, a := range answers {
+		fmt.Println("existing:", a.Existing)
+	}
+	// Output:
+	// existing: false
+	// existing: true
+}

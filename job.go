@@ -80,7 +80,7 @@ type RetryPolicy struct {
 	JitterPercent *int
 }
 
-// Enqueued answers one job of EnqueueMany: its ID, or why it was refused.
+// Enqueued answers one job of EnqueueMany or EnqueueAtomicUnique: its ID, or why it was refused.
 type Enqueued struct {
 	ID       JobID
 	Existing bool // the job's UniqueKey was held: nothing was stored, and ID is that of the job that holds it

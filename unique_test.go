@@ -32,11 +32,21 @@ func TestUnique(t *testing.T) {
 	if err != nil || ids[1] != id || ids[0] == "" {
 		t.Errorf("EnqueueAtomic: %v, %v", ids, err)
 	}
+	answers, err = c.EnqueueAtomicUnique(t.Context(), []beaver.Job{job, {Queue: "sync"}, {Queue: "sync", UniqueKey: "c"}, {Queue: "sync", UniqueKey: "c"}})
+	if err != nil || !answers[0].Existing || answers[0].ID != id || answers[1].Existing || answers[2].Existing || !answers[3].Existing || answers[3].ID != answers[2].ID {
+		t.Errorf("EnqueueAtomicUnique: %+v, %v", answers, err)
+	}
+	if answers, err = c.EnqueueAtomicUnique(t.Context(), []beaver.Job{{Queue: "sync"}, {Queue: "no name of a queue"}}); answers != nil || !errors.Is(err, beaver.ErrInvalidArgument) {
+		t.Errorf("EnqueueAtomicUnique with a job that is refused: %+v, %v", answers, err)
+	}
+	if answers, err = c.EnqueueAtomicUnique(t.Context(), nil); answers != nil || err != nil {
+		t.Errorf("EnqueueAtomicUnique without jobs: %+v, %v", answers, err)
+	}
 	if _, _, err := c.EnqueueUnique(t.Context(), beaver.Job{Queue: "sync"}); !errors.Is(err, beaver.ErrInvalidArgument) {
 		t.Errorf("without a key: %v", err)
 	}
 	q, err := c.Queue(t.Context(), "sync")
-	if err != nil || q.UniqueKeys != 2 || q.DeduplicatedTotal != 5 || q.Ready != 4 {
+	if err != nil || q.UniqueKeys != 3 || q.DeduplicatedTotal != 7 || q.Ready != 6 {
 		t.Errorf("the queue: %+v, %v", q, err)
 	}
 	info, err := c.Job(t.Context(), id)
