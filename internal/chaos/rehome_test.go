@@ -39,12 +39,19 @@ func (s *storm) move() bool {
 	return s.rehome(name, "queues", "move", name, "--to", fmt.Sprint(to))
 }
 
-// drawQueue draws a queue: mostly one that has not moved of late, if there is one. A queue that has jobs moves for longer than most
-// storms last.
+// drawQueue draws a queue: mostly one that has not moved of late, if there is one, and half of the time one whose jobs have unique keys.
+// A queue that has jobs moves for longer than most storms last.
 func (s *storm) drawQueue(names []string) string {
-	still := slices.DeleteFunc(slices.Clone(names), s.record.movedLately)
-	if len(still) > 0 && s.rng.IntN(8) > 0 {
-		names = still
+	prefer := func(kind func(string) bool) {
+		if some := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !kind(name) }); len(some) > 0 {
+			names = some
+		}
+	}
+	if s.rng.IntN(8) > 0 {
+		prefer(func(name string) bool { return !s.record.movedLately(name) })
+	}
+	if s.rng.IntN(2) > 0 {
+		prefer(isUnique)
 	}
 	return names[s.rng.IntN(len(names))]
 }

@@ -22,7 +22,7 @@ import (
 const (
 	trafficQueues    = 8
 	keyedQueues      = 3          // whose jobs have ordering keys
-	uniqueQueueCount = 2          // whose jobs have unique keys
+	uniqueQueueCount = 4          // whose jobs have unique keys
 	programQueue     = "programs" // of those who run a program for each job
 	trafficKeys      = 5          // ordering keys of a keyed queue
 	uniqueKeys       = 6          // unique keys of a queue, for jobs without an ordering key and for those of each
@@ -45,10 +45,13 @@ func isUnique(name string) bool { return strings.HasPrefix(name, "unique") }
 
 func isKeyed(name string) bool { return strings.HasPrefix(name, "keyed") }
 
-// plainQueues are those with one home, and spreadQueues those that may have several.
+// plainQueues are those with one home, and spreadQueues those that may have several. Half of those with unique keys are of either kind.
 func plainQueues() (names []string) {
 	for n := range trafficQueues {
 		names = append(names, trafficQueue(n))
+	}
+	for n := 0; n < uniqueQueueCount; n += 2 {
+		names = append(names, uniqueQueue(n))
 	}
 	return names
 }
@@ -57,18 +60,14 @@ func spreadQueues() (names []string) {
 	for n := range keyedQueues {
 		names = append(names, keyedQueue(n))
 	}
-	return names
-}
-
-func uniqueQueues() (names []string) {
-	for n := range uniqueQueueCount {
+	for n := 1; n < uniqueQueueCount; n += 2 {
 		names = append(names, uniqueQueue(n))
 	}
 	return names
 }
 
 // workedQueues are those that consumers and workers take from, and stormQueues all that there are.
-func workedQueues() []string { return slices.Concat(plainQueues(), spreadQueues(), uniqueQueues()) }
+func workedQueues() []string { return append(plainQueues(), spreadQueues()...) }
 
 func stormQueues() []string { return append(workedQueues(), programQueue) }
 
@@ -94,7 +93,7 @@ type knownJob struct {
 // failed comes again soon.
 func (t *traffic) configureQueues(ctx context.Context, c *beaver.Client) error {
 	for _, name := range stormQueues() {
-		count := 1 + max(0, slices.Index(spreadQueues(), name), slices.Index(uniqueQueues(), name))
+		count := 1 + max(0, slices.Index(spreadQueues(), name))%3
 		q, err := c.ConfigureQueue(ctx, name, beaver.QueueSettings{
 			KeepEnded: new(1_000_000), MaxAttempts: new(1000), PoisonLimit: new(1000), Partitions: &count,
 			Retry: &beaver.RetryPolicy{Kind: beaver.RetryFixed, Base: 200 * time.Millisecond},
