@@ -32,8 +32,8 @@ const rootLong = `Beaver is a job queue that never loses a job. Start a server, 
   beaver enqueue mail '{"to": "ada@example.org"}'
   beaver work mail -- ./send-mail
 
-Exit status: 0 done; 1 failed; 2 wrong usage; 3 not found; 4 the server cannot be reached or is not ready; 5 refused, since
-the state or a limit does not allow it.`
+Exit status: 0 done; 1 failed; 2 wrong usage; 3 not found; 4 the server cannot be reached, is not ready, or does not
+tell in time what came of it; 5 refused, since the state or a limit does not allow it.`
 
 // environmentPrefix begins the names of the environment variables that stand for flags: BEAVER_ADDR for --addr.
 const environmentPrefix = "BEAVER_"
@@ -240,6 +240,8 @@ func (a *app) judge(err error) (status int, advice string) {
 		return exitNotFound, ""
 	case !ok:
 		return exitFailure, ""
+	case errors.Is(e, beaver.ErrOutcomeUnknown):
+		return exitUnavailable, "" // it is not refused: it may have been done
 	}
 	switch e.Code {
 	case beaver.CodeInvalidArgument, beaver.CodeOutOfRange:
