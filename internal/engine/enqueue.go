@@ -29,14 +29,16 @@ type PendingEnqueue struct {
 	now     queue.Millis
 	dst     []Enqueued // with room for the answers behind answers
 	answers int
-	turn    uint64       // which partition jobs go to that no key binds to one
-	first   *route       // nil: nothing is on its way
-	at      berth        // where its jobs go
-	homes   []berth      // where each job goes, when that is to several berths
-	legs    []enqueueLeg // the commands to these
-	moving  bool         // jobs of a session, or with unique keys, are of queues that move, or those of an atomic request are apart: Wait finds out where they go
-	good    []bool       // which jobs went to shards, once a queue is known to move; the others were refused before
-	sent    []berth      // where each job went that was sent once more, since its queue moves
+	turn    uint64           // which partition jobs go to that no key binds to one
+	view    *table           // where its queues live; see lookAgain
+	unmade  map[string]error // why some of them could not be made
+	first   *route           // nil: nothing is on its way
+	at      berth            // where its jobs go
+	homes   []berth          // where each job goes, when that is to several berths
+	legs    []enqueueLeg     // the commands to these
+	moving  bool             // jobs of a session, or with unique keys, are of queues that move, or those of an atomic request are apart: Wait finds out where they go
+	good    []bool           // which jobs went to shards, once a queue is known to move; the others were refused before
+	sent    []berth          // where each job went that was sent once more, since its queue moves
 	call    *call
 	header  bool
 	err     error
@@ -175,9 +177,9 @@ func checkEnqueue(r *EnqueueRequest) error {
 // routeJobs checks each job and finds where it goes, making queues as needed. The first route is nil when every job is refused. A
 // refused job has its error in out.
 func (p *PendingEnqueue) routeJobs(ctx context.Context) error {
-	e, r, out, now := p.engine, p.request, p.out(), p.now
+	r, out, now := p.request, p.out(), p.now
 	session := r.Session != SessionID{}
-	if err := e.makeQueues(ctx, r); err != nil {
+	if err := p.makeQueues(ctx); err != nil {
 		return err
 	}
 	var last *route
@@ -190,9 +192,9 @@ func (p *PendingEnqueue) routeJobs(ctx context.Context) error {
 			continue
 		}
 		if last == nil || last.name != j.Queue {
-			rt, err := e.ensureQueue(ctx, j.Queue)
-			if err != nil {
-				if out[i].Err = asError(err); r.Atomic || !ofOneJob(out[i].Err) {
+			rt := p.view.byName[j.Queue]
+			if rt == nil {
+				if out[i].Err = asError(p.unmade[j.Queue]); r.Atomic || !ofOneJob(out[i].Err) {
 					return jobError(r, i, out[i].Err)
 				}
 				continue
@@ -272,26 +274,40 @@ func ofOneJob(err *Error) bool {
 	return err.Code == CodeInvalidArgument || err.Code == CodeResourceExhausted
 }
 
-// makeQueues starts the making of all missing queues at once, so that many new names cost one wait.
-func (e *Engine) makeQueues(ctx context.Context, r *EnqueueRequest) error {
+// makeQueues starts the making of all missing queues at once, so that many new names cost one wait. Then the request has a view of the routes
+// in which its queues are, but for those of which unmade says why not.
+func (p *PendingEnqueue) makeQueues(ctx context.Context) error {
+	e, jobs := p.engine, p.request.Jobs
+	p.view = e.routes.table()
+	missing := func(i int) bool { return jobs[i].Err == nil && p.view.byName[jobs[i].Queue] == nil }
 	var started []*creation
-	last := ""
-	for i := range r.Jobs {
-		name := r.Jobs[i].Queue
-		if name == last || r.Jobs[i].Err != nil || e.routes.byName(name) != nil {
+	last, all := "", true
+	for i := range jobs {
+		name := jobs[i].Queue
+		if name == last || !missing(i) {
 			continue
 		}
-		last = name
+		last, all = name, false
 		c, err := e.startCreation(name)
 		if err == nil {
 			started = append(started, c)
-		} // else the job's own turn reports it
+		} // else it is tried once more, when the others are made
+	}
+	if all {
+		return nil
 	}
 	for _, c := range started {
 		select {
 		case <-c.done:
 		case <-ctx.Done():
 			return contextError(ctx.Err())
+		}
+	}
+	p.view, p.unmade = e.routes.table(), make(map[string]error)
+	for i := range jobs {
+		if name := jobs[i].Queue; missing(i) && p.unmade[name] == nil {
+			_, p.unmade[name] = e.ensureQueue(ctx, name)
+			p.view = e.routes.table()
 		}
 	}
 	return nil

@@ -23,9 +23,10 @@ func (p *PendingEnqueue) heedMoves(ctx context.Context) {
 		p.err = err
 		return
 	}
+	p.lookAgain()
 	most := -1
 	for i := range p.request.Jobs {
-		if rt := p.engine.routes.byName(p.request.Jobs[i].Queue); rt != nil && rt.moves > 0 {
+		if rt := p.view.byName[p.request.Jobs[i].Queue]; rt != nil && rt.moves > 0 {
 			most = max(most, min(len(rt.formers), movesBackMax))
 		}
 	}
@@ -101,7 +102,7 @@ func (p *PendingEnqueue) followJobs(ctx context.Context) {
 	for i := range out {
 		if movedAway(out[i].Err) {
 			spec := &p.request.Jobs[i].Spec
-			rt := p.engine.routes.byID(spec.Queue)
+			rt := p.view.byID[spec.Queue]
 			to := rt.homes[partitionOf(len(rt.homes), spec, p.turn)]
 			spec.Queue, homes[i], out[i].Err = to.id, rt.berth(to), nil
 		}
@@ -123,7 +124,7 @@ func (p *PendingEnqueue) late() []bool {
 			continue
 		}
 		id := p.request.Jobs[i].Spec.Queue
-		rt := p.engine.routes.byID(id)
+		rt := p.view.byID[id]
 		at := home{p.sentTo(i).pump, id}
 		if rt.moving() && !rt.isOldHome(at) && !slices.Contains(rt.homes, at) && !slices.Contains(queues, rt) {
 			queues = append(queues, rt)
@@ -135,7 +136,7 @@ func (p *PendingEnqueue) late() []bool {
 	p.noteGood()
 	late := make([]bool, len(out))
 	for i := range late {
-		late[i] = p.good[i] && slices.Contains(queues, p.engine.routes.byID(p.request.Jobs[i].Spec.Queue))
+		late[i] = p.good[i] && slices.Contains(queues, p.view.byID[p.request.Jobs[i].Spec.Queue])
 	}
 	return late
 }
@@ -170,7 +171,16 @@ func (p *PendingEnqueue) openHomes(ctx context.Context) error {
 			return err
 		}
 	}
+	p.lookAgain()
 	return nil
+}
+
+// lookAgain has the request see where queues live as this node knows it by now, and tells whether one of its own lives elsewhere. In between it
+// sees that as it was, though the node learns more meanwhile: what it asks of old homes and what it then sends to new ones is of the same move.
+func (p *PendingEnqueue) lookAgain() (moved bool) {
+	before := p.view
+	p.view = p.engine.routes.table()
+	return slices.ContainsFunc(p.request.Jobs, func(j NewJob) bool { return before.byName[j.Queue] != p.view.byName[j.Queue] })
 }
 
 // newerRoute returns the route of a queue after one of its homes was asked something. Who finds closed what it takes for a place of new jobs has not heard

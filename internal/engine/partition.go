@@ -59,7 +59,7 @@ func (p *PendingEnqueue) together(old func(*route) bool) bool {
 	var last *route
 	jobs := p.request.Jobs
 	homesOf := func(i int) (*route, []home) {
-		rt := p.engine.routes.byID(jobs[i].Spec.Queue)
+		rt := p.view.byID[jobs[i].Spec.Queue]
 		if old != nil && old(rt) {
 			return rt, rt.from
 		}

@@ -108,7 +108,7 @@ func (p *PendingEnqueue) noteGood() {
 			continue
 		}
 		j := &p.request.Jobs[i] // what refused it then does so again
-		p.good[i] = j.Err == nil && p.engine.routes.byName(j.Queue) != nil && checkJob(&j.Spec, p.now, false) == nil
+		p.good[i] = j.Err == nil && p.view.byName[j.Queue] != nil && checkJob(&j.Spec, p.now, false) == nil
 	}
 }
 
@@ -151,17 +151,12 @@ func (p *PendingEnqueue) moor(ctx context.Context, which []bool, back int) (*moo
 	n := len(which)
 	m := &moorings{make([]*route, n), make([]int, n), make([]berth, n), make([]queue.QueueID, n), make([]berth, n), make([]queue.QueueID, n), make([]berth, n)}
 	moving := make(map[berth][]*route) // the queues that move, by where they were
-	seen := make(map[string]*route)    // the same one for all jobs of a queue, should another be published just now
 	for i := range which {
 		if !which[i] {
 			continue
 		}
 		spec := &p.request.Jobs[i].Spec
-		rt := p.engine.routes.byID(spec.Queue)
-		if first := seen[rt.name]; first != nil {
-			rt = first
-		}
-		seen[rt.name] = rt
+		rt := p.view.byID[spec.Queue]
 		h := rt.homes[partitionOf(len(rt.homes), spec, p.turn)]
 		m.routes[i], m.to[i], m.ids[i] = rt, rt.berth(h), h.id
 		m.ago[i] = rt.ago(back)
@@ -279,7 +274,7 @@ func (p *PendingEnqueue) enqueueWholeMoving(ctx context.Context) error {
 	}
 	var moving []*route
 	for i := range p.request.Jobs {
-		if rt := p.engine.routes.byID(p.request.Jobs[i].Spec.Queue); rt.moving() && !slices.Contains(moving, rt) {
+		if rt := p.view.byID[p.request.Jobs[i].Spec.Queue]; rt.moving() && !slices.Contains(moving, rt) {
 			moving = append(moving, rt)
 		}
 	}
@@ -311,11 +306,10 @@ func (p *PendingEnqueue) enqueueWholeMoving(ctx context.Context) error {
 // enqueueWhole stores an atomic request on the one shard where all its queues live now. There may have been one before this node heard of it.
 func (p *PendingEnqueue) enqueueWhole(ctx context.Context) error {
 	if !p.together(nil) {
-		learned, err := p.engine.relearn(ctx)
-		switch {
-		case err != nil:
+		if _, err := p.engine.relearn(ctx); err != nil {
 			return err
-		case learned:
+		}
+		if p.lookAgain() {
 			return p.enqueueWholeMoving(ctx)
 		}
 		return errAtomicApart()

@@ -220,6 +220,37 @@ func TestIdleQueueMovesAsJobsCome(t *testing.T) {
 	})
 }
 
+// TestAtomicRepeatWhileRoutesChange: a node that has not heard that a queue's move is over, and that it moves on, hears of it while it asks the
+// home before the last for an atomic request. Where the request was stored is asked nevertheless.
+func TestAtomicRepeatWhileRoutesChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := open(t, vfs.NewSim(1, vfs.SimOptions{}), func(o *Options) { o.Shards = 3 })
+		enqueue(t, e, jobs("a", 1)...)
+		first := uint16(e.routes.byName("a").homes[0].pump.shard)
+		move := func(steps uint16) {
+			t.Helper()
+			if _, err := e.MoveQueue(t.Context(), "a", (first+steps-1)%3+1); err != nil {
+				t.Fatal(err)
+			}
+			partitionsOf(t, e, "a", 1, true)
+		}
+		move(1)
+		before := e.routes.table()
+		ack(t, e, fetchJobs(t, e, 0, 1, "a")...)
+		was := send(t, e, 1, 1, true, jobs("a", 1)...)
+		move(2)
+		newest := e.routes.table()
+		for in := range 10 {
+			e.routes.current.Store(before)
+			ctx := &eventful{Context: t.Context(), in: in, then: func() { e.routes.current.Store(newest) }}
+			out, err := e.Enqueue(ctx, &EnqueueRequest{Session: SessionID{1}, Sequence: 1, Atomic: true, Jobs: jobs("a", 1)}, nil)
+			if err != nil || out[0].ID != was[0].ID || !out[0].Duplicate {
+				t.Fatalf("heard of it at wait %d: %+v, %v, was %+v", in, out, err, was)
+			}
+		}
+	})
+}
+
 // TestRepeatsAcrossQuickMoves: requests of sessions come for the first time, and again and again while clients may repeat them, at nodes that
 // have heard of all changes of the queues' homes, or of none of the last few, and the homes change whenever they can. Each request is stored
 // once, and all who ask are told the same.
@@ -243,7 +274,7 @@ type quickMoves struct {
 
 type sentRequest struct {
 	jobs   []NewJob
-	number int // of all requests, from 0
+	number int // of all requests of sessions, from 0; or sentOnce
 	atomic bool
 	at     time.Time
 	answer []Enqueued // nil: it was refused as a whole
@@ -253,6 +284,7 @@ const (
 	quickViews  = 6
 	repeatsFor  = 10 * time.Minute
 	quickQueues = "abc"
+	sentOnce    = -1 // the number of requests without a session
 )
 
 func modelQuickMoves(t *testing.T, rt *rapid.T) {
@@ -273,7 +305,7 @@ func modelQuickMoves(t *testing.T, rt *rapid.T) {
 				m.repeat(m.sent[len(m.sent)-1-rapid.IntRange(0, min(len(m.sent)-1, 12)).Draw(rt, "back")])
 			}
 		case 6, 7:
-			m.spread(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "queue"), rapid.IntRange(1, 3).Draw(rt, "partitions"))
+			m.spreadOne()
 		case 8:
 			pauseFor(time.Duration(rapid.SampledFrom([]int{1, 30, 200, 600, 1000}).Draw(rt, "seconds")) * time.Second)
 		default:
@@ -316,6 +348,11 @@ func (m *quickMoves) spread(name string, count int) {
 		m.rt.Fatalf("%d partitions of %s: %v", count, name, err)
 	}
 	m.look()
+}
+
+// spreadOne changes the homes of one of the queues, if they can change now.
+func (m *quickMoves) spreadOne() {
+	m.spread(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(m.rt, "queue"), rapid.IntRange(1, 3).Draw(m.rt, "partitions"))
 }
 
 // look notes the newest routes, which a node has that has heard of everything.
@@ -382,16 +419,67 @@ func (m *quickMoves) repeat(r *sentRequest) {
 	}
 }
 
-// bring brings a request to a node that has the routes of one of the views.
+// bring brings a request to a node that has heard of all changes of the queues' homes, or of none of the last few, or that has heard of those
+// of one queue and not yet of those of another. While the request waits for a shard, the node may hear of the others, or homes change.
 func (m *quickMoves) bring(r *sentRequest) ([]Enqueued, error) {
-	k := r.number
-	view := m.views[rapid.IntRange(0, len(m.views)-1).Draw(m.rt, "view")]
-	m.e.routes.current.Store(&table{byName: view.byName, byID: view.byID, changed: make(chan struct{}), moved: make(chan struct{})})
-	out, err := m.e.Enqueue(context.Background(), &EnqueueRequest{
-		Session: SessionID{byte(1 + k/queue.SessionWindow)}, Sequence: uint64(1 + k%queue.SessionWindow), Atomic: r.atomic, Jobs: slices.Clone(r.jobs),
-	}, nil)
+	m.e.routes.current.Store(m.behind())
+	request := &EnqueueRequest{Atomic: r.atomic, Jobs: slices.Clone(r.jobs)}
+	if k := r.number; k != sentOnce {
+		request.Session, request.Sequence = SessionID{byte(1 + k/queue.SessionWindow)}, uint64(1+k%queue.SessionWindow)
+	}
+	out, err := m.e.Enqueue(m.meanwhile(), request, nil)
 	if _, learnt := m.e.relearn(context.Background()); learnt != nil {
 		m.rt.Fatal(learnt)
 	}
 	return out, err
+}
+
+// behind are the routes of a node that may not have heard of everything.
+func (m *quickMoves) behind() *table {
+	t := newRoutes().table()
+	all := rapid.IntRange(0, len(m.views)-1).Draw(m.rt, "view")
+	each := rapid.IntRange(0, 3).Draw(m.rt, "each queue's own view") == 0
+	for _, name := range quickQueues {
+		view := m.views[all]
+		if each {
+			view = m.views[rapid.IntRange(0, len(m.views)-1).Draw(m.rt, "view of "+string(name))]
+		}
+		rt := view.byName[string(name)]
+		t.byName[rt.name] = rt
+		for _, h := range rt.all {
+			t.byID[h.id] = rt
+		}
+	}
+	return t
+}
+
+// meanwhile is the context of a request during which something happens, at one of the times when it waits, or nothing.
+func (m *quickMoves) meanwhile() context.Context {
+	in := rapid.IntRange(-6, 10).Draw(m.rt, "something happens at wait")
+	if in <= 0 {
+		return context.Background()
+	}
+	return &eventful{Context: context.Background(), in: in, then: func() {
+		if !rapid.Bool().Draw(m.rt, "homes change") {
+			if _, err := m.e.relearn(context.Background()); err != nil {
+				m.rt.Fatal(err)
+			}
+			return
+		}
+		m.spreadOne()
+	}}
+}
+
+// eventful is a context that has something done when it is waited for the so manieth time.
+type eventful struct {
+	context.Context
+	in   int
+	then func()
+}
+
+func (c *eventful) Done() <-chan struct{} {
+	if c.in--; c.in == 0 {
+		c.then()
+	}
+	return c.Context.Done()
 }

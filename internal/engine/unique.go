@@ -32,7 +32,7 @@ func (p *PendingEnqueue) seekHolders(ctx context.Context, homes []berth) (failed
 		if homes[i].pump == nil || j.Spec.UniqueKey == "" {
 			continue
 		}
-		rt := p.engine.routes.byID(j.Spec.Queue)
+		rt := p.view.byID[j.Spec.Queue]
 		if !rt.needsAsking(&j.Spec) {
 			continue
 		}
