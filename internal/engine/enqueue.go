@@ -108,7 +108,7 @@ func (p *PendingEnqueue) Wait(ctx context.Context) ([]Enqueued, error) {
 	case p.first == nil: // every job is refused already
 		return p.dst, nil
 	case p.moving:
-		p.err = p.enqueueMoving(ctx, 0)
+		p.err = p.enqueueMoving(ctx, false)
 	case p.homes != nil:
 		p.err = waitSeveral(ctx, p.request, p.out(), p.homes, p.legs)
 	default:

@@ -13,8 +13,8 @@ func movedAway(err *Error) bool {
 
 // heedMoves repeats a session's request of which a shard has other jobs. The first time it may have come from a node that knew of moves of
 // which this one had not heard, and went elsewhere with the jobs of those queues; or from one that had not heard of moves which are over
-// here, and sent all to where some of the queues were before. So their homes are asked as if they still moved, back to those that the first
-// ones who sent it may have known.
+// here, and sent all to where some of the queues were before. A shard has one answer for the jobs of several queues where these were first
+// alone, so their first homes are asked as if they still moved.
 func (p *PendingEnqueue) heedMoves(ctx context.Context) {
 	if p.request.Session == (SessionID{}) || p.request.Atomic || !p.differs() {
 		return
@@ -24,15 +24,15 @@ func (p *PendingEnqueue) heedMoves(ctx context.Context) {
 		return
 	}
 	p.lookAgain()
-	most := -1
-	for i := range p.request.Jobs {
-		if rt := p.view.byName[p.request.Jobs[i].Queue]; rt != nil && rt.moves > 0 {
-			most = max(most, min(len(rt.formers), movesBackMax))
-		}
+	moved := func(j NewJob) bool { rt := p.view.byName[j.Queue]; return rt != nil && rt.moves > 0 }
+	if !slices.ContainsFunc(p.request.Jobs, moved) {
+		return
 	}
-	for back := 0; back <= most && p.differs(); back++ {
-		p.err = nil // of the answers so far
-		p.err = p.enqueueMoving(ctx, back)
+	for _, first := range []bool{false, true} {
+		if p.differs() {
+			p.err = nil // of the answers so far
+			p.err = p.enqueueMoving(ctx, first)
+		}
 	}
 }
 
@@ -94,7 +94,7 @@ func (p *PendingEnqueue) wantsToFollow() bool {
 // followJobs sends the jobs that were refused to their queues' homes.
 func (p *PendingEnqueue) followJobs(ctx context.Context) {
 	if late := p.late(); late != nil {
-		p.err = p.enqueueMoored(ctx, late, 0)
+		p.err = p.enqueueMoored(ctx, late, false)
 		return
 	}
 	out := p.out()

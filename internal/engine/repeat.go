@@ -10,12 +10,10 @@ import (
 )
 
 // movingQueuesMax is how many queues of one request may move from one shard at the same time, when it is a repeat, and movingWholeMax how
-// many queues of an atomic request may move. movesBackMax is how many moves of a queue a node may not have heard of, so that what it was
-// refused is known for what it is.
+// many queues of an atomic request may move.
 const (
 	movingQueuesMax = 10
 	movingWholeMax  = 3
-	movesBackMax    = 16
 )
 
 // session is the session that a request has at a berth.
@@ -41,10 +39,10 @@ func (b berth) session(s SessionID) SessionID {
 // often: what a new home remembers is always the same. Should another node have brought something to an old home a moment ago, which did
 // not know of the move, the answers differ from what was asked, and are asked for once more.
 //
-// With back, what is asked is not the old homes of queues that move, but the homes of all queues as they were so many moves ago. They have
-// stored nothing that could be repeated, or the moves since would not be over, but they may have refused it together with jobs that they
-// stored.
-func (p *PendingEnqueue) enqueueMoving(ctx context.Context, back int) error {
+// With first, what is asked is not the old homes of queues that move, but the first homes of all queues that have moved. They have stored
+// nothing that could be repeated, or the moves since would not be over, but they may have refused it together with jobs of other queues that
+// they stored. Those of later homes share no answer with another queue's; see berth.
+func (p *PendingEnqueue) enqueueMoving(ctx context.Context, first bool) error {
 	switch {
 	case p.request.Atomic:
 		return p.enqueueWholeMoving(ctx)
@@ -53,14 +51,14 @@ func (p *PendingEnqueue) enqueueMoving(ctx context.Context, back int) error {
 	}
 	p.noteGood()
 	for again := true; ; again = false {
-		if err := p.enqueueMoored(ctx, p.good, back); err != nil || !again || !p.differs() {
+		if err := p.enqueueMoored(ctx, p.good, first); err != nil || !again || !p.differs() {
 			return err
 		}
 	}
 }
 
 // enqueueMoored stores some of the jobs where moor says that they go.
-func (p *PendingEnqueue) enqueueMoored(ctx context.Context, which []bool, back int) error {
+func (p *PendingEnqueue) enqueueMoored(ctx context.Context, which []bool, first bool) error {
 	out := p.out()
 	for i := range out {
 		if which[i] {
@@ -68,7 +66,7 @@ func (p *PendingEnqueue) enqueueMoored(ctx context.Context, which []bool, back i
 			p.request.Jobs[i].hint = JobID{} // an old home has its own answer
 		}
 	}
-	m, err := p.moor(ctx, which, back)
+	m, err := p.moor(ctx, which, first)
 	if err != nil {
 		return err
 	}
@@ -78,7 +76,7 @@ func (p *PendingEnqueue) enqueueMoored(ctx context.Context, which []bool, back i
 	}
 	fresh := m.rest(p.request, out)
 	p.noteSent(fresh)
-	if err := p.enqueueNew(ctx, fresh); err != nil || back < 2 {
+	if err := p.enqueueNew(ctx, fresh); err != nil || !first {
 		return err
 	}
 	var moving []bool // the old homes of these have not been asked yet
@@ -93,7 +91,7 @@ func (p *PendingEnqueue) enqueueMoored(ctx context.Context, which []bool, back i
 	if moving == nil {
 		return nil
 	}
-	return p.enqueueMoored(ctx, moving, 0)
+	return p.enqueueMoored(ctx, moving, false)
 }
 
 // noteGood notes which jobs were not refused before they went to a shard.
@@ -146,8 +144,8 @@ type moorings struct {
 	known  []berth // where it goes first: zero when that depends on what the old homes have
 }
 
-// moor finds where those jobs go that which has, as the old homes remember, or those of so many moves ago.
-func (p *PendingEnqueue) moor(ctx context.Context, which []bool, back int) (*moorings, error) {
+// moor finds where those jobs go that which has, as the old homes remember, or the first ones.
+func (p *PendingEnqueue) moor(ctx context.Context, which []bool, first bool) (*moorings, error) {
 	n := len(which)
 	m := &moorings{make([]*route, n), make([]int, n), make([]berth, n), make([]queue.QueueID, n), make([]berth, n), make([]queue.QueueID, n), make([]berth, n)}
 	moving := make(map[berth][]*route) // the queues that move, by where they were
@@ -159,7 +157,7 @@ func (p *PendingEnqueue) moor(ctx context.Context, which []bool, back int) (*moo
 		rt := p.view.byID[spec.Queue]
 		h := rt.homes[partitionOf(len(rt.homes), spec, p.turn)]
 		m.routes[i], m.to[i], m.ids[i] = rt, rt.berth(h), h.id
-		m.ago[i] = rt.ago(back)
+		m.ago[i] = rt.ago(first)
 		if m.ago[i] == 0 {
 			spec.Queue, m.known[i] = h.id, m.to[i]
 			continue
@@ -197,11 +195,11 @@ func (p *PendingEnqueue) moor(ctx context.Context, which []bool, back int) (*moo
 	return m, nil
 }
 
-// ago is before how many of a queue's moves its homes are to be asked, with back; 0: none is.
-func (rt *route) ago(back int) int {
+// ago is before how many of a queue's moves its homes are to be asked; 0: none is.
+func (rt *route) ago(first bool) int {
 	switch {
-	case back > 0 && back <= len(rt.formers):
-		return back
+	case first:
+		return len(rt.formers)
 	case rt.moving():
 		return 1
 	}

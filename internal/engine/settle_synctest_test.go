@@ -251,6 +251,44 @@ func TestAtomicRepeatWhileRoutesChange(t *testing.T) {
 	})
 }
 
+// TestRepeatAfterUnlikeMoves: a node that has heard of none of the moves of queues that were together sends jobs of all to where they were. The
+// repeat at one that has heard of all finds them, though one of the queues has moved more often than another.
+func TestRepeatAfterUnlikeMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := open(t, vfs.NewSim(1, vfs.SimOptions{}), func(o *Options) { o.Shards = 3 })
+		together := make(map[uint16][]string)
+		var names []string
+		for i := 0; len(names) < 3; i++ {
+			s, err := e.ConfigureQueue(t.Context(), fmt.Sprint("q", i), queue.DefaultSettings())
+			if err != nil {
+				t.Fatal(err)
+			}
+			together[s.Shard] = append(together[s.Shard], s.Name)
+			names = together[s.Shard]
+		}
+		before := e.routes.table()
+		var js []NewJob
+		for moves, name := range names {
+			for range moves {
+				if _, err := e.MoveQueue(t.Context(), name, uint16(e.routes.byName(name).homes[0].pump.shard)%3+1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			partitionsOf(t, e, name, 1, false)
+			js = append(js, jobs(name, 1)...)
+		}
+		newest := e.routes.table()
+		e.routes.current.Store(&table{byName: before.byName, byID: before.byID, changed: make(chan struct{}), moved: make(chan struct{})})
+		was := send(t, e, 1, 1, false, js...)
+		e.routes.current.Store(newest)
+		for i, o := range send(t, e, 1, 1, false, js...) {
+			if o.ID != was[i].ID || !o.Duplicate {
+				t.Fatalf("job %d is %+v, was %+v", i, o, was[i])
+			}
+		}
+	})
+}
+
 // TestRepeatsAcrossQuickMoves: requests of sessions come for the first time, and again and again while clients may repeat them, at nodes that
 // have heard of all changes of the queues' homes, or of none of the last few, and the homes change whenever they can. Each request is stored
 // once, and all who ask are told the same.
