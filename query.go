@@ -262,23 +262,28 @@ func (c *Client) allDead(ctx context.Context, method deadMethod, queue string) (
 	if queue == "" {
 		return 0, invalid("queue", "name the queue whose dead jobs are meant")
 	}
-	count := 0
-	for {
-		res, err := call(ctx, c, method, &beaverv1.DeadRequest{Queue: queue})
+	count, passed := 0, 0
+	var first *Error // why the first one was passed over
+	for token, goOn := "", true; goOn; {
+		res, err := call(ctx, c, method, &beaverv1.DeadRequest{Queue: queue, PageToken: token})
 		if err != nil {
 			return count, err
 		}
-		count += int(res.GetCount())
-		if res.GetMore() && res.GetCount() > 0 {
-			continue
+		if token == "" { // it looked at all again
+			passed, first = 0, nil
 		}
-		if res.GetPassedOver() > 0 && len(res.GetErrors()) > 0 {
-			e := fromJobError(res.GetErrors()[0])
-			if n := res.GetPassedOver(); n > 1 {
-				e.Message = fmt.Sprintf("%d jobs stay dead, since their unique keys are not free; the first, %s", n, e.Message)
-			}
-			return count, e
+		count, passed = count+int(res.GetCount()), passed+int(res.GetPassedOver())
+		if first == nil && len(res.GetErrors()) > 0 {
+			first = fromJobError(res.GetErrors()[0])
 		}
+		token = res.GetNextPageToken() // servers of before it was there have none, and begin anew
+		goOn = token != "" || res.GetMore() && res.GetCount() > 0
+	}
+	if first == nil {
 		return count, nil
 	}
+	if passed > 1 {
+		first.Message = fmt.Sprintf("%d jobs stay dead, since their unique keys are not free; the first, %s", passed, first.Message)
+	}
+	return count, first
 }

@@ -112,8 +112,10 @@ func TestCurl(t *testing.T) {
 		{"/beaver.v1.JobService/ListJobs", "", `{"queue":"mail","state":"ready","pageSize":1001}`, 400, `want 1 to 1000`},
 		{"/beaver.v1.JobService/ListJobs", "", `{"queue":"mail","state":"ready","pageToken":"?"}`, 400, `page_token`},
 		{"/beaver.v1.JobService/RetryDead", "", `{}`, 400, `ids: missing`},
+		{"/beaver.v1.JobService/RetryDead", "", `{"queue":"mail","pageToken":"x"}`, 400, `page_token was not given out`},
+		{"/beaver.v1.JobService/RetryDead", "", `{"ids":["000g000000000g00"],"pageToken":"x"}`, 400, `page_token: is of a queue`},
 		{"/beaver.v1.QueueService/ConfigureQueue", "", `{"name":"mail","settings":{"maxAttempts":0}}`, 400, `settings.max_attempts: is 0`},
-		{"/beaver.v1.QueueService/ConfigureQueue", "", `{"name":"mail","settings":{"partitions":65}}`, 400, `"message":"partitions is 65; it must lie between 1 and 64"`},
+		{"/beaver.v1.QueueService/ConfigureQueue", "", `{"name":"mail","settings":{"partitions":65}}`, 400, `"message":"settings.partitions is 65; it must lie between 1 and 64"`},
 		{"/beaver.v1.JobService/Enqueu", "", `{}`, 404, `did you mean /beaver.v1.JobService/Enqueue?`},
 	}
 	for _, test := range tests {

@@ -179,6 +179,16 @@ func TestUniqueRetryDead(t *testing.T) {
 	if all.GetCount() != 1 || all.GetMore() || all.GetPassedOver() != 1 || len(all.GetErrors()) != 1 || !strings.Contains(all.GetErrors()[0].GetMessage(), dead) || getJob(t, n, free).GetState() != beaverv1.JobState_JOB_STATE_READY {
 		t.Errorf("retry of all: %v", all)
 	}
+	// And one a call: the first page has what stays dead, and the second what comes behind it.
+	die(t, n, fetchOne(t, n, "q"))
+	page := must[beaverv1.DeadResponse](t)(n.jobs.RetryDead(t.Context(), call(&beaverv1.DeadRequest{Queue: "q", Limit: 1})))
+	if page.GetCount() != 0 || !page.GetMore() || page.GetPassedOver() != 1 || page.GetNextPageToken() == "" {
+		t.Errorf("the first page: %v", page)
+	}
+	page = must[beaverv1.DeadResponse](t)(n.jobs.RetryDead(t.Context(), call(&beaverv1.DeadRequest{Queue: "q", Limit: 1, PageToken: page.GetNextPageToken()})))
+	if page.GetCount() != 1 || page.GetMore() || page.GetPassedOver() != 0 || page.GetNextPageToken() != "" {
+		t.Errorf("the second page: %v", page)
+	}
 	must[beaverv1.CancelJobResponse](t)(n.jobs.CancelJob(t.Context(), call(&beaverv1.CancelJobRequest{Id: holder})))
 	again := must[beaverv1.DeadResponse](t)(n.jobs.RetryDead(t.Context(), call(&beaverv1.DeadRequest{Ids: []string{dead}})))
 	if again.GetCount() != 1 {

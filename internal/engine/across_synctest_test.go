@@ -67,8 +67,8 @@ func TestEveryOperationEverywhere(t *testing.T) {
 		if s, err := e.Cancel(t.Context(), ids[2]); err != nil || s != queue.StateCancelled {
 			t.Fatalf("%v, %v", s, err)
 		}
-		if n, more, err := e.RetryAllDead(t.Context(), name, 10); n != 1 || more || err != nil {
-			t.Fatalf("%d, %v, %v", n, more, err)
+		if n, next, err := e.RetryAllDead(t.Context(), name, "", 10); n != 1 || next != "" || err != nil {
+			t.Fatalf("%d, %v, %v", n, next, err)
 		}
 		if s, err := e.PauseQueue(t.Context(), name); err != nil || !s.Info.Settings.Paused {
 			t.Fatalf("%+v, %v", s, err)

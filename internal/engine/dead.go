@@ -2,11 +2,13 @@ package engine
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
 
 	"github.com/beaver-raft/beaver/internal/cluster"
 	"github.com/beaver-raft/beaver/internal/queue"
+	"github.com/beaver-raft/beaver/internal/shard"
 )
 
 // Cancel cancels a job that waits or is dead, at once. For a running job the state returned is StateRunning: its worker
@@ -120,77 +122,140 @@ func (p *PassedOver) add(id JobID, err *Error) {
 	}
 }
 
-// RetryAllDead retries a queue's dead jobs, oldest first, up to limit, and tells how many it did and whether there are
-// more. It may be cut short by an error: what it did stays done, and calling again goes on. An error that is a *PassedOver did not
-// cut it short.
-func (e *Engine) RetryAllDead(ctx context.Context, name string, limit int) (int, bool, error) {
-	return e.allDead(ctx, name, limit, queue.AppendRetryDead)
+// RetryAllDead retries a queue's dead jobs, on each of its homes oldest first, from where a call before it ended; after is empty for the first.
+// It looks at no more than limit of them, tells how many it retried, and where the next call is to go on: nowhere if that is empty. It
+// may be cut short by an error: what it did stays done, and calling again goes on. An error that is a *PassedOver did not cut it short.
+func (e *Engine) RetryAllDead(ctx context.Context, name, after string, limit int) (count int, next string, err error) {
+	return e.allDead(ctx, name, after, limit, queue.AppendRetryDead)
 }
 
 // DiscardAllDead throws a queue's dead jobs away; it counts as RetryAllDead does.
-func (e *Engine) DiscardAllDead(ctx context.Context, name string, limit int) (int, bool, error) {
-	return e.allDead(ctx, name, limit, queue.AppendDiscardDead)
+func (e *Engine) DiscardAllDead(ctx context.Context, name, after string, limit int) (count int, next string, err error) {
+	return e.allDead(ctx, name, after, limit, queue.AppendDiscardDead)
 }
 
-func (e *Engine) allDead(ctx context.Context, name string, limit int, encode func([]byte, queue.Pos) []byte) (int, bool, error) {
+func (e *Engine) allDead(ctx context.Context, name, after string, limit int, encode func([]byte, queue.Pos) []byte) (int, string, error) {
 	if limit < 1 || limit > BulkMax {
-		return 0, false, invalid("limit", "is %d; it must lie between 1 and %d", limit, BulkMax)
+		return 0, "", invalid("limit", "is %d; it must lie between 1 and %d", limit, BulkMax)
+	}
+	s, ok := parseSweep(after)
+	if !ok {
+		return 0, "", invalid("cursor", "was not given out by a call of this kind; start without one")
 	}
 	rt, err := e.existing(ctx, name)
 	if err != nil {
-		return 0, false, err
+		return 0, "", err
 	}
 	count := 0
 	over := new(PassedOver)
-	var asked []home
 	for {
-		at := slices.IndexFunc(rt.all, func(h home) bool { return !slices.Contains(asked, h) })
-		if at < 0 {
-			return count, false, over.orNil()
+		h, found := s.home(rt)
+		if !found {
+			return count, "", over.orNil()
 		}
-		h := rt.all[at]
-		done, more, last, err := e.allDeadOn(ctx, h, limit-count, encode, over)
+		done, more, last, err := e.allDeadOn(ctx, h, s, limit-count-over.Count, encode, over)
 		if count += done; err != nil {
-			return count, true, err
+			return count, after, err
 		}
 		if more {
-			return count, true, over.orNil()
+			s.asked = slices.DeleteFunc(s.asked, func(p place) bool { return !slices.ContainsFunc(rt.all, func(h home) bool { return h.place() == p }) })
+			return count, s.format(), over.orNil()
 		}
 		if rt, err = e.newerRoute(ctx, rt, h, last); err != nil {
-			return count, true, err
+			return count, after, err
 		}
-		asked = append(asked, h)
+		s.asked, s.at, s.pos = append(s.asked, h.place()), place{}, 0
 	}
 }
 
-// allDeadOn is allDead on one of a queue's homes, and returns the last page of them. With a limit of 0 it tells whether there is any.
-func (e *Engine) allDeadOn(ctx context.Context, h home, limit int, encode func([]byte, queue.Pos) []byte, over *PassedOver) (int, bool, *findings, error) {
-	var cursor queue.Cursor
-	count := 0
-	for {
+// allDeadOn is allDead on one of a queue's homes, and returns the last page of them. When there is more, the sweep says behind which job. With
+// a limit of 0 it tells whether there is any.
+func (e *Engine) allDeadOn(
+	ctx context.Context, h home, s *sweep, limit int, encode func([]byte, queue.Pos) []byte, over *PassedOver,
+) (count int, more bool, f *findings, err error) {
+	s.at = h.place()
+	for before := over.Count; ; {
+		left := limit - count - (over.Count - before)
 		// One row over the limit tells whether there is more.
-		f, err := e.ask(ctx, &query{
-			Kind: queryRows, Shard: h.pump.shard, Queue: h.id, State: queue.StateDead, Cursor: cursor, Limit: min(limit-count+1, queue.ListMax),
+		f, err = e.ask(ctx, &query{
+			Kind: queryRows, Shard: h.pump.shard, Queue: h.id, State: queue.StateDead, Cursor: queue.Cursor{Pos: s.pos}, Limit: min(left+1, queue.ListMax),
 		})
 		if err != nil {
 			return count, true, nil, err
 		}
-		infos, next := f.Rows[:min(len(f.Rows), limit-count)], f.Cursor
-		more := len(f.Rows) > len(infos)
+		infos := f.Rows[:min(len(f.Rows), left)]
 		done, err := e.deadBatch(ctx, h.pump, infos, encode, over)
 		count += done
-		switch {
-		case err != nil:
+		if err != nil {
 			return count, true, f, err
-		case more && (count == limit || over.Count >= BulkMax):
-			return count, true, f, nil
-		case more: // some of the page stay dead
-			next = queue.Cursor{Pos: infos[len(infos)-1].Pos}
-		case next == (queue.Cursor{}):
-			return count, false, f, nil
 		}
-		cursor = next
+		if len(infos) > 0 {
+			s.pos = infos[len(infos)-1].Pos
+		}
+		more := len(f.Rows) > len(infos)
+		switch {
+		case more && count+over.Count-before >= limit:
+			return count, true, f, nil
+		case !more && f.Cursor == (queue.Cursor{}):
+			return count, false, f, nil
+		case !more:
+			s.pos = f.Cursor.Pos
+		}
 	}
+}
+
+// sweep is how far one has come that goes through all homes of a queue, whose homes may change between its calls.
+type sweep struct {
+	at    place     // the home that it is at
+	pos   queue.Pos // behind which job there; 0: at the first
+	asked []place   // the homes that it is done with
+}
+
+const (
+	placeBytes = 2 + 4
+	sweepBytes = 8 + placeBytes
+	// sweepAskedMax bounds the homes of a sweep's cursor: all partitions that a queue can have and can have had.
+	sweepAskedMax = cluster.PartitionsMax + cluster.FormersMax
+)
+
+// home is where the sweep goes on: at the home where it was, unless the queue has left that, else at one that was not asked.
+func (s *sweep) home(rt *route) (home, bool) {
+	if at := slices.IndexFunc(rt.all, func(h home) bool { return h.place() == s.at }); at >= 0 {
+		return rt.all[at], true
+	}
+	s.pos = 0
+	at := slices.IndexFunc(rt.all, func(h home) bool { return !slices.Contains(s.asked, h.place()) })
+	if at < 0 {
+		return home{}, false
+	}
+	return rt.all[at], true
+}
+
+func (s *sweep) format() string {
+	b := binary.BigEndian.AppendUint64(nil, uint64(s.pos))
+	for _, p := range append([]place{s.at}, s.asked...) {
+		b = binary.BigEndian.AppendUint16(b, uint16(p.shard))
+		b = binary.BigEndian.AppendUint32(b, uint32(p.id))
+	}
+	return cursorEncoding.EncodeToString(b)
+}
+
+// parseSweep reads what format has written; an empty text is a sweep that begins.
+func parseSweep(text string) (*sweep, bool) {
+	s := new(sweep)
+	if text == "" {
+		return s, true
+	}
+	b, err := cursorEncoding.DecodeString(text)
+	if err != nil || len(b) < sweepBytes || len(b) > sweepBytes+sweepAskedMax*placeBytes || (len(b)-sweepBytes)%placeBytes != 0 {
+		return nil, false
+	}
+	s.pos = queue.Pos(binary.BigEndian.Uint64(b))
+	for i := 8; i < len(b); i += placeBytes {
+		s.asked = append(s.asked, place{shard.ID(binary.BigEndian.Uint16(b[i:])), queue.QueueID(binary.BigEndian.Uint32(b[i+2:]))})
+	}
+	s.at, s.asked = s.asked[0], s.asked[1:]
+	return s, true
 }
 
 // deadBatch sends one command for a page of dead jobs. Jobs that someone else dealt with meanwhile do not count; nor do those whose unique

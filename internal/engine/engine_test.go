@@ -176,8 +176,8 @@ func TestLifecycle(t *testing.T) {
 	if s, err := e.Cancel(t.Context(), ids[2]); err != nil || s != queue.StateCancelled {
 		t.Fatalf("cancel: %v, %v", s, err)
 	}
-	if n, more, err := e.RetryAllDead(t.Context(), "mail", 10); n != 1 || more || err != nil {
-		t.Fatalf("retry all: %d %v %v", n, more, err)
+	if n, next, err := e.RetryAllDead(t.Context(), "mail", "", 10); n != 1 || next != "" || err != nil {
+		t.Fatalf("retry all: %d %v %v", n, next, err)
 	}
 	got = fetchJobs(t, e, 0, 10, "mail")
 	if len(got) != 1 || got[0].ID != ids[1] || got[0].Failures != 0 {

@@ -43,7 +43,7 @@ const (
 	HeldMax = 100_000
 	// IDsMax is how many jobs one RetryDead or DiscardDead may name.
 	IDsMax = 1000
-	// BulkMax is how many jobs one RetryAllDead or DiscardAllDead may touch.
+	// BulkMax is how many jobs one RetryAllDead or DiscardAllDead may look at.
 	BulkMax = 100_000
 	// CreationsMax is how many queues may be in the making at one time.
 	CreationsMax = 4096

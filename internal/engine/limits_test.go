@@ -51,7 +51,7 @@ func TestRequestLimits(t *testing.T) {
 		_, err := e.Extend(t.Context(), job.ID, job.Token, d)
 		return err
 	}
-	all := func(limit int) error { _, _, err := e.RetryAllDead(t.Context(), "q", limit); return err }
+	all := func(limit int) error { _, _, err := e.RetryAllDead(t.Context(), "q", "", limit); return err }
 	list := func(r ListRequest) error { _, _, err := e.List(t.Context(), r); return err }
 	long := strings.Repeat("n", cluster.QueueNameBytesMax)
 	tests := []struct {

@@ -162,8 +162,8 @@ func TestQueueMoves(t *testing.T) {
 		if _, err := c.nodes[1].ResumeQueue(ctx, name); err != nil {
 			t.Fatal(err)
 		}
-		if n, more, err := c.nodes[3].RetryAllDead(ctx, name, 1); n != 1 || more || err != nil {
-			t.Fatalf("retried %d, %v, %v", n, more, err)
+		if n, next, err := c.nodes[3].RetryAllDead(ctx, name, "", 1); n != 1 || next != "" || err != nil {
+			t.Fatalf("retried %d, %v, %v", n, next, err)
 		}
 		order = slices.Insert(order, 0, before[0].ID)
 		for i, id := range order {

@@ -146,11 +146,11 @@ func checkWhole(t *testing.T, c *fleet, name string, ids []JobID) {
 			t.Fatalf("%+v, %v", ended, err)
 		}
 	}
-	if n, more, err := c.nodes[3].RetryAllDead(ctx, name, len(ids)-1); n != len(ids)-1 || !more || err != nil {
-		t.Fatalf("retried %d, %v, %v", n, more, err)
+	if n, next, err := c.nodes[3].RetryAllDead(ctx, name, "", len(ids)-1); n != len(ids)-1 || next == "" || err != nil {
+		t.Fatalf("retried %d, %v, %v", n, next, err)
 	}
-	if n, more, err := c.nodes[2].DiscardAllDead(ctx, name, 10); n != 1 || more || err != nil {
-		t.Fatalf("discarded %d, %v, %v", n, more, err)
+	if n, next, err := c.nodes[2].DiscardAllDead(ctx, name, "", 10); n != 1 || next != "" || err != nil {
+		t.Fatalf("discarded %d, %v, %v", n, next, err)
 	}
 	held := make(map[JobID]bool)
 	for len(held) < len(ids)-1 {

@@ -74,7 +74,7 @@ func TestUnusedQueueMovesAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		refused("waits for 1 job, 1 of them dead, which have to be retried or, as those with a unique key, discarded;")
-		if n, _, err := c.nodes[1].DiscardAllDead(ctx, "q", 10); n != 1 || err != nil {
+		if n, _, err := c.nodes[1].DiscardAllDead(ctx, "q", "", 10); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
 		if err := spread(3); err != nil {

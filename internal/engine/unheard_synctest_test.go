@@ -64,12 +64,12 @@ func TestUnheardMove(t *testing.T) {
 					}
 				}
 				forget()
-				if n, more, err := late.RetryAllDead(ctx, name, 4); n != 4 || !more || err != nil {
-					t.Errorf("retried %d, %v, %v", n, more, err)
+				if n, next, err := late.RetryAllDead(ctx, name, "", 4); n != 4 || next == "" || err != nil {
+					t.Errorf("retried %d, %v, %v", n, next, err)
 				}
 				forget()
-				if n, more, err := late.DiscardAllDead(ctx, name, BulkMax); n != len(ids)-4 || more || err != nil {
-					t.Errorf("discarded %d, %v, %v", n, more, err)
+				if n, next, err := late.DiscardAllDead(ctx, name, "", BulkMax); n != len(ids)-4 || next != "" || err != nil {
+					t.Errorf("discarded %d, %v, %v", n, next, err)
 				}
 			})
 		})

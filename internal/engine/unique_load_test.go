@@ -88,7 +88,7 @@ func (l *uniqueLoad) round(round int, change func(context.Context) error) {
 		if err != nil || s.Info.Live() > s.Info.ByState[queue.StateDead] {
 			return false
 		}
-		_, _, err = l.c.nodes[1].DiscardAllDead(ctx, l.name, BulkMax)
+		_, _, err = l.c.nodes[1].DiscardAllDead(ctx, l.name, "", BulkMax)
 		return err == nil
 	})
 	stop()

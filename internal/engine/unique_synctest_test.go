@@ -101,7 +101,7 @@ func testUniqueKeyMoves(t *testing.T, c *fleet, whole bool) {
 	testOldHomeGrantsNothing(t, c, js, was)
 	// What ends frees the key for the new home, and the windows are what the move waits for.
 	ack(t, c.nodes[2], got[0], got[2])
-	if _, more, err := c.nodes[1].DiscardAllDead(ctx, name, BulkMax); err != nil || more {
+	if _, next, err := c.nodes[1].DiscardAllDead(ctx, name, "", BulkMax); err != nil || next != "" {
 		t.Fatal(err)
 	}
 	forget()
@@ -137,7 +137,7 @@ func testOldHomeGrantsNothing(t *testing.T, c *fleet, js []NewJob, was []Enqueue
 		t.Fatal(err)
 	}
 	wantError(t, ended[0].Err, CodeFailedPrecondition, ReasonMoving)
-	n, _, err := c.nodes[1].RetryAllDead(ctx, js[0].Queue, BulkMax)
+	n, _, err := c.nodes[1].RetryAllDead(ctx, js[0].Queue, "", BulkMax)
 	if wantError(t, err, CodeFailedPrecondition, ReasonMoving); n != 0 {
 		t.Fatalf("%d retried", n)
 	}
@@ -180,9 +180,9 @@ func TestRetryOfUniqueKey(t *testing.T) {
 				t.Errorf("%v", ended[0].Err)
 			}
 		}
-		n, more, err := c.nodes[3].RetryAllDead(ctx, name, BulkMax)
-		if wantError(t, err, CodeFailedPrecondition, ReasonUniqueKeyHeld); n != 2 || more || !strings.HasPrefix(err.Error(), "1 of the dead jobs were not retried") {
-			t.Errorf("%d, %v, %v", n, more, err)
+		n, next, err := c.nodes[3].RetryAllDead(ctx, name, "", BulkMax)
+		if wantError(t, err, CodeFailedPrecondition, ReasonUniqueKeyHeld); n != 2 || next != "" || !strings.HasPrefix(err.Error(), "1 of the dead jobs were not retried") {
+			t.Errorf("%d, %v, %v", n, next, err)
 		}
 		s, err := c.nodes[1].Queue(ctx, name)
 		if err != nil || s.Info.Unique != 3 || s.Info.Deduplicated != 0 || s.Info.ByState[queue.StateDead] != 1 {

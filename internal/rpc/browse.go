@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	beaverv1 "github.com/beaver-raft/beaver/api/beaver/v1"
 	"github.com/beaver-raft/beaver/internal/engine"
@@ -52,7 +53,7 @@ func (h *Handler) listJobs(ctx context.Context, e Engine, in *beaverv1.ListJobsR
 	return out, nil
 }
 
-// renamed puts the API's name for a field in place of the engine's.
+// renamed puts the API's name for a field in place of the engine's, in the message too.
 func renamed(err error, from, to string) error {
 	e := asEngineError(err)
 	if e.Field != from {
@@ -60,6 +61,9 @@ func renamed(err error, from, to string) error {
 	}
 	changed := *e
 	changed.Field = to
+	if text, names := strings.CutPrefix(e.Message, from+" "); names {
+		changed.Message = to + " " + text
+	}
 	return &changed
 }
 
@@ -87,7 +91,7 @@ func (h *Handler) discardDead(ctx context.Context, e Engine, in *beaverv1.DeadRe
 func dead(
 	ctx context.Context, in *beaverv1.DeadRequest,
 	one func(context.Context, []engine.JobID, []engine.Ended) ([]engine.Ended, error),
-	all func(context.Context, string, int) (int, bool, error),
+	all func(ctx context.Context, queue, after string, limit int) (int, string, error),
 ) (*beaverv1.DeadResponse, error) {
 	texts := in.GetIds()
 	switch {
@@ -97,6 +101,8 @@ func dead(
 		return nil, invalid("ids", "missing: want the ids of dead jobs, or a queue to take all of")
 	case len(texts) > DeadIDsMax:
 		return nil, tooLarge("ids", "has %d ids: want at most %d", len(texts), DeadIDsMax)
+	case len(texts) > 0 && in.GetPageToken() != "":
+		return nil, invalid("page_token", "is of a queue: leave it out, or give the queue instead of ids")
 	case in.GetLimit() > DeadLimitMax:
 		return nil, invalid("limit", "is %d: want at most %d a call", in.GetLimit(), DeadLimitMax)
 	}
@@ -105,12 +111,12 @@ func dead(
 		if limit == 0 {
 			limit = DeadLimitMax
 		}
-		count, more, err := all(ctx, in.GetQueue(), limit)
-		out := &beaverv1.DeadResponse{Count: uint32(count), More: more}
+		count, next, err := all(ctx, in.GetQueue(), in.GetPageToken(), limit)
+		out := &beaverv1.DeadResponse{Count: uint32(count), More: next != "", NextPageToken: next}
 		if over, ok := errors.AsType[*engine.PassedOver](err); ok {
 			out.PassedOver, out.Errors = uint32(over.Count), append(out.Errors, jobError(0, "", over.First))
 		} else if err != nil {
-			return nil, err
+			return nil, renamed(err, "cursor", "page_token")
 		}
 		return out, nil
 	}

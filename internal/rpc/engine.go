@@ -33,8 +33,8 @@ type Engine interface {
 	Cancel(ctx context.Context, id engine.JobID) (engine.State, error)
 	RetryDead(ctx context.Context, ids []engine.JobID, dst []engine.Ended) ([]engine.Ended, error)
 	DiscardDead(ctx context.Context, ids []engine.JobID, dst []engine.Ended) ([]engine.Ended, error)
-	RetryAllDead(ctx context.Context, queue string, limit int) (int, bool, error)
-	DiscardAllDead(ctx context.Context, queue string, limit int) (int, bool, error)
+	RetryAllDead(ctx context.Context, queue, after string, limit int) (count int, next string, err error)
+	DiscardAllDead(ctx context.Context, queue, after string, limit int) (count int, next string, err error)
 
 	UpdateQueue(ctx context.Context, name string, edit func(*engine.Settings)) (engine.QueueStatus, error)
 	PartitionQueue(ctx context.Context, name string, count int, edit func(*engine.Settings)) (engine.QueueStatus, error)

@@ -3105,9 +3105,10 @@ func (x *CancelJobResponse) GetState() JobState {
 
 type DeadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`      // at most 1000
-	Queue         string                 `protobuf:"bytes,2,opt,name=queue,proto3" json:"queue,omitempty"`  // instead of ids: all dead jobs of the queue
-	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"` // with queue; default and at most 10000 a call
+	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`                              // at most 1000
+	Queue         string                 `protobuf:"bytes,2,opt,name=queue,proto3" json:"queue,omitempty"`                          // instead of ids: all dead jobs of the queue
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`                         // with queue: how many jobs a call looks at; default and at most 10000
+	PageToken     string                 `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"` // with queue: of the call before, to go on behind the jobs that it looked at
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3163,12 +3164,20 @@ func (x *DeadRequest) GetLimit() uint32 {
 	return 0
 }
 
+func (x *DeadRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type DeadResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Count         uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
-	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`                               // with queue: call again
-	Errors        []*JobError            `protobuf:"bytes,3,rep,name=errors,proto3" json:"errors,omitempty"`                            // with ids; with queue, of the first job that was passed over
-	PassedOver    uint32                 `protobuf:"varint,4,opt,name=passed_over,json=passedOver,proto3" json:"passed_over,omitempty"` // with queue: jobs that stay dead, since their unique keys are not free. The others were retried
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`                                         // with queue: call again, with next_page_token
+	Errors        []*JobError            `protobuf:"bytes,3,rep,name=errors,proto3" json:"errors,omitempty"`                                      // with ids; with queue, of the first job that was passed over
+	PassedOver    uint32                 `protobuf:"varint,4,opt,name=passed_over,json=passedOver,proto3" json:"passed_over,omitempty"`           // with queue: jobs that stay dead, since their unique keys are not free. The others were retried
+	NextPageToken string                 `protobuf:"bytes,5,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"` // with queue: where the next call goes on; empty when there is no more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3229,6 +3238,13 @@ func (x *DeadResponse) GetPassedOver() uint32 {
 		return x.PassedOver
 	}
 	return 0
+}
+
+func (x *DeadResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 type QueueSettings struct {
@@ -6620,17 +6636,20 @@ const file_beaver_v1_beaver_proto_rawDesc = "" +
 	"\x10CancelJobRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\">\n" +
 	"\x11CancelJobResponse\x12)\n" +
-	"\x05state\x18\x01 \x01(\x0e2\x13.beaver.v1.JobStateR\x05state\"K\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x13.beaver.v1.JobStateR\x05state\"j\n" +
 	"\vDeadRequest\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x14\n" +
 	"\x05queue\x18\x02 \x01(\tR\x05queue\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"\x86\x01\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"\xae\x01\n" +
 	"\fDeadResponse\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\rR\x05count\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12+\n" +
 	"\x06errors\x18\x03 \x03(\v2\x13.beaver.v1.JobErrorR\x06errors\x12\x1f\n" +
 	"\vpassed_over\x18\x04 \x01(\rR\n" +
-	"passedOver\"\xa3\x03\n" +
+	"passedOver\x12&\n" +
+	"\x0fnext_page_token\x18\x05 \x01(\tR\rnextPageToken\"\xa3\x03\n" +
 	"\rQueueSettings\x12&\n" +
 	"\fmax_attempts\x18\x01 \x01(\rH\x00R\vmaxAttempts\x88\x01\x01\x12,\n" +
 	"\x05retry\x18\x02 \x01(\v2\x16.beaver.v1.RetryPolicyR\x05retry\x123\n" +
