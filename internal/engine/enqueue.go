@@ -284,7 +284,7 @@ func (p *PendingEnqueue) makeQueues(ctx context.Context) error {
 	last, all := "", true
 	for i := range jobs {
 		name := jobs[i].Queue
-		if name == last || !missing(i) {
+		if !all && name == last || !missing(i) { // no name is missing too
 			continue
 		}
 		last, all = name, false
