@@ -116,6 +116,7 @@ func (k *keeper) look(ctx context.Context) error {
 // follow tells the transport of nodes that came, moved or went.
 func (k *keeper) follow() {
 	p, self := k.p, shard.NodeID(k.p.membership().Node)
+	p.knownRuns.prune(k.removed)
 	for i := range k.nodes {
 		n := &k.nodes[i]
 		before, known := p.known[n.ID]
@@ -139,6 +140,16 @@ func (k *keeper) follow() {
 			p.known[n.ID] = n.Info
 		}
 	}
+}
+
+// removed reports whether a node was removed from the cluster, also when the catalog has forgotten it since. One that has just come, and that
+// this node's copy of the catalog does not know yet, was not.
+func (k *keeper) removed(node uint64) bool {
+	at := slices.IndexFunc(k.nodes, func(n cluster.Node) bool { return uint64(n.ID) == node })
+	if at < 0 {
+		return node <= uint64(k.last)
+	}
+	return k.nodes[at].State == cluster.NodeRemoved
 }
 
 // configured reports whether the node was started with another address of a founder than the one that founded: somebody corrected

@@ -48,6 +48,13 @@ func (r *runs) judge(run *founding.Run) (refusal string) {
 	return ""
 }
 
+// prune forgets the runs of nodes that were removed, whose ids nobody has again.
+func (r *runs) prune(removed func(node uint64) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.newest, func(node uint64, _ founding.Run) bool { return removed(node) })
+}
+
 // mayRun answers another node's run.
 func (p *peers) mayRun(ctx context.Context, run *founding.Run) founding.Message {
 	own := p.membership()

@@ -87,3 +87,23 @@ func TestRunWithoutRoom(t *testing.T) {
 		}
 	}
 }
+
+// TestRunsOfRemovedNodes: they are forgotten, and make room for others. Those of members are not, nor those of a node that has just come.
+func TestRunsOfRemovedNodes(t *testing.T) {
+	k := &keeper{last: 4, nodes: []cluster.Node{{ID: 1, State: cluster.NodeActive}, {ID: 2, State: cluster.NodeRemoved}, {ID: 3, State: cluster.NodeLeaving}}}
+	var r runs
+	for node := range uint64(cluster.NodesMax) {
+		if refusal := r.judge(&founding.Run{Node: node + 1, Count: 7, Begun: true}); refusal != "" {
+			t.Fatal(refusal)
+		}
+	}
+	r.prune(k.removed)
+	for node, want := range map[uint64]bool{1: true, 2: false, 3: true, 4: false, 5: true} { // the catalog has forgotten node 4
+		if _, known := r.newest[node]; known != want {
+			t.Errorf("the run of node %d is known: %v", node, known)
+		}
+	}
+	if r.judge(&founding.Run{Node: cluster.NodesMax + 1, Count: 1, Begun: true}); len(r.newest) != cluster.NodesMax-1 {
+		t.Errorf("%d runs are known", len(r.newest))
+	}
+}
