@@ -119,3 +119,32 @@ func TestEnqueueRepeatDiffers(t *testing.T) {
 		t.Errorf("%+v, %v; want the first answer", again, err)
 	}
 }
+
+// TestEnqueueBadQueueName: a job whose queue has no name, or a bad one, is refused, wherever it is in the request, and the others are stored.
+func TestEnqueueBadQueueName(t *testing.T) {
+	e := open(t, vfs.NewSim(1, vfs.SimOptions{}), nil)
+	for _, names := range [][]string{{""}, {"", "made", ""}, {"made", "", "new"}, {"a b"}, {"a b", "", "a b", "newer"}} {
+		var js []NewJob
+		for _, name := range names {
+			js = append(js, jobs(name, 1)...)
+		}
+		out, err := e.Enqueue(t.Context(), &EnqueueRequest{Jobs: js}, nil)
+		if err != nil {
+			t.Fatalf("%q: %v", names, err)
+		}
+		for i, name := range names {
+			if name != "" && name != "a b" {
+				if out[i].Err != nil {
+					t.Errorf("%q, job %d: %v", names, i, out[i].Err)
+				}
+				continue
+			}
+			if out[i].Err == nil {
+				t.Fatalf("%q, job %d was taken", names, i)
+			}
+			wantError(t, out[i].Err, CodeInvalidArgument, ReasonInvalid)
+		}
+		_, err = e.Enqueue(t.Context(), &EnqueueRequest{Atomic: true, Jobs: js}, nil)
+		wantError(t, err, CodeInvalidArgument, ReasonInvalid)
+	}
+}
