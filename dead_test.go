@@ -116,12 +116,14 @@ func TestRetryAllDeadGoesOn(t *testing.T) {
 		"nothing left": {[]*beaverv1.DeadResponse{{Count: 3, More: true, NextPageToken: "a"}, {Count: 1}}, []string{"", "a"}, 4, ""},
 		"some left": {
 			[]*beaverv1.DeadResponse{{PassedOver: 2, Errors: held, More: true, NextPageToken: "a"}, {Count: 1, PassedOver: 1, Errors: held, More: true, NextPageToken: "b"}, {Count: 2}},
-			[]string{"", "a", "b"}, 3, "3 jobs stay dead, since their unique keys are not free; the first, job x",
+			[]string{"", "a", "b"},
+			3, "3 jobs stay dead, since their unique keys are not free; the first, job x",
 		},
 		"one left": {[]*beaverv1.DeadResponse{{Count: 1, PassedOver: 1, Errors: held}}, []string{""}, 1, "job x holds the key"},
 		"an older server": {
 			[]*beaverv1.DeadResponse{{Count: 2, PassedOver: 2, Errors: held, More: true}, {Count: 1, PassedOver: 3, Errors: held}},
-			[]string{"", ""}, 3, "3 jobs stay dead",
+			[]string{"", ""},
+			3, "3 jobs stay dead",
 		},
 		"an older server that cannot go on": {[]*beaverv1.DeadResponse{{PassedOver: 2, Errors: held, More: true}}, []string{""}, 0, "2 jobs stay dead"},
 	} {
