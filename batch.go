@@ -94,11 +94,17 @@ func (b *batch) answer(index int) (Enqueued, error) {
 //
 // REQUIRES: done is closed.
 func (b *batch) explain(job *Job, err error) error {
-	if err == nil || job.UniqueKey == "" {
-		return err
+	if err == nil {
+		return nil
 	}
 	e, ok := errors.AsType[*Error](err)
-	if !ok || e.Code != CodeInvalidArgument || e.Field != "queue" && !strings.HasSuffix(e.Field, ".queue") {
+	if ok && e.Reason == reasonVersionsDiffer && b.again { // maybe to a node that knew of no such difference, and stored there
+		return &Error{
+			Code: e.Code, Reason: reasonOutcomeUnknown, Field: e.Field, cause: err,
+			Message: "the job was sent before and not answered, and may be stored; its repeat was refused: " + e.Message,
+		}
+	}
+	if !ok || job.UniqueKey == "" || e.Code != CodeInvalidArgument || e.Field != "queue" && !strings.HasSuffix(e.Field, ".queue") {
 		return err
 	}
 	const old = "the server is older than unique keys, and does not store jobs that have one: upgrade it"

@@ -10,7 +10,8 @@ import (
 // The call is repeated while the server cannot be reached, and the job is stored once however often. When ctx ends before the
 // answer, the error matches ErrOutcomeUnknown if the job was sent already; otherwise it was not stored.
 //
-// When another job holds the UniqueKey of this one, nothing is stored and the ID is that job's.
+// When another job holds the UniqueKey of this one, nothing is stored and the ID is that job's. A job that has one is not stored while
+// a node of the cluster may be too old for that: the call is repeated until all are upgraded, for as long as Config.RetryFor says.
 func (c *Client) Enqueue(ctx context.Context, job Job) (JobID, error) {
 	a, err := c.enqueue(ctx, &job)
 	return a.ID, err
@@ -31,11 +32,22 @@ func (c *Client) enqueue(ctx context.Context, job *Job) (Enqueued, error) {
 	if err := job.prepare(); err != nil {
 		return Enqueued{}, err
 	}
-	p, err := c.enqueuer.add(ctx, job)
+	u := upgrading{retryFor: c.enqueuer.retryFor}
+	for {
+		a, err := c.enqueuer.enqueue(ctx, job)
+		if err == nil || !u.again(ctx, err) {
+			return a, err
+		}
+	}
+}
+
+// enqueue sends a job in one message.
+func (e *enqueuer) enqueue(ctx context.Context, job *Job) (Enqueued, error) {
+	p, err := e.add(ctx, job)
 	if err != nil {
 		return Enqueued{}, err
 	}
-	if err := c.enqueuer.wait(ctx, p); err != nil {
+	if err := e.wait(ctx, p); err != nil {
 		return Enqueued{}, err
 	}
 	a, err := p.batch.answer(p.index)
@@ -52,8 +64,28 @@ func (c *Client) EnqueueMany(ctx context.Context, jobs []Job) ([]Enqueued, error
 			answers[i].Err = asError(err)
 		}
 	}
+	failed := c.enqueuer.enqueueMany(ctx, prepared, answers)
+	for u := (upgrading{retryFor: c.enqueuer.retryFor}); failed == nil; {
+		refused := u.againMany(ctx, answers)
+		if refused == nil {
+			break
+		}
+		some, their := make([]Job, len(refused)), make([]Enqueued, len(refused))
+		for k, i := range refused {
+			some[k] = prepared[i]
+		}
+		failed = c.enqueuer.enqueueMany(ctx, some, their)
+		for k, i := range refused {
+			answers[i] = their[k]
+		}
+	}
+	return answers, failed
+}
+
+// enqueueMany sends those jobs that have no error in answers yet, and puts their answers there.
+func (e *enqueuer) enqueueMany(ctx context.Context, jobs []Job, answers []Enqueued) error {
 	places := make([]place, len(jobs))
-	failed := c.enqueuer.addMany(ctx, prepared, answers, places)
+	failed := e.addMany(ctx, jobs, answers, places)
 	for i, p := range places {
 		if p.batch == nil {
 			if answers[i].Err == nil {
@@ -61,7 +93,7 @@ func (c *Client) EnqueueMany(ctx context.Context, jobs []Job) ([]Enqueued, error
 			}
 			continue
 		}
-		err := c.enqueuer.wait(ctx, p)
+		err := e.wait(ctx, p)
 		if err == nil {
 			err = p.batch.err
 		}
@@ -70,9 +102,9 @@ func (c *Client) EnqueueMany(ctx context.Context, jobs []Job) ([]Enqueued, error
 			continue
 		}
 		answers[i], err = p.batch.answer(p.index)
-		answers[i].Err = asError(p.batch.explain(&prepared[i], err))
+		answers[i].Err = asError(p.batch.explain(&jobs[i], err))
 	}
-	return answers, failed
+	return failed
 }
 
 // EnqueueAtomic stores all jobs or none. They must live on one shard, as those of one queue do: at most 2000 jobs, 1 MiB.
@@ -105,17 +137,28 @@ func (c *Client) EnqueueAtomicUnique(ctx context.Context, jobs []Job) ([]Enqueue
 			return nil, err
 		}
 	}
-	p, err := c.enqueuer.addAtomic(ctx, prepared)
+	u := upgrading{retryFor: c.enqueuer.retryFor}
+	for {
+		answers, err := c.enqueuer.enqueueAtomic(ctx, prepared)
+		if err == nil || !u.again(ctx, err) {
+			return answers, err
+		}
+	}
+}
+
+// enqueueAtomic sends jobs in a message of their own.
+func (e *enqueuer) enqueueAtomic(ctx context.Context, jobs []Job) ([]Enqueued, error) {
+	p, err := e.addAtomic(ctx, jobs)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.enqueuer.wait(ctx, p); err != nil {
+	if err := e.wait(ctx, p); err != nil {
 		return nil, err
 	}
 	answers := make([]Enqueued, len(jobs))
 	for i := range answers {
 		if answers[i], err = p.batch.answer(i); err != nil {
-			return nil, p.batch.explain(&prepared[i], err)
+			return nil, p.batch.explain(&jobs[i], err)
 		}
 	}
 	return answers, nil

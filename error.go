@@ -78,6 +78,7 @@ const (
 	reasonClosed         = "CLIENT_CLOSED"
 	reasonUniqueKeyHeld  = "UNIQUE_KEY_HELD"
 	reasonNoUniqueKeys   = "NO_UNIQUE_KEYS"
+	reasonVersionsDiffer = "VERSIONS_DIFFER"
 )
 
 func (e *Error) Error() string {

@@ -57,6 +57,7 @@ func (p *catalogPump) Apply(index uint64, h shard.Header, items [][]byte) {
 	p.results = p.catalog.Apply(index, queue.Millis(h.Stamp), items, p.results[:0])
 	p.tell()
 	p.tellShards()
+	p.follow.nodesSeen(p.catalog)
 	p.reach.to(index)
 	if h.Proposer != p.node {
 		return
@@ -170,6 +171,7 @@ func (p *catalogPump) Restore(r io.Reader) error {
 	}
 	p.catalog = c
 	p.tellShards()
+	p.follow.nodesSeen(c)
 	p.follow.catalogReplaced(c)
 	p.reach.to(c.Applied())
 	return nil

@@ -38,10 +38,11 @@ type Engine struct {
 	learn    chan struct{} // the catalog's queues changed
 	courier  courier
 	usher    usher
-	judges   atomic.Uint64 // the newest term of the catalog in which this node judges workers
-	pulsed   atomic.Int64  // when the pulse came last, as beats count time
-	hurry    chan struct{} // the pulse is wanted now
-	visitors visitors      // fetches of other nodes
+	older    atomic.Pointer[olderNode] // one for which jobs with unique keys are refused; nil: there is none
+	judges   atomic.Uint64             // the newest term of the catalog in which this node judges workers
+	pulsed   atomic.Int64              // when the pulse came last, as beats count time
+	hurry    chan struct{}             // the pulse is wanted now
+	visitors visitors                  // fetches of other nodes
 
 	meter      meter         // of what this node does
 	heartbeats heartbeats    // of the other nodes

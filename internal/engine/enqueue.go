@@ -37,6 +37,7 @@ type PendingEnqueue struct {
 	homes   []berth          // where each job goes, when that is to several berths
 	legs    []enqueueLeg     // the commands to these
 	moving  bool             // jobs of a session, or with unique keys, are of queues that move, or those of an atomic request are apart: Wait finds out where they go
+	older   *olderNode       // for which those with unique keys are refused
 	good    []bool           // which jobs went to shards, once a queue is known to move; the others were refused before
 	sent    []berth          // where each job went that was sent once more, since its queue moves
 	call    *call
@@ -182,6 +183,7 @@ func (p *PendingEnqueue) routeJobs(ctx context.Context) error {
 	if err := p.makeQueues(ctx); err != nil {
 		return err
 	}
+	p.older = p.engine.older.Load()
 	var last *route
 	for i := range r.Jobs {
 		j := &r.Jobs[i]
@@ -206,7 +208,11 @@ func (p *PendingEnqueue) routeJobs(ctx context.Context) error {
 		if j.Spec.EnqueuedAt == 0 {
 			j.Spec.EnqueuedAt = now
 		}
-		if err := checkJob(&j.Spec, now, !session); err != nil {
+		err := checkJob(&j.Spec, now, !session)
+		if err == nil && p.tooNew(&j.Spec) {
+			err = errOlderNode(p.older)
+		}
+		if err != nil {
 			if out[i].Err = err; r.Atomic {
 				return jobError(r, i, err)
 			}
@@ -324,6 +330,9 @@ func checkJob(s *Spec, now queue.Millis, clock bool) *Error {
 	}
 	return nil
 }
+
+// tooNew reports whether a job has what a node of the cluster may be too old for.
+func (p *PendingEnqueue) tooNew(s *Spec) bool { return p.older != nil && s.UniqueKey != "" }
 
 // jobError says which job of a request made all of it fail.
 func jobError(r *EnqueueRequest, i int, err *Error) *Error {

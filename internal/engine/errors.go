@@ -29,6 +29,7 @@ const (
 	ReasonRepeatDiffers  = "REPEAT_DIFFERS"
 	ReasonAborted        = "ATOMIC_ABORTED"
 	ReasonUniqueKeyHeld  = "UNIQUE_KEY_HELD"
+	ReasonVersionsDiffer = "VERSIONS_DIFFER"
 	ReasonWorkerLost     = "WORKER_LOST"
 	ReasonOverloaded     = "OVERLOADED"
 	ReasonDiskFull       = "DISK_FULL"

@@ -177,6 +177,9 @@ func (w wire) Call(ctx context.Context, node uint64, kind uint8, body []byte) ([
 // Undelivered implements Forwarder.
 func (wire) Undelivered(err error) bool { return errors.Is(err, errCutOff) }
 
+// fleetVersion is what each of them says that it runs.
+const fleetVersion = "devel-now"
+
 // fleet is engines of one process with a network and a disk each.
 type fleet struct {
 	t      testing.TB
@@ -241,7 +244,7 @@ func (c *fleet) options(id uint64, disk vfs.FS) Options {
 		replicas = append(replicas, host.Replica{Shard: shard.ID(s), ID: shard.NewReplicaID(shard.NodeID(id), 0), Founders: founders})
 	}
 	return Options{
-		FS: disk, Dir: "data", Node: id, Cluster: 7, Shards: c.shards, Replicas: replicas, WAL: smallLog,
+		FS: disk, Dir: "data", Node: id, Version: fleetVersion, Cluster: 7, Shards: c.shards, Replicas: replicas, WAL: smallLog,
 		Transport: wire{c.net, id}, Forwarder: wire{c.net, id},
 		Hosted: func(h *host.Host) {
 			c.net.mu.Lock()

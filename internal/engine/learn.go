@@ -18,6 +18,7 @@ type follower interface {
 	workerWent(id WorkerID)
 	queueChanged()
 	shardsGrew(count int)
+	nodesSeen(c *cluster.Catalog)
 	catalogReplaced(c *cluster.Catalog)
 	catalogLed(term uint64)
 }
@@ -29,6 +30,7 @@ func (nobody) workerCame(*cluster.Worker)       {}
 func (nobody) workerWent(WorkerID)              {}
 func (nobody) queueChanged()                    {}
 func (nobody) shardsGrew(int)                   {}
+func (nobody) nodesSeen(*cluster.Catalog)       {}
 func (nobody) catalogReplaced(*cluster.Catalog) {}
 func (nobody) catalogLed(uint64)                {}
 

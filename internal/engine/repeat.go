@@ -106,7 +106,7 @@ func (p *PendingEnqueue) noteGood() {
 			continue
 		}
 		j := &p.request.Jobs[i] // what refused it then does so again
-		p.good[i] = j.Err == nil && p.view.byName[j.Queue] != nil && checkJob(&j.Spec, p.now, false) == nil
+		p.good[i] = j.Err == nil && p.view.byName[j.Queue] != nil && checkJob(&j.Spec, p.now, false) == nil && !p.tooNew(&j.Spec)
 	}
 }
 
