@@ -17,6 +17,8 @@
 // member, and tells them where it is. Both end before the engine is closed. They keep nothing: what an operator wishes is in the
 // catalog, so whoever leads goes on with it.
 //
+// The *watch* notices that the node stood still, and closes the connections that were accepted before; stopping the listener ends it.
+//
 // This is the only place where the parts of a node are wired together. It prints nothing: all it has to say goes to
 // Options.Logger.
 package server

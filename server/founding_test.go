@@ -29,7 +29,7 @@ func TestNobodyComesBeforeTheFounders(t *testing.T) {
 		DataDir: t.TempDir(), Listen: listenNowhere, Shards: 1, Fatal: func(err error) { t.Errorf("fatal: %v", err) },
 		Peers: PeerOptions{Bootstrap: fmt.Sprintf("1=%s", address), Node: 1, SecretFile: secret},
 	}.withDefaults()}
-	s.logger, s.front = s.opts.Logger, rpc.New(rpc.Options{Logger: s.opts.Logger})
+	s.logger, s.watch, s.front = s.opts.Logger, newWatch(nil), rpc.New(rpc.Options{Logger: s.opts.Logger})
 	p, err := s.openPeers(t.Context())
 	if err != nil {
 		t.Fatal(err)

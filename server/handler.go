@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/beaver-raft/beaver/internal/engine"
 	"github.com/beaver-raft/beaver/internal/founding"
 	"github.com/beaver-raft/beaver/internal/shard"
 	"github.com/beaver-raft/beaver/internal/transport"
@@ -83,7 +84,7 @@ func (p *peers) ServeCall(ctx context.Context, from uint64, kind uint8, body []b
 		if e == nil {
 			return nil, errStarting
 		}
-		return e.ServeCall(ctx, from, kind, body)
+		return e.ServeCall(engine.WithEra(ctx, engine.Era(transport.EraOf(ctx))), from, kind, body)
 	}
 	switch kind {
 	case callAdopt:

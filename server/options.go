@@ -56,7 +56,7 @@ type Options struct {
 	// breaks has two fifths of it to come back. Default 5 s.
 	WorkerTTL time.Duration
 
-	// ConnectionsMax is how many connections are open at once; further ones wait. Default 10,000.
+	// ConnectionsMax is how many connections are open at once; further ones wait, up to a minute or so, and are closed then. Default 10,000.
 	ConnectionsMax int
 
 	// RequestBytesMax is the size of the largest message a client may send. Default 8 MiB.
@@ -77,7 +77,8 @@ type Options struct {
 	// to other nodes. The process must end. While Open runs, it returns such an error too. Default: log it and exit with status 1.
 	Fatal func(error)
 
-	fs vfs.FS // of the engine; tests have it tell of a full disk
+	fs    vfs.FS               // of the engine; tests have it tell of a full disk
+	ahead func() time.Duration // how far clocks are ahead; tests have them jump
 }
 
 // withDefaults returns the options with every zero field filled in.

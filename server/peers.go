@@ -106,10 +106,13 @@ func (s *Server) openPeers(ctx context.Context) (p *peers, err error) {
 	p.transport, err = transport.New(transport.Config{
 		Node: node, Listener: listener, Security: options.security, Logger: s.logger, Introduce: p.introduced,
 		TransferRate: options.TransferRate,
+		Era:          func() uint64 { return uint64(s.watch.Now()) },
 	}, p)
 	if err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
+	s.transport.Store(p.transport)
+	s.cutEarlierPeers() // that nobody did until now
 	if err := p.enter(ctx, way, record, s.opts.Shards); err != nil {
 		return nil, errors.Join(err, p.close())
 	}

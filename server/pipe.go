@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/beaver-raft/beaver/internal/engine"
 )
 
 // pipeBytes is the buffer of one direction of a connection in memory.
@@ -15,13 +17,14 @@ const pipeBytes = 256 << 10
 
 // pipeListener accepts connections from within the process.
 type pipeListener struct {
+	watch *engine.Watch
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
 }
 
-func newPipeListener() *pipeListener {
-	return &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+func newPipeListener(watch *engine.Watch) *pipeListener {
+	return &pipeListener{watch: watch, conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
 // Accept implements net.Listener.
@@ -45,9 +48,10 @@ func (l *pipeListener) Addr() net.Addr { return pipeAddr{} }
 
 // dial connects to the listener; address does not matter.
 func (l *pipeListener) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	era := l.watch.Now() // nothing is sent before it
 	here, there := newPipe()
 	select {
-	case l.conns <- there:
+	case l.conns <- &madeConn{there, era}:
 		return here, nil
 	case <-l.done:
 		return nil, net.ErrClosed
@@ -62,6 +66,15 @@ func (l *pipeListener) transport() *http.Transport {
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Transport{Protocols: protocols, DialContext: l.dial, DisableCompression: true}
 }
+
+// madeConn is the server's end of a connection in memory, which knows in which era it was made.
+type madeConn struct {
+	net.Conn
+	era engine.Era
+}
+
+// Era is the era in which the connection was made.
+func (c *madeConn) Era() engine.Era { return c.era }
 
 type pipeAddr struct{}
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/beaver-raft/beaver/internal/engine"
 )
 
 func TestPipe(t *testing.T) {
@@ -54,7 +56,7 @@ func TestPipeDeadlines(t *testing.T) {
 }
 
 func TestPipeListenerClose(t *testing.T) {
-	l := newPipeListener()
+	l := newPipeListener(engine.NewWatch(nil))
 	_ = l.Close()
 	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("accept: %v", err)

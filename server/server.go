@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/beaver-raft/beaver/internal/metrics"
 	"github.com/beaver-raft/beaver/internal/rpc"
 	"github.com/beaver-raft/beaver/internal/shard"
+	"github.com/beaver-raft/beaver/internal/transport"
 	"github.com/beaver-raft/beaver/internal/wal"
 )
 
@@ -37,7 +39,13 @@ type Server struct {
 	listener net.Listener // nil when listening nowhere
 	pipe     *pipeListener
 
-	serving sync.WaitGroup // the accept loops
+	watch     *engine.Watch
+	watched   context.Context // ends the goroutine that ticks it
+	unwatch   context.CancelFunc
+	gates     []*gate                             // before the listener and the pipe
+	transport atomic.Pointer[transport.Transport] // to the peers, once there is one
+
+	serving sync.WaitGroup // the accept loops, and the goroutine that ticks the watch
 	closing sync.Once
 	closed  chan struct{}
 	err     error // of Close; valid once closed is closed
@@ -52,15 +60,18 @@ func Open(ctx context.Context, opts Options) (*Server, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{opts: opts, logger: opts.Logger, pipe: newPipeListener(), closed: make(chan struct{})}
+	watch := newWatch(opts.ahead)
+	s := &Server{opts: opts, logger: opts.Logger, watch: watch, pipe: newPipeListener(watch), closed: make(chan struct{})}
+	s.watched, s.unwatch = context.WithCancel(context.Background())
 	figures := metrics.New(opts.Version)
 	s.front = rpc.New(rpc.Options{
 		Logger: s.logger, Version: opts.Version, DataDir: opts.DataDir, RequestBytesMax: opts.RequestBytesMax, Pprof: opts.Pprof,
-		Metrics: figures.Handler(), Recorder: figures.Recorder,
+		Metrics: figures.Handler(), Recorder: figures.Recorder, Watch: watch,
 	})
 	figures.SetStreams(s.front.Streams)
 	figures.SetPanics(s.front.Panics)
 	if err := s.listen(); err != nil {
+		s.unwatch()
 		return nil, err
 	}
 	start := time.Now()
@@ -120,7 +131,12 @@ func (s *Server) openEngine(ctx context.Context) (err error) {
 }
 
 func (s *Server) engineOptions() engine.Options {
+	var clock host.Clock // the default
+	if s.opts.ahead != nil {
+		clock = aheadClock(s.opts.ahead)
+	}
 	return engine.Options{
+		Clock: clock, Watch: s.watch,
 		FS: s.opts.fs, Dir: s.opts.DataDir, Shards: s.opts.Shards, Logger: s.logger, Version: s.opts.Version,
 		WorkerTTL: s.opts.WorkerTTL, Fatal: s.fatal, Progress: s.progress(),
 		ProcessorTime: processorTime, SnapshotBytes: s.opts.SnapshotBytes, WAL: wal.Options{FileBytes: s.opts.LogFileBytes},
@@ -179,18 +195,22 @@ func (s *Server) listen() error {
 			}
 			return fmt.Errorf("listen on %s: %w; %s", s.opts.Listen, err, advice)
 		}
-		s.listener = limitListener(l, s.opts.ConnectionsMax)
-		s.serve(s.listener)
+		g := newGate(l, s.opts.ConnectionsMax, s.watch)
+		s.listener = g
+		s.serve(g)
 		if name, _, err := net.SplitHostPort(s.Addr()); err == nil && !loopback(name) {
 			s.logger.Warn("clients are not asked who they are, and nothing they say is encrypted: whoever reaches this address may read and change all jobs; "+
 				"listen on 127.0.0.1, or let a firewall, a private network or a proxy that checks who calls stand before it", "addr", s.Addr())
 		}
 	}
-	s.serve(s.pipe)
+	s.serve(newGate(s.pipe, 0, s.watch))
+	s.serving.Go(s.keepWatch)
 	return nil
 }
 
-func (s *Server) serve(l net.Listener) {
+// serve answers what comes by a gate. REQUIRES: keepWatch does not run yet.
+func (s *Server) serve(l *gate) {
+	s.gates = append(s.gates, l)
 	s.serving.Go(func() {
 		if err := s.http.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			s.logger.Error("listener failed", "addr", l.Addr().String(), "err", err)
@@ -256,6 +276,7 @@ func (s *Server) close(ctx context.Context) error {
 
 // stopListening closes the listeners and all connections. Calls are over: Drain has seen to that, or gave up on them.
 func (s *Server) stopListening() {
+	s.unwatch()
 	_ = s.http.Close()
 	s.serving.Wait()
 }

@@ -35,6 +35,7 @@ type call struct {
 	ends     bool        // its first item ends an attempt: a sample for the run histogram
 	foreign  bool        // it goes to no other node, mostly since another one forwarded it
 	patience time.Time   // until when it waits for a leader; for an outlet
+	received Reading     // when an enqueue, or what another node sent, came to this node; zero: it may wait as long as it wants
 	state    atomic.Uint32
 	done     chan struct{} // one token per answer
 
@@ -44,6 +45,12 @@ type call struct {
 	index   uint64 // of the entry; for the catalog
 	results []queue.Result
 	catalog []cluster.Result
+}
+
+// waited reports whether a call has waited for too long to be proposed. Had its request been stored before it came, its session might be
+// forgotten by the time of now.
+func (c *call) waited(now Reading) bool {
+	return c.received != Reading{} && now.Since(c.received) > StillMax
 }
 
 // callKeepBytes is the largest buffer a pooled call keeps.
@@ -58,6 +65,7 @@ func (d *desk) newCall() *call {
 	c.items.Reset()
 	c.adds = c.adds[:0]
 	c.urgent, c.ends, c.foreign = false, false, false
+	c.received = Reading{}
 	c.err, c.stamp, c.index = nil, 0, 0
 	c.results, c.catalog = c.results[:0], c.catalog[:0]
 	c.state.Store(callNew)

@@ -16,8 +16,9 @@ import (
 type desk struct {
 	shard shard.ID
 	node  uint64
-	wake  func()  // tells the shard's goroutine that something waits
-	away  *outlet // takes the calls while another node leads the shard; nil: there is no other node
+	wake  func()         // tells the shard's goroutine that something waits
+	clock func() Reading // nil: what waits never gets too old
+	away  *outlet        // takes the calls while another node leads the shard; nil: there is no other node
 
 	mu       sync.Mutex
 	incoming []*call
@@ -188,8 +189,13 @@ func (d *desk) collect() {
 	d.mu.Unlock()
 }
 
-// gather moves pending calls into the entry while they fit, in order.
+// gather moves pending calls into the entry while they fit, in order. The entry has its stamp already: whatever happens to the node from
+// here on, it is as of now that its commands are done. So it is here that a call must not be too old.
 func (d *desk) gather(b *shard.BatchBuilder, f *flight) {
+	var now Reading
+	if d.more() {
+		now = d.reading()
+	}
 	for d.next < len(d.pending) {
 		c := d.pending[d.next]
 		if c.state.Load() == callWaiting && !b.Fits(&c.items) {
@@ -206,6 +212,10 @@ func (d *desk) gather(b *shard.BatchBuilder, f *flight) {
 		if !c.state.CompareAndSwap(callWaiting, callFlying) {
 			continue // its caller left: nothing happened
 		}
+		if c.waited(now) {
+			d.answer(c, errWaited())
+			continue
+		}
 		count := c.items.Len()
 		f.riders = append(f.riders, rider{call: c, first: b.Add(&c.items), count: count})
 		f.adds = append(f.adds, c.adds...)
@@ -217,6 +227,14 @@ func (d *desk) requeue(c *call) {
 	c.state.Store(callWaiting)
 	d.count(c)
 	d.pending = append(d.pending, c)
+}
+
+// reading is what the clocks say; nothing, if calls may wait as long as they want.
+func (d *desk) reading() Reading {
+	if d.clock == nil {
+		return Reading{}
+	}
+	return d.clock()
 }
 
 // more reports whether calls wait that the last entry had no room for.

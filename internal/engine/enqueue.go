@@ -53,6 +53,10 @@ func (e *Engine) BeginEnqueue(ctx context.Context, r *EnqueueRequest, dst []Enqu
 	if p.err = checkEnqueue(r); p.err != nil {
 		return
 	}
+	if r.received = e.opts.Watch.Reading(p.start); r.Era != 0 && e.opts.Watch.Era(r.received) != r.Era {
+		p.err = ErrStoodStill()
+		return
+	}
 	full := e.host.Full()
 	if full && !e.clustered() {
 		p.err = errDiskFull()
@@ -364,6 +368,7 @@ func encodeJobs(c *call, to berth, r *EnqueueRequest, out []Enqueued, now queue.
 		}
 		return out[i].Err == nil
 	}
+	c.received = r.received
 	header = r.Atomic || r.Session != SessionID{}
 	if header {
 		count, shape := 0, shapeSeed

@@ -48,6 +48,7 @@ const (
 	ReasonDiverged       = "STATE_DIVERGED"
 	ReasonDamaged        = "DATA_DAMAGED"
 	ReasonCutOff         = "CUT_OFF"
+	ReasonWaited         = "WAITED_TOO_LONG"
 	ReasonInternal       = "INTERNAL"
 )
 
@@ -265,7 +266,20 @@ func errForwardVersion(node uint64) *Error {
 
 // nothingHappened tells an error of a node that does not lead the shard, or not yet: another may be asked without harm.
 func nothingHappened(err *Error) bool {
-	return err != nil && err.Code == CodeUnavailable && (err.Reason == ReasonNotLeader || err.Reason == ReasonDropped || err.Reason == ReasonStopping)
+	return err != nil && err.Code == CodeUnavailable &&
+		(err.Reason == ReasonNotLeader || err.Reason == ReasonDropped || err.Reason == ReasonStopping || err.Reason == ReasonWaited)
+}
+
+// ErrStoodStill is what is answered to a request by a connection of an earlier era.
+func ErrStoodStill() *Error {
+	return newError(CodeUnavailable, ReasonWaited,
+		"the node stood still, and the request may have waited all the time: nothing was done; send it again, by a new connection, if you still want it")
+}
+
+// errWaited is what is answered to an enqueue that was not proposed for too long.
+func errWaited() *Error {
+	return newError(CodeUnavailable, ReasonWaited,
+		"the request waited for longer than %v, and would be taken for new if it had been stored elsewhere long ago: nothing was stored now; send it again if you still want it", StillMax)
 }
 
 func errNodeCutOff() *Error {

@@ -100,6 +100,14 @@ const (
 	ForwardBytesMax = 8 << 20
 	// ForwardWaitMax is how long a call between nodes may take, the wait of a fetch not counted. Over it nobody knows what came of it.
 	ForwardWaitMax = 30 * time.Second
+	// StillMax is for how long a node may stand still until it serves nothing that may have waited for it meanwhile, and how long an enqueue
+	// waits in a node until it is too old to be stored. A repeat may so come late four times over, on its way by two nodes, and by
+	// as much as clocks are set wrong, until its session is forgotten.
+	StillMax = time.Minute
+	// StillTick is how often a node makes sure of itself.
+	StillTick = StillMax / 12
+	// repeatMax is for how long clients repeat a request at most.
+	repeatMax = 10 * time.Minute
 	// LeaderWaitMax is how long a request waits for its shard to have a leader that can be asked.
 	LeaderWaitMax = 5 * time.Second
 	// cutOffGrace is for how long a node has to be cut off before it refuses what others could serve, and cutOffLook how often one
@@ -159,6 +167,8 @@ func checkLimits() {
 	invariant.Check(FetchBytesMax >= queue.FetchMax*queue.SmallJobBytes, "the most small jobs do not fit a fetch")
 	invariant.Check(FetchBytesMax <= queue.FetchBytesMax, "the machine refuses the bytes of a fetch")
 	invariant.Check(WorkerTTLMax.Milliseconds() <= queue.HoldMillisMax, "the machine refuses the longest hold")
+	invariant.Check(repeatMax+4*StillMax < queue.SessionIdleMillis*time.Millisecond, "a session may be forgotten before its last repeat has come")
+	invariant.Check(LeaderWaitMax+ForwardWaitMax < StillMax, "a request that only waits for its leader is too old to be stored")
 	invariant.Check(FinishMax <= shard.BatchItemsMax, "the largest finish does not fit an entry")
 	invariant.Check(queue.ItemsPerEntryMax == shard.BatchItemsMax, "positions and batches disagree on an entry's items")
 	invariant.Check(queue.CommandBytesMax == shard.CommandBytesMax, "machine and shard disagree on a command's size")

@@ -47,6 +47,7 @@ type Options struct {
 
 	Logger  *slog.Logger // default: discards
 	Clock   host.Clock   // stamps what enters the log; default the machine's
+	Watch   *Watch       // knows whether the node stood still; who makes it ticks it. Default: one that nobody ticks
 	Version string       // of the binary, for Status
 
 	// WorkerTTL is how long a worker may be silent before it is lost; default 5 s. Each worker gets a little more or
@@ -87,6 +88,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Clock == nil {
 		o.Clock = host.SystemClock{}
+	}
+	if o.Watch == nil {
+		o.Watch = NewWatch(nil)
 	}
 	if o.FS == nil {
 		o.FS = vfs.OS()

@@ -103,12 +103,14 @@ func (o *outlet) oldest() time.Time {
 	return o.waiting[0].patience
 }
 
-// take takes out the calls of one message, or all, and marks them as under way. Those whose callers left are dropped. Commands that an
+// take takes out the calls of one message, or all, and marks them as under way. Those whose callers left are dropped, and those that waited
+// for too long are answered so: to the other node they would be new. Commands that an
 // older node does not take go in messages of their own, since it refuses the whole.
 func (o *outlet) take(all bool) (calls []*call) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	taken, bytes, items := 0, 0, 0
+	now := o.desk.reading()
 	for _, c := range o.waiting {
 		size := c.items.Size()
 		if !all && len(calls) > 0 && (c.items.Version != calls[0].items.Version || bytes+size > forwardTargetBytes || items+c.items.Len() > forwardItemsMax || len(calls) == forwardCallsMax) {
@@ -116,6 +118,10 @@ func (o *outlet) take(all bool) (calls []*call) {
 		}
 		taken++
 		o.desk.uncount(c)
+		if c.waited(now) && c.state.CompareAndSwap(callWaiting, callFlying) {
+			o.desk.reply(c, errWaited())
+			continue
+		}
 		if c.state.CompareAndSwap(callWaiting, callFlying) {
 			calls = append(calls, c)
 			bytes, items = bytes+size, items+c.items.Len()

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"time"
 
 	"github.com/beaver-raft/beaver/internal/queue"
 	"github.com/beaver-raft/beaver/internal/shard"
@@ -9,7 +10,14 @@ import (
 
 // serveCommands carries out the commands that another node forwards: they join the desk's own, and the answer goes out when all have
 // theirs. When ctx ends nobody reads it any more: what was not proposed by then is not.
+//
+// What comes by a connection of an earlier era is refused: it may have waited here for as long as this node stood still, and the node that
+// sent it has long told its caller that it does not know.
 func (e *Engine) serveCommands(ctx context.Context, r *reader) ([]byte, *Error) {
+	received := e.opts.Watch.Reading(time.Now())
+	if era := EraOf(ctx); era != 0 && e.opts.Watch.Era(received) != era {
+		return nil, ErrStoodStill()
+	}
 	id, count := r.commands()
 	d := e.deskOf(id)
 	if d == nil {
@@ -19,6 +27,9 @@ func (e *Engine) serveCommands(ctx context.Context, r *reader) ([]byte, *Error) 
 	for range count {
 		c := d.newCall()
 		r.command(c)
+		if !c.urgent {
+			c.received = received
+		}
 		calls = append(calls, c)
 	}
 	if !r.end() {

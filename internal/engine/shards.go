@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/beaver-raft/beaver/internal/host"
 	"github.com/beaver-raft/beaver/internal/shard"
@@ -46,6 +47,7 @@ func (e *Engine) shardsGrew(count int) {
 	all := append(make([]*pump, 0, count), old...)
 	for id := shard.ID(len(old) + 1); int(id) <= count; id++ {
 		p := newPump(id, e.opts.Node, e.shards.first, func() { e.wakeShard(id) }, pumpHooks{event: e.shardEvent, ran: e.ran})
+		p.clock = func() Reading { return e.opts.Watch.Reading(time.Now()) }
 		p.holdMillis = e.opts.WorkerTTL.Milliseconds()
 		if e.clustered() {
 			p.away = &outlet{engine: e, desk: &p.desk}

@@ -48,6 +48,9 @@ type EnqueueRequest struct {
 	Sequence uint64 // from 1
 	Atomic   bool   // all or none; then all jobs must live on one shard
 	Jobs     []NewJob
+	Era      Era // of the connection by which it came; 0: by none
+
+	received Reading
 }
 
 // Enqueued answers one job of an EnqueueRequest. ID is valid when Err is nil.

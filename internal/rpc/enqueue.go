@@ -27,6 +27,7 @@ func (h *Handler) enqueue(ctx context.Context, e Engine, in *enqueueRequest) (*e
 	if err := checkSession(in.request.Session, in.request.Sequence); err != nil {
 		return nil, err
 	}
+	in.request.Era = engine.EraOf(ctx)
 	var err error
 	in.answers, err = e.Enqueue(ctx, &in.request, in.answers[:0])
 	if err != nil {
@@ -62,6 +63,7 @@ type enqueueSlot struct {
 type enqueueStream struct {
 	engine  Engine
 	conn    connect.StreamingHandlerConn
+	era     engine.Era // of the connection
 	session engine.SessionID
 	last    uint64 // sequence number of the last message
 
@@ -77,7 +79,7 @@ type enqueueStream struct {
 
 func (h *Handler) enqueueStream(ctx context.Context, e Engine, conn connect.StreamingHandlerConn) error {
 	s := &enqueueStream{
-		engine: e, conn: conn,
+		engine: e, conn: conn, era: engine.EraOf(ctx),
 		free:  make(chan *enqueueSlot, EnqueueInFlightMax),
 		order: make(chan *enqueueSlot, EnqueueInFlightMax),
 	}
@@ -181,7 +183,7 @@ func (s *enqueueStream) accept(slot *enqueueSlot) error {
 		return invalid("jobs", "missing: want at least one job")
 	}
 	s.last = in.request.Sequence
-	in.request.Session = s.session
+	in.request.Session, in.request.Era = s.session, s.era
 	if s.session == (engine.SessionID{}) {
 		in.sequence, in.request.Sequence = s.last, 0 // only numbers the answers
 	} else {

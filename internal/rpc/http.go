@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/pprof"
 	"strings"
@@ -30,6 +31,7 @@ func (h *Handler) Server() *http.Server {
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headerBytes,
+		ConnContext:       withEra,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          streamsMax,
 			MaxReceiveBufferPerConnection: connWindow,
@@ -40,6 +42,18 @@ func (h *Handler) Server() *http.Server {
 			WriteByteTimeout:              writeTimeout,
 		},
 	}
+}
+
+// accepted is a connection that knows in which era it was accepted.
+type accepted interface{ Era() engine.Era }
+
+// withEra tells the requests of a connection in which era it was accepted, if it knows. To look here would be too late: the node may have
+// stood still since.
+func withEra(ctx context.Context, c net.Conn) context.Context {
+	if c, ok := c.(accepted); ok {
+		return engine.WithEra(ctx, c.Era())
+	}
+	return ctx
 }
 
 // addPages registers what is not a procedure.

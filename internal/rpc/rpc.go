@@ -25,6 +25,8 @@ type Options struct {
 	Metrics         http.Handler // serves /metrics; default: none
 	Pprof           bool         // serves /debug/pprof/
 
+	Watch *engine.Watch // knows whether the node stood still. Default: one that nobody ticks
+
 	// Recorder is asked once for each procedure, and what it returns is told of every call's end. Default: none.
 	Recorder func(procedure string) func(code string, elapsed time.Duration)
 }
@@ -60,6 +62,9 @@ func New(opts Options) *Handler {
 	}
 	if opts.RequestBytesMax == 0 {
 		opts.RequestBytesMax = RequestBytesDefault
+	}
+	if opts.Watch == nil {
+		opts.Watch = engine.NewWatch(nil)
 	}
 	if opts.Recorder == nil {
 		opts.Recorder = func(string) func(string, time.Duration) { return func(string, time.Duration) {} }
@@ -166,10 +171,15 @@ func (h *Handler) options(compressFrom int) []connect.HandlerOption {
 	}
 }
 
-// begin admits a call and starts its clock. end must be called with what the call returns, and returns what to answer.
-func (h *Handler) begin(procedure string, record func(string, time.Duration)) (e Engine, end func(error) error, err error) {
+// begin admits a call and starts its clock. end must be called with what the call returns, and returns what to answer. A call whose
+// connection was accepted before the node stood still may have waited since then: whoever sent it may have given it up long ago.
+func (h *Handler) begin(ctx context.Context, procedure string, record func(string, time.Duration)) (e Engine, end func(error) error, err error) {
 	start := time.Now()
 	e, refused := h.enter()
+	if era := engine.EraOf(ctx); refused == nil && era != 0 && h.opts.Watch.Era(h.opts.Watch.Reading(start)) != era {
+		h.leave()
+		refused = engine.ErrStoodStill()
+	}
 	if refused != nil {
 		record(connectCode(refused.Code).String(), time.Since(start))
 		return nil, nil, toConnect(refused)
@@ -258,7 +268,7 @@ func hot[In, Out any](
 	record := h.opts.Recorder(procedure)
 	h.rpc[procedure] = connect.NewUnaryHandler(procedure,
 		func(ctx context.Context, req *connect.Request[In]) (*connect.Response[Out], error) {
-			e, end, err := h.begin(procedure, record)
+			e, end, err := h.begin(ctx, procedure, record)
 			if err != nil {
 				return nil, err
 			}
@@ -280,7 +290,7 @@ func stream[In, Out any](
 ) {
 	record := h.opts.Recorder(procedure)
 	serve := func(ctx context.Context, conn connect.StreamingHandlerConn) error {
-		e, end, err := h.begin(procedure, record)
+		e, end, err := h.begin(ctx, procedure, record)
 		if err != nil {
 			return err
 		}

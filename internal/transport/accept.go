@@ -59,6 +59,7 @@ type inbound struct {
 	purpose  purpose
 	counters *counters
 	link     link
+	era      uint64        // in which it was accepted
 	done     chan struct{} // closed when nothing of it is handed to the handler any more
 }
 
@@ -71,11 +72,12 @@ type inboundKey struct {
 func (t *Transport) meet(raw net.Conn) {
 	defer func() { _ = raw.Close() }()
 	timer := time.AfterFunc(t.config.DialTimeout, func() { _ = raw.Close() })
+	era := t.era() // before the welcome, which a peer's calls come after
 	k, h, introduced, err := t.greeted(raw, timer)
 	timer.Stop()
 	var in, before *inbound
 	if err == nil && !introduced {
-		in, before, err = t.enter(k, h)
+		in, before, err = t.enter(k, h, era)
 	}
 	t.mu.Lock()
 	delete(t.shaking, raw)
@@ -140,7 +142,7 @@ func (t *Transport) greeted(raw net.Conn, timer *time.Timer) (k link, h hello, i
 }
 
 // enter makes an accepted connection its peer's, in place of the one before for the same purpose.
-func (t *Transport) enter(k link, h hello) (in, before *inbound, err error) {
+func (t *Transport) enter(k link, h hello, era uint64) (in, before *inbound, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[h.from]
@@ -150,9 +152,12 @@ func (t *Transport) enter(k link, h hello) (in, before *inbound, err error) {
 	if p == nil {
 		return nil, nil, errRemoved // between the welcome and now
 	}
+	if t.era() != era {
+		return nil, nil, errEarlier // else CutEarlier could have passed it over
+	}
 	key := inboundKey{h.from, h.purpose}
 	before = t.inbounds[key]
-	in = &inbound{t: t, p: p, purpose: h.purpose, counters: &p.counters[h.purpose], link: k, done: make(chan struct{})}
+	in = &inbound{t: t, p: p, purpose: h.purpose, counters: &p.counters[h.purpose], link: k, era: era, done: make(chan struct{})}
 	t.inbounds[key] = in
 	return in, before, nil
 }

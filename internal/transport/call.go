@@ -150,12 +150,14 @@ func (c *caller) fill(w *frameWriter) (time.Duration, bool) {
 }
 
 // timeLeft is how long a call may take from now on, in milliseconds; 0 is for ever. It is not ok when the time is over. Clocks of
-// nodes differ, so a moment would mean nothing to the other one.
+// nodes differ, so a moment would mean nothing to the other one. The wall clock counts too: the other one stands still while the machine is
+// suspended, and a call that waited here meanwhile must not go on as if it were new.
 func timeLeft(until time.Time) (millis uint32, ok bool) {
 	if until.IsZero() {
 		return 0, true
 	}
-	left := time.Until(until)
+	now := time.Now()
+	left := min(until.Sub(now), until.Round(0).Sub(now.Round(0)))
 	if left <= 0 {
 		return 0, false
 	}

@@ -28,6 +28,10 @@ type Config struct {
 	// Dial makes a connection to a peer's address; nil is TCP. It returns soon after ctx ends.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 
+	// Era numbers the times between which this node stood still, so that what may have waited for it meanwhile can be told: see EraOf. Nil:
+	// that does not matter. Any goroutine calls it.
+	Era func() uint64
+
 	// PingInterval is how often each connection asks for a sign of life. It and SilenceMax are the same on all nodes.
 	PingInterval time.Duration
 	// SilenceMax is how long a connection may bring nothing, or take nothing, before it is cut. A peer must be able to take in

@@ -68,7 +68,7 @@ type server struct {
 // serveCalls reads requests until the connection ends. It returns once nothing is written any more; the calls that are still served
 // have lost their contexts, and are waited for through the server's served.
 func (in *inbound) serveCalls() (*server, error) {
-	ctx, cancel := context.WithCancel(in.p.ctx)
+	ctx, cancel := context.WithCancel(context.WithValue(in.p.ctx, eraKey{}, in.era))
 	defer cancel()
 	s := &server{in: in, ctx: ctx, wake: make(chan struct{}, 1), running: map[uint64]context.CancelFunc{}}
 	written := make(chan struct{})

@@ -1,0 +1,30 @@
+//go:build !unix
+
+package server
+
+import (
+	"errors"
+	"net"
+	"os"
+	"time"
+)
+
+// waitingTime is enough to take up what the system has wait for one listener: some hundreds.
+const waitingTime = 100 * time.Millisecond
+
+// closeWaiting closes the connections that wait to be accepted, and those that come meanwhile: here is no call that accepts only what waits.
+func closeWaiting(l *net.TCPListener) {
+	for until := time.Now().Add(waitingTime); time.Now().Before(until); {
+		if l.SetDeadline(until) != nil {
+			return // closed
+		}
+		c, err := l.Accept()
+		switch {
+		case err == nil:
+			_ = c.Close() // nothing was done with it
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return // Accept fails too
+		}
+	}
+	_ = l.SetDeadline(time.Time{}) // fails when it is closed
+}
