@@ -4,7 +4,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"time"
 )
 
 // batch is the jobs of one message to the server. It is filled and sealed under the enqueuer's mutex, and read-only once done
@@ -14,9 +13,9 @@ type batch struct {
 	ends     []uint32
 	removed  []int // sorted places in ends whose callers left before the message was sent
 	atomic   bool
-	since    time.Time // of the first job
-	sequence uint64    // 0 until the message is sent for the first time
-	again    bool      // it was sent on an earlier stream too
+	since    moment // of the first job
+	sequence uint64 // 0 until the message is sent for the first time
+	again    bool   // it was sent on an earlier stream too
 
 	done     chan struct{} // closed when the answer, or err, is there
 	ids      []byte        // jobIDWireBytes a job

@@ -32,7 +32,8 @@ type Config struct {
 	// OnlyAddr keeps the client to the nodes that Addr names. Behind a load balancer, say, the others may be out of reach.
 	OnlyAddr bool
 	// RetryFor is how long a call goes on while the server cannot be reached; the call's context may end it sooner. Repeats
-	// are safe: an enqueue repeated happens once. At most 10 minutes. Default 1 minute; -1: do not repeat.
+	// are safe: an enqueue repeated happens once. It counts by the wall clock too, so that a machine that was suspended goes on with no
+	// repeat of long ago, which the server could not tell from a new one. At most 10 minutes. Default 1 minute; -1: do not repeat.
 	RetryFor time.Duration
 	// HTTPClient carries the calls. It must speak HTTP/2, in clear text if Addr is http. Default: a client of the package's
 	// own, tuned for streams.
@@ -74,6 +75,7 @@ type Client struct {
 	enqueuer *enqueuer
 	idle     []*http.Transport // of the package's own making, to be closed
 	dialWork func(context.Context) workStream
+	clock    clock
 }
 
 // NewClient makes a Client. It does not connect yet; see Ping.

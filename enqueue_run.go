@@ -32,7 +32,7 @@ func (e *enqueuer) run() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.closed = true
-	e.giveUpLocked(time.Now(), ErrClosed)
+	e.giveUpLocked(0, ErrClosed)
 }
 
 // idle waits until there is something to send. It returns false when the enqueuer is closed and nothing is left.
@@ -194,7 +194,10 @@ func (e *enqueuer) send(stream enqueueStream, resend []*batch) bool {
 	for {
 		var b *batch
 		if len(resend) > 0 {
-			b, resend = resend[0], resend[1:]
+			if b, resend = resend[0], resend[1:]; e.clock.since(b.since) >= e.retryFor {
+				e.breakWith(e.lost) // the client may have stood still since that was decided to be repeated
+				return false
+			}
 		} else {
 			var finished bool
 			if b, finished = e.take(); b == nil {
@@ -339,16 +342,17 @@ func (e *enqueuer) lostLocked(err *Error) {
 		e.doneLocked(b)
 		return
 	}
+	e.lost = err
 	e.logger.Warn("enqueue stream lost", "error", err, "in_flight", len(e.inFlight))
-	e.giveUpLocked(time.Now().Add(-e.retryFor), err)
+	e.giveUpLocked(e.retryFor, err)
 }
 
-// giveUpLocked fails the batches begun before the given time: those sent may have been stored.
+// giveUpLocked fails the batches that are so old: those sent may have been stored.
 //
 // REQUIRES: e.mu.
-func (e *enqueuer) giveUpLocked(before time.Time, err *Error) {
+func (e *enqueuer) giveUpLocked(age time.Duration, err *Error) {
 	e.inFlight = slices.DeleteFunc(e.inFlight, func(b *batch) bool {
-		if b.since.After(before) {
+		if e.clock.since(b.since) < age {
 			return false
 		}
 		b.err = &Error{
@@ -358,7 +362,7 @@ func (e *enqueuer) giveUpLocked(before time.Time, err *Error) {
 		e.doneLocked(b)
 		return true
 	})
-	for len(e.waiting) > 0 && !e.waiting[0].since.After(before) {
+	for len(e.waiting) > 0 && e.clock.since(e.waiting[0].since) >= age {
 		b := e.popLocked()
 		b.err = err
 		e.doneLocked(b)

@@ -24,6 +24,7 @@ type enqueuer struct {
 	dial     func(context.Context) nodeStream
 	retryFor time.Duration
 	logger   *slog.Logger
+	clock    clock
 	session  [16]byte
 
 	ctx    context.Context // ends when close gives up
@@ -41,6 +42,7 @@ type enqueuer struct {
 	room     chan struct{} // closed when a batch leaves waiting; nil when nobody waits for that
 	spare    [][]byte      // buffers of answered batches
 	broken   error         // what the stream ended with; nil while it is good
+	lost     error         // why the stream before was; of run
 	answered bool          // the stream has brought an answer
 }
 
@@ -182,7 +184,7 @@ func (e *enqueuer) open(size int, atomic bool) *batch {
 	} else if n >= waitingMax {
 		return nil
 	}
-	b := &batch{done: make(chan struct{}), since: time.Now(), atomic: atomic}
+	b := &batch{done: make(chan struct{}), since: e.clock.now(), atomic: atomic}
 	if n := len(e.spare); n > 0 {
 		b.jobs, e.spare = e.spare[n-1], e.spare[:n-1]
 	}

@@ -54,7 +54,7 @@ func callFor[Req, Res any](
 	method func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), req *Req,
 ) (res *Res, doubt bool, err error) {
 	var wait backoff
-	retry, cancel := context.WithTimeout(ctx, c.cfg.RetryFor)
+	retry, cancel := c.clock.patient(ctx, c.cfg.RetryFor)
 	defer cancel()
 	bounded, stop := context.WithTimeout(ctx, max(c.cfg.RetryFor, answerMax)+while)
 	defer stop()
@@ -82,9 +82,9 @@ func callFor[Req, Res any](
 		moves := false
 		if e.Code == CodeUnavailable {
 			c.nodes.failed(n)
-			moves = c.nodes.others(n, operator) && (unreached(err) || retry.Err() == nil)
+			moves = c.nodes.others(n, operator) && (unreached(err) || !retry.over())
 		}
-		if !moves && wait.wait(retry) != nil {
+		if !moves && (wait.wait(retry) != nil || retry.over()) {
 			return nil, doubt, e
 		}
 		doubt = doubt || !unreached(err) && (e.Code != CodeUnavailable || !connect.IsWireError(err))
@@ -214,7 +214,7 @@ type deadMethod = func(context.Context, *connect.Request[beaverv1.DeadRequest]) 
 func (c *Client) eachDead(ctx context.Context, method deadMethod, ids []JobID) ([]*Error, error) {
 	errs := make([]*Error, len(ids))
 	var wait backoff
-	retry, cancel := context.WithTimeout(ctx, c.cfg.RetryFor)
+	retry, cancel := c.clock.patient(ctx, c.cfg.RetryFor)
 	defer cancel()
 	left := make([]int, len(ids))
 	for i := range left {
@@ -227,7 +227,7 @@ func (c *Client) eachDead(ctx context.Context, method deadMethod, ids []JobID) (
 			}
 		}
 		left = slices.DeleteFunc(left, func(i int) bool { return errs[i] == nil || !errs[i].retryable() })
-		if len(left) == 0 || wait.wait(retry) != nil {
+		if len(left) == 0 || wait.wait(retry) != nil || retry.over() {
 			return errs, nil
 		}
 	}
