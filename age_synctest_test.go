@@ -1,6 +1,7 @@
 package beaver
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -68,6 +69,46 @@ func TestEnqueueSuspended(t *testing.T) {
 				return
 			case <-s.ctx.Done(): // the stream by which the repeat would have gone
 			}
+		}
+	})
+}
+
+// slowDial is a stream whose connection is made in the first Send, and takes long.
+type slowDial struct {
+	enqueueStream
+	connect func()
+}
+
+func (s slowDial) Send(m *enqueueMessage) error {
+	s.connect()
+	return s.enqueueStream.Send(m)
+}
+
+// TestEnqueueSuspendedWhileConnecting: a repeat is not sent either when the machine was suspended while the stream for it came to be.
+func TestEnqueueSuspendedWhileConnecting(t *testing.T) {
+	bubble(t, 10*time.Minute, func(t *testing.T, f *fakeEnqueues, c *Client) {
+		var ahead *atomic.Int64
+		c.enqueuer.clock, ahead = movedClock()
+		dials := 0
+		c.enqueuer.dial = alone(func(ctx context.Context) enqueueStream {
+			if dials++; dials == 1 {
+				return f.dial(ctx)
+			}
+			return slowDial{f.dial(ctx), func() { ahead.Store(int64(time.Hour)) }}
+		})
+		sent := goEnqueue(t.Context(), c, Job{Queue: "q"})
+		s := <-f.streams
+		<-s.requests
+		s.end <- errors.New("connection reset")
+		s = <-f.streams
+		select {
+		case m := <-s.requests:
+			t.Errorf("message %d was repeated after an hour", m.GetSequence())
+			s.answer(1, m)
+		case <-s.ctx.Done():
+		}
+		if got := <-sent; !errors.Is(got.err, ErrOutcomeUnknown) {
+			t.Errorf("%v, want an unknown outcome", got.err)
 		}
 	})
 }

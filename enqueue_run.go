@@ -187,6 +187,9 @@ func (e *enqueuer) takeBackLocked(from int) {
 	e.waiting = slices.Insert(e.waiting, 0, unsent...)
 }
 
+// errTooOld says that a repeat was not sent: the client stood still since it was decided, or for long before it was connected.
+var errTooOld = errors.New("beaver: the message is too old to be repeated")
+
 // send sends first the batches of the last stream that were not answered, then what comes. It returns true when the
 // enqueuer is closed and nothing is left, and false when the stream is broken.
 func (e *enqueuer) send(stream enqueueStream, resend []*batch) bool {
@@ -194,18 +197,20 @@ func (e *enqueuer) send(stream enqueueStream, resend []*batch) bool {
 	for {
 		var b *batch
 		if len(resend) > 0 {
-			if b, resend = resend[0], resend[1:]; e.clock.since(b.since) >= e.retryFor {
-				e.breakWith(e.lost) // the client may have stood still since that was decided to be repeated
-				return false
-			}
+			b, resend = resend[0], resend[1:]
+			message.tooOld = func() bool { return e.clock.since(b.since) >= max(e.retryFor, answerMax) }
 		} else {
 			var finished bool
 			if b, finished = e.take(); b == nil {
 				return finished
 			}
+			message.tooOld = nil
 		}
 		message.sequence, message.atomic, message.jobs = b.sequence, b.atomic, b.jobs
 		if err := stream.Send(message); err != nil {
+			if errors.Is(err, errTooOld) {
+				e.breakWith(e.lost)
+			}
 			// Receive returns what the server said; Send only that it is over.
 			return false
 		}

@@ -27,6 +27,7 @@ type enqueueMessage struct {
 	sequence uint64
 	atomic   bool
 	jobs     []byte
+	tooOld   func() bool // of a repeat, asked when it is about to be written; nil: it is none
 }
 
 // enqueueStream is the stream to the server. Send and Receive may run at once, and fail when the context that the stream was
@@ -64,6 +65,9 @@ func (enqueueCodec) MarshalAppend(dst []byte, v any) ([]byte, error) {
 	m, ok := v.(*enqueueMessage)
 	if !ok {
 		return nil, fmt.Errorf("beaver: %T on the enqueue stream", v)
+	}
+	if m.tooOld != nil && m.tooOld() {
+		return nil, errTooOld
 	}
 	if len(m.session) > 0 {
 		dst = protowire.AppendTag(dst, enqueueSessionField, protowire.BytesType)

@@ -50,7 +50,11 @@ func (g *gate) Accept() (net.Conn, error) {
 			g.empty()
 			g.era = era
 		}
+		asked := g.watch.Reading(time.Now())
 		c, err := g.Listener.Accept()
+		if g.full && g.watch.Reading(time.Now()).Since(asked) > engine.StillTick {
+			g.full = false // there was nothing to accept
+		}
 		if err != nil {
 			g.leave()
 			if g.woken(err) {

@@ -111,6 +111,9 @@ func (w *Watch) Tick() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	m := *w.mark.Load()
+	if now.Even < m.at.Even {
+		return // this goroutine was held up, and somebody looked later
+	}
 	m.at = now
 	w.mark.Store(&m)
 }

@@ -199,3 +199,30 @@ func TestStoodStill(t *testing.T) {
 		t.Errorf("a new request of another node: %x, %v; %d jobs are stored", answer, err, stored())
 	}
 }
+
+// TestLateTick: a tick that was held up after it had read the clocks does not make the node stand still twice.
+func TestLateTick(t *testing.T) {
+	clocks := newJumping()
+	read, held, goOn := atomic.Bool{}, make(chan struct{}), make(chan struct{})
+	w := NewWatch(func(at time.Time) Reading {
+		r := clocks.read(at)
+		if read.CompareAndSwap(true, false) {
+			close(held)
+			<-goOn
+		}
+		return r
+	})
+	read.Store(true)
+	var late sync.WaitGroup
+	late.Go(w.Tick)
+	<-held
+	clocks.pass(time.Hour, time.Hour)
+	if era := w.Now(); era != 2 {
+		t.Errorf("era %d, want 2", era)
+	}
+	close(goOn)
+	late.Wait()
+	if era := w.Now(); era != 2 {
+		t.Errorf("era %d after a late tick, want 2", era)
+	}
+}
