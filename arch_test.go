@@ -109,11 +109,11 @@ var layers = map[string]layer{
 	},
 	"internal/metrics": {own: []string{"internal/engine", "internal/queue", "internal/host", "internal/wal"}, outside: []string{prometheusModule}},
 
-	// server is the only place that wires.
+	// server is the only place that wires. The system tells it whether connections wait to be accepted.
 	"server": {own: []string{
 		"", "internal/engine", "internal/rpc", "internal/metrics", "internal/founding", "internal/cluster", "internal/transport", "internal/host", "internal/shard", "internal/vfs",
 		"internal/wal", "internal/queue", "internal/snapshot", "api/beaver/v1", "api/beaver/v1/beaverv1connect",
-	}, outside: []string{connectModule, protobufModule, etcdRaftModule}},
+	}, outside: []string{connectModule, protobufModule, etcdRaftModule, sysModule}},
 	// The binary uses the client like any user; bench also measures plain calls and the disk itself. inspect reads the
 	// files of a stopped node, so it knows the formats.
 	"cmd/beaver": {

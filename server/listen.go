@@ -22,7 +22,7 @@ type gate struct {
 
 	// The rest but open is Accept's, which one goroutine calls.
 	era      engine.Era     // nothing waits in the queue that came before it
-	full     bool           // there was no room of late
+	full     bool           // nothing could be accepted of late, and the queue was not seen empty since
 	fullFrom engine.Reading // since when something may wait
 
 	mu   sync.Mutex
@@ -50,16 +50,14 @@ func (g *gate) Accept() (net.Conn, error) {
 			g.empty()
 			g.era = era
 		}
-		asked := g.watch.Reading(time.Now())
+		g.look()
 		c, err := g.Listener.Accept()
-		if g.full && g.watch.Reading(time.Now()).Since(asked) > engine.StillTick {
-			g.full = false // there was nothing to accept
-		}
 		if err != nil {
 			g.leave()
 			if g.woken(err) {
 				continue
 			}
+			g.fill() // there may be no file handle for a long time
 			return nil, err
 		}
 		own := &gatedConn{Conn: c, gate: g, era: era}
@@ -73,6 +71,10 @@ func (g *gate) Accept() (net.Conn, error) {
 		g.mu.Lock()
 		g.open[own] = struct{}{}
 		g.mu.Unlock()
+		if g.watch.Now() != own.era {
+			_ = own.Close() // closeEarlier may have passed before it was there
+			continue
+		}
 		return own, nil
 	}
 }
@@ -85,9 +87,7 @@ func (g *gate) room() error {
 	select {
 	case g.slots <- struct{}{}:
 	default:
-		if !g.full {
-			g.full, g.fullFrom = true, g.watch.Reading(time.Now())
-		}
+		g.fill()
 		select {
 		case g.slots <- struct{}{}:
 		case <-g.done:
@@ -101,9 +101,23 @@ func (g *gate) room() error {
 	return nil
 }
 
+// fill notes that nothing is accepted from now on, unless it was noted before.
+func (g *gate) fill() {
+	if !g.full {
+		g.full, g.fullFrom = true, g.watch.Reading(time.Now())
+	}
+}
+
 func (g *gate) leave() {
 	if g.slots != nil {
 		<-g.slots
+	}
+}
+
+// look notes that nothing waits any more, so far as the system tells.
+func (g *gate) look() {
+	if l, ok := g.Listener.(*net.TCPListener); ok && g.full {
+		g.full = oneWaits(l)
 	}
 }
 

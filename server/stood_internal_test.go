@@ -207,6 +207,32 @@ func letIn(t *testing.T, g *gate, accepted <-chan net.Conn) net.Conn {
 	}
 }
 
+// TestGateNotFullAnyMore: a gate that was full once, and behind which nothing waited then, lets in all who come later, be it by minutes.
+func TestGateNotFullAnyMore(t *testing.T) {
+	g, clocks := gateUnderTest(t, 1)
+	accepts := func(want *keptConn) {
+		t.Helper()
+		c, err := g.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.RemoteAddr().String() != want.LocalAddr().String() {
+			t.Errorf("%v was let in, want %v: those before it were closed", c.RemoteAddr(), want.LocalAddr())
+		}
+		_ = c.Close()
+	}
+	g.full, g.fullFrom = true, g.watch.Reading(time.Now()) // as Accept finds it
+	accepts(keep(t, g.Addr().String()))
+	g.look() // as Accept does next
+	for range 20 {
+		clocks.stand(engine.StillTick)
+		g.watch.Tick()
+	}
+	one, two := keep(t, g.Addr().String()), keep(t, g.Addr().String())
+	accepts(one)
+	accepts(two)
+}
+
 // TestGateFull: what waits for room for longer than StillMax is closed, and the next one gets its turn.
 func TestGateFull(t *testing.T) {
 	g, clocks := gateUnderTest(t, 1)

@@ -28,3 +28,6 @@ func closeWaiting(l *net.TCPListener) {
 	}
 	_ = l.SetDeadline(time.Time{}) // fails when it is closed
 }
+
+// oneWaits would report whether a connection waits to be accepted: nobody can tell, so one may.
+func oneWaits(*net.TCPListener) bool { return true }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // waitingMax is more than any kernel has connections wait for one listener.
@@ -30,4 +32,18 @@ func closeWaiting(l *net.TCPListener) {
 			}
 		}
 	})
+}
+
+// oneWaits reports whether a connection waits to be accepted.
+func oneWaits(l *net.TCPListener) bool {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return false // closed
+	}
+	waits := true                      // if nobody can tell
+	_ = raw.Control(func(fd uintptr) { // fails when it is closed
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		waits = err != nil || n > 0
+	})
+	return waits
 }

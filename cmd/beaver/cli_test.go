@@ -120,6 +120,7 @@ var (
 	sharePattern  = regexp.MustCompile(`\b\d+%`)
 	hexPattern    = regexp.MustCompile(`\b[0-9a-f]{16}\b`)
 	numberPattern = regexp.MustCompile(`"(pid|\w+Index|term|flush\w+|\w+Bytes|entriesReplayed)": \d+`)
+	rowPattern    = regexp.MustCompile(`(?m)^(\d+  \d+  \d+)  \d+(  \d+  -)$`) // of a shard, up to which entry it is applied
 	stringPattern = regexp.MustCompile(`"(host|clusterId|dataDir|version|duration)": "[^"]*"`)
 )
 
@@ -142,6 +143,7 @@ func (m *masker) mask(s string) string {
 		{numberPattern, `"$1": <number>`},
 		{stringPattern, `"$1": <text>`},
 		{spacePattern, "$1  "},
+		{rowPattern, "$1  <number>$2"},
 	} {
 		s = p.pattern.ReplaceAllString(s, p.with)
 	}
