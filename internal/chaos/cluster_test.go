@@ -355,7 +355,9 @@ func TestGrowAndShrink(t *testing.T) {
 	// A stranger that lacks the secret gets nowhere.
 	f.nodes[9] = newProcess(t, f.bin)
 	f.start(9, "--join", f.peers[1], "--peer-listen", freeport.Address(t))
-	f.signalWhenStuck(9)
+	if log := f.ended(9, false); !strings.Contains(log, "the other node has a secret or certificates, and this one has neither") {
+		t.Fatalf("a stranger says\n%s", log)
+	}
 
 	for _, gone := range []int{3, 1} {
 		f.mustRun(2, "cluster", "remove", fmt.Sprint(gone))
@@ -378,24 +380,4 @@ func TestGrowAndShrink(t *testing.T) {
 	f.ready(2)
 	f.wants(64, 2)
 	f.signal(2, syscall.SIGTERM)
-}
-
-// signalWhenStuck ends a process that waits for a cluster that will not have it, once it says so.
-func (f *fleet) signalWhenStuck(node int) {
-	f.t.Helper()
-	p := f.nodes[node]
-	ctx, cancel := context.WithTimeout(f.ctx, clusterWait)
-	defer cancel()
-	poll := time.NewTicker(20 * time.Millisecond)
-	defer poll.Stop()
-	for !strings.Contains(p.tail(), "cannot be asked for a place") {
-		select {
-		case err := <-p.exited:
-			f.t.Fatalf("it ended: %v\n%s", err, p.tail())
-		case <-ctx.Done():
-			f.t.Fatalf("it does not say what is wrong\n%s", p.tail())
-		case <-poll.C:
-		}
-	}
-	f.signal(node, syscall.SIGTERM)
 }
