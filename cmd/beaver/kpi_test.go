@@ -53,15 +53,27 @@ func TestLagsOf(t *testing.T) {
 	at := func(index uint64, ms int) appliedAt {
 		return appliedAt{index, start.Add(time.Duration(ms) * time.Millisecond)}
 	}
-	led := map[int][]appliedAt{1: {at(10, 0), at(20, 10), at(30, 20)}}
-	held := map[int]map[uint64][]appliedAt{1: {
-		2: {at(10, 1), at(19, 11), at(20, 13), at(40, 30)},
+	led := appliedBy{1: {1: {at(10, 0), at(30, 20), at(20, 10)}}}
+	held := appliedBy{1: {
+		2: {at(10, 1), at(20, 13), at(19, 11), at(40, 30)},
 		3: {at(40, 5), at(41, 15)}, // never behind; and it says nothing after the last sample
 	}}
 	lags := lagsOf(led, held)
 	slices.Sort(lags)
 	var want []time.Duration
 	for _, ms := range []int{1, 3, 5, 5, 10} {
+		want = append(want, time.Duration(ms)*time.Millisecond)
+	}
+	if !slices.Equal(lags, want) {
+		t.Errorf("got %v, want %v", lags, want)
+	}
+
+	// A question of 300 ms, beside others that tell when the leader had as much.
+	led = appliedBy{1: {1: {at(60, 0), at(10, 1), at(50, 290), at(60, 299)}}}
+	held = appliedBy{1: {2: {at(10, 2), at(50, 292), at(60, 301)}}}
+	lags, want = lagsOf(led, held), nil
+	slices.Sort(lags)
+	for _, ms := range []int{1, 2, 2, 11} {
 		want = append(want, time.Duration(ms)*time.Millisecond)
 	}
 	if !slices.Equal(lags, want) {
