@@ -97,11 +97,8 @@ func (b *batch) explain(job *Job, err error) error {
 		return nil
 	}
 	e, ok := errors.AsType[*Error](err)
-	if ok && e.Reason == reasonVersionsDiffer && b.again { // maybe to a node that knew of no such difference, and stored there
-		return &Error{
-			Code: e.Code, Reason: reasonOutcomeUnknown, Field: e.Field, cause: err,
-			Message: "the job was sent before and not answered, and may be stored; its repeat was refused: " + e.Message,
-		}
+	if ok && b.doubts(e) {
+		return repeatRefused(e)
 	}
 	if !ok || job.UniqueKey == "" || e.Code != CodeInvalidArgument || e.Field != "queue" && !strings.HasSuffix(e.Field, ".queue") {
 		return err
@@ -114,4 +111,18 @@ func (b *batch) explain(job *Job, err error) error {
 		}
 	}
 	return &Error{Code: CodeUnimplemented, Reason: reasonNoUniqueKeys, Field: "unique_key", Message: old, cause: err}
+}
+
+// doubts reports whether a refusal says nothing of what became of the message when it was sent before: that may have been to a node that
+// judged the versions of the cluster otherwise, and stored what this one refuses, or less than it was brought now.
+func (b *batch) doubts(e *Error) bool {
+	return b.again && (e.Reason == reasonVersionsDiffer || e.Reason == reasonRepeatDiffers)
+}
+
+// repeatRefused is the error of a job whose message was refused when it was sent again.
+func repeatRefused(e *Error) *Error {
+	return &Error{
+		Code: e.Code, Reason: reasonOutcomeUnknown, Field: e.Field, cause: e,
+		Message: "the job was sent before and not answered, and may be stored; its repeat was refused: " + e.Message,
+	}
 }

@@ -178,6 +178,7 @@ func (e *enqueuer) breakWith(err error) {
 //
 // REQUIRES: e.mu, no stream.
 func (e *enqueuer) takeBackLocked(from int) {
+	from = min(from, len(e.inFlight)) // of those before it some may have been answered, if the stream broke with an older one's error
 	unsent := slices.Clone(e.inFlight[from:])
 	e.inFlight = slices.Delete(e.inFlight, from, len(e.inFlight))
 	e.sequence -= uint64(len(unsent))
@@ -344,6 +345,9 @@ func (e *enqueuer) lostLocked(err *Error) {
 		b := e.inFlight[0]
 		e.inFlight = slices.Delete(e.inFlight, 0, 1)
 		b.err = err
+		if b.doubts(err) {
+			b.err = repeatRefused(err)
+		}
 		e.doneLocked(b)
 		return
 	}

@@ -437,3 +437,28 @@ func TestEnqueuerClose(t *testing.T) {
 		}
 	})
 }
+
+// TestRefusedRepeatIsInDoubt: a message that was sent before, and whose repeat a server finds to be another one, may be stored. It was not, when
+// it is sent for the first time.
+func TestRefusedRepeatIsInDoubt(t *testing.T) {
+	bubble(t, time.Minute, func(t *testing.T, f *fakeEnqueues, c *Client) {
+		refusal := func() error { return wireRefusal(t, &beaverv1.ErrorInfo{Reason: reasonRepeatDiffers}) }
+		sent := goEnqueue(t.Context(), c, Job{Queue: "q"})
+		s := <-f.streams
+		<-s.requests
+		s.end <- errors.New("connection reset")
+		s = <-f.streams
+		<-s.requests
+		s.end <- refusal()
+		if got := <-sent; !errors.Is(got.err, ErrOutcomeUnknown) {
+			t.Errorf("sent twice: %v", got.err)
+		}
+		sent = goEnqueue(t.Context(), c, Job{Queue: "q"})
+		s = <-f.streams
+		<-s.requests
+		s.end <- refusal()
+		if got := <-sent; got.err == nil || errors.Is(got.err, ErrOutcomeUnknown) {
+			t.Errorf("sent once: %v", got.err)
+		}
+	})
+}

@@ -79,6 +79,7 @@ const (
 	reasonUniqueKeyHeld  = "UNIQUE_KEY_HELD"
 	reasonNoUniqueKeys   = "NO_UNIQUE_KEYS"
 	reasonVersionsDiffer = "VERSIONS_DIFFER"
+	reasonRepeatDiffers  = "REPEAT_DIFFERS"
 )
 
 func (e *Error) Error() string {

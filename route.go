@@ -96,7 +96,10 @@ type watched struct {
 
 // sent takes note of what Send returned.
 func (w *watched) sent(err error) {
-	if err != nil && w.ctx.Err() == nil {
+	switch {
+	case errors.Is(err, errTooOld): // nothing was sent
+		return
+	case err != nil && w.ctx.Err() == nil:
 		w.nodes.failed(w.node)
 		return
 	}

@@ -46,10 +46,7 @@ func (g *gate) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		era := g.watch.Now()
-		if era != g.era {
-			g.empty()
-			g.era = era
-		}
+		fresh := g.freshen(era)
 		g.look()
 		c, err := g.Listener.Accept()
 		if err != nil {
@@ -63,7 +60,7 @@ func (g *gate) Accept() (net.Conn, error) {
 		own := &gatedConn{Conn: c, gate: g, era: era}
 		if made, ok := c.(interface{ Era() engine.Era }); ok {
 			own.era = made.Era() // it knows better when nothing had been sent by it
-		} else if g.watch.Now() != era {
+		} else if !fresh || g.watch.Now() != era {
 			_ = c.Close() // it may have waited all the time
 			g.leave()
 			continue
@@ -94,10 +91,6 @@ func (g *gate) room() error {
 			return net.ErrClosed
 		}
 	}
-	if g.full && g.watch.Reading(time.Now()).Since(g.fullFrom) > engine.StillMax {
-		g.empty()
-		g.full = false
-	}
 	return nil
 }
 
@@ -114,6 +107,19 @@ func (g *gate) leave() {
 	}
 }
 
+// freshen closes what waits in the kernel's queue, if some of it may have waited for too long, and reports whether nothing of that kind is left.
+// Without file handles nothing can be closed.
+func (g *gate) freshen(era engine.Era) bool {
+	if era == g.era && (!g.full || g.watch.Reading(time.Now()).Since(g.fullFrom) <= engine.StillMax) {
+		return true
+	}
+	if !g.empty() {
+		return false
+	}
+	g.era, g.full = era, false
+	return true
+}
+
 // look notes that nothing waits any more, so far as the system tells.
 func (g *gate) look() {
 	if l, ok := g.Listener.(*net.TCPListener); ok && g.full {
@@ -121,11 +127,10 @@ func (g *gate) look() {
 	}
 }
 
-// empty closes what waits in the kernel's queue.
-func (g *gate) empty() {
-	if l, ok := g.Listener.(*net.TCPListener); ok {
-		closeWaiting(l)
-	}
+// empty closes what waits in the kernel's queue, and reports whether it got to its end.
+func (g *gate) empty() bool {
+	l, ok := g.Listener.(*net.TCPListener)
+	return !ok || closeWaiting(l)
 }
 
 // wake has Accept look at the era again: a connection that comes from now on has not waited.

@@ -14,11 +14,11 @@ import (
 const waitingMax = 1 << 17
 
 // closeWaiting closes the connections that wait to be accepted. The kernel hands them out in the order in which they came, so after
-// waitingMax all are gone that wait now.
-func closeWaiting(l *net.TCPListener) {
+// waitingMax all are gone that wait now. It reports whether they are: there may be no file handle to take one by.
+func closeWaiting(l *net.TCPListener) (all bool) {
 	raw, err := l.SyscallConn()
 	if err != nil {
-		return // closed
+		return true // closed
 	}
 	_ = raw.Control(func(fd uintptr) { // fails when it is closed
 		for range waitingMax {
@@ -28,10 +28,13 @@ func closeWaiting(l *net.TCPListener) {
 				_ = syscall.Close(c) // nothing was done with it
 			case errors.Is(err, syscall.EINTR), errors.Is(err, syscall.ECONNABORTED):
 			default:
-				return // EAGAIN: nothing waits. With anything else, Accept fails too.
+				all = errors.Is(err, syscall.EAGAIN) // nothing waits. With anything else, Accept fails too.
+				return
 			}
 		}
+		all = true
 	})
+	return all
 }
 
 // oneWaits reports whether a connection waits to be accepted.

@@ -213,7 +213,7 @@ func (d *desk) gather(b *shard.BatchBuilder, f *flight) {
 			continue // its caller left: nothing happened
 		}
 		if c.waited(now) {
-			d.answer(c, errWaited())
+			d.reply(c, errWaited()) // now: if nothing else goes into the entry, nothing is settled
 			continue
 		}
 		count := c.items.Len()

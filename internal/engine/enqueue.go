@@ -107,6 +107,12 @@ func (p *PendingEnqueue) Ready() bool {
 
 // Wait waits until the jobs are stored and returns what Enqueue does.
 func (p *PendingEnqueue) Wait(ctx context.Context) ([]Enqueued, error) {
+	out, err := p.await(ctx)
+	p.view, p.unmade = nil, nil // whoever keeps p for the next request would keep a table of all queues that is out of date
+	return out, err
+}
+
+func (p *PendingEnqueue) await(ctx context.Context) ([]Enqueued, error) {
 	switch {
 	case p.err != nil:
 		return p.dst[:p.answers], p.err

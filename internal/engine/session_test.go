@@ -148,3 +148,18 @@ func TestEnqueueBadQueueName(t *testing.T) {
 		wantError(t, err, CodeInvalidArgument, ReasonInvalid)
 	}
 }
+
+// TestEndedRequestKeepsNoView: whoever keeps the place of a request for the next one keeps nothing of the tables of queues with it.
+func TestEndedRequestKeepsNoView(t *testing.T) {
+	e := open(t, vfs.NewSim(1, vfs.SimOptions{}), nil)
+	for _, name := range []string{"q", ""} {
+		var p PendingEnqueue
+		e.BeginEnqueue(t.Context(), &EnqueueRequest{Jobs: jobs(name, 1)}, nil, &p)
+		if _, err := p.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if p.view != nil || p.unmade != nil {
+			t.Errorf("of queue %q it keeps %v, %v", name, p.view, p.unmade)
+		}
+	}
+}

@@ -121,12 +121,20 @@ func TestWaitedCalls(t *testing.T) {
 	if p.Gather(&b, 1); b.Items() != 2 {
 		t.Errorf("%d items are proposed, want 2", b.Items())
 	}
-	p.Settled()
 	<-old.done
 	wantError(t, old.err, CodeUnavailable, ReasonWaited)
 	if any.state.Load() != callFlying || young.state.Load() != callFlying {
 		t.Error("one that may wait was not proposed")
 	}
+
+	old = submit(clocks.read(time.Time{}))
+	clocks.pass(StillMax+1, 0)
+	b.Reset()
+	if p.Gather(&b, 2); b.Items() != 0 {
+		t.Errorf("%d items are proposed, want none", b.Items())
+	}
+	<-old.done // though nothing is settled
+	wantError(t, old.err, CodeUnavailable, ReasonWaited)
 
 	any, old = submit(Reading{}), submit(clocks.read(time.Time{}))
 	p.away.waiting, p.incoming = p.incoming, nil
