@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -135,6 +136,19 @@ func gateUnderTest(t *testing.T, most int) (*gate, *still) {
 	return g, &clocks
 }
 
+// accepting has a gate accept one connection.
+func accepting(t *testing.T, g *gate) <-chan net.Conn {
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		c, err := g.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	}()
+	return accepted
+}
+
 // isCut reports whether the other side has closed a connection.
 func (c *keptConn) isCut() bool {
 	_, err := c.Read(make([]byte, 1))
@@ -149,14 +163,7 @@ func TestGateStoodStill(t *testing.T) {
 		waited = append(waited, keep(t, g.Addr().String()))
 	}
 	clocks.stand(time.Hour)
-	accepted := make(chan net.Conn, 1)
-	go func() {
-		c, err := g.Accept()
-		if err != nil {
-			t.Error(err)
-		}
-		accepted <- c
-	}()
+	accepted := accepting(t, g)
 	for _, c := range waited {
 		if !c.isCut() {
 			t.Error("a connection that waited is open")
@@ -175,14 +182,7 @@ func TestGateStoodStill(t *testing.T) {
 // TestGateIsWoken: a gate that waits for a connection while the node stands still lets the next one in, once it is woken.
 func TestGateIsWoken(t *testing.T) {
 	g, clocks := gateUnderTest(t, 0)
-	accepted := make(chan net.Conn, 1)
-	go func() {
-		c, err := g.Accept()
-		if err != nil {
-			t.Error(err)
-		}
-		accepted <- c
-	}()
+	accepted := accepting(t, g)
 	clocks.stand(time.Hour)
 	g.wake()
 	if c := letIn(t, g, accepted).(*gatedConn); c.Era() != 2 {
@@ -233,6 +233,25 @@ func TestGateNotFullAnyMore(t *testing.T) {
 	accepts(two)
 }
 
+// noHandles is a listener that has no file handle for a connection.
+type noHandles struct{ net.Listener }
+
+func (noHandles) Accept() (net.Conn, error) { return nil, syscall.EMFILE }
+
+// TestGateWithoutHandles: while nothing can be accepted, what waits grows old as it does when there is no room, and the room is given back.
+func TestGateWithoutHandles(t *testing.T) {
+	g, _ := gateUnderTest(t, 1)
+	g.Listener = noHandles{g.Listener}
+	for range 3 {
+		if _, err := g.Accept(); !errors.Is(err, syscall.EMFILE) {
+			t.Fatal(err)
+		}
+	}
+	if !g.full || len(g.slots) != 0 {
+		t.Errorf("full: %v, with %d connections open", g.full, len(g.slots))
+	}
+}
+
 // TestGateFull: what waits for room for longer than StillMax is closed, and the next one gets its turn.
 func TestGateFull(t *testing.T) {
 	g, clocks := gateUnderTest(t, 1)
@@ -248,14 +267,7 @@ func TestGateFull(t *testing.T) {
 		g.watch.Tick()
 	}
 	_ = open.Close()
-	accepted := make(chan net.Conn, 1)
-	go func() {
-		c, err := g.Accept()
-		if err != nil {
-			t.Error(err)
-		}
-		accepted <- c
-	}()
+	accepted := accepting(t, g)
 	if !waits.isCut() {
 		t.Error("a connection that waited for too long is open")
 	}
