@@ -99,6 +99,9 @@ func newKPICommand() *cobra.Command {
 		Long: `Each part runs three servers of its own, in processes of their own, on fresh data directories, makes trouble, and measures what
 users would notice. Every figure is measured in this run, and stands beside its target. The exit status is 0 also when a target is missed.
 
+A disk that stands still stops nodes that are sound, and those of a virtual machine do so at times. The parts failover and lag tell
+for how long it did; the target of the lag is for what the nodes add to that. A rate with a target is the median of three turns.
+
 Parts:
 ` + names.String(),
 		Example: `  beaver kpi

@@ -23,6 +23,8 @@ func kpiFailover(ctx context.Context, r *kpiRun) ([]kpiFact, error) {
 		return nil, err
 	}
 	defer c.close()
+	watching := watchDiskAside(ctx, r.dir)
+	defer func() { _, _ = watching() }() // an error before says more
 	var killed, cut []time.Duration
 	for i := range r.kills {
 		n, queues, err := c.victim(ctx, c.queues[i%len(c.queues)])
@@ -51,12 +53,17 @@ func kpiFailover(ctx context.Context, r *kpiRun) ([]kpiFact, error) {
 		}
 		cut = append(cut, took)
 	}
+	watch, err := watching()
+	if err != nil {
+		return nil, fmt.Errorf("watch the disk: %w", err)
+	}
 	killedNote, cutNote := fmt.Sprintf("%d times kill -9", len(killed)), fmt.Sprintf("%d times; clients still reach it, and one of them is connected to it", len(cut))
 	return []kpiFact{
 		kpiFact{Name: "leader killed → all its queues store jobs, p50", Value: quantile(killed, 0.5).Seconds(), Unit: "s", Note: killedNote}.below(1),
 		kpiFact{Name: "leader killed → all its queues store jobs, max", Value: slices.Max(killed).Seconds(), Unit: "s", Note: killedNote}.below(3),
 		{Name: "leader cut off → all its queues store jobs, p50", Value: quantile(cut, 0.5).Seconds(), Unit: "s", Note: cutNote},
 		kpiFact{Name: "leader cut off → all its queues store jobs, max", Value: slices.Max(cut).Seconds(), Unit: "s", Note: cutNote}.below(3),
+		watch.fact("all the while"),
 	}, nil
 }
 
