@@ -52,7 +52,10 @@ type Append struct {
 // Empty reports whether there is nothing to write. Done may still wait for earlier appends.
 func (a *Append) Empty() bool { return a.HardState == nil && len(a.Entries) == 0 }
 
-// Done is the part of an append that may be told only when it is durable: votes and acknowledgements.
+// Done is the part of an append that may be told only when it is durable: votes and acknowledgements, and requests for votes. For these the
+// library does not ask that, and counts a candidate's own vote when it is durable. But the votes of the others may be a majority without
+// it. Who led by them, and lost power before its term was durable, would not know that term any more, and could be elected for it again, by the
+// same votes. Then there would be two entries of one index and one term.
 type Done struct{ responses []*raftpb.Message }
 
 // Waits reports whether anything waits for the append to be durable.
@@ -100,21 +103,25 @@ func (s *Shard) Ready() (eff Effects, err error) {
 	if slices.ContainsFunc(rd.Messages, asks) {
 		eff.Messages = s.tellAll(eff.Messages)
 	}
+	var votes []*raftpb.Message
 	for _, m := range rd.Messages {
-		switch m.GetTo() {
-		case raft.LocalAppendThread:
+		switch {
+		case m.GetTo() == raft.LocalAppendThread:
 			eff.Append = s.appendEffect(m)
-		case raft.LocalApplyThread:
+		case m.GetTo() == raft.LocalApplyThread:
 			eff.Committed = Committed{entries: m.GetEntries(), responses: m.GetResponses()}
+		case m.GetType() == raftpb.MsgSnap:
+			eff.Snapshots = append(eff.Snapshots, SnapshotWish{
+				To: ReplicaID(m.GetTo()), Term: m.GetTerm(), Index: m.GetSnapshot().GetMetadata().GetIndex(),
+			})
+		case m.GetType() == raftpb.MsgVote:
+			votes = append(votes, m)
 		default:
-			if m.GetType() == raftpb.MsgSnap {
-				eff.Snapshots = append(eff.Snapshots, SnapshotWish{
-					To: ReplicaID(m.GetTo()), Term: m.GetTerm(), Index: m.GetSnapshot().GetMetadata().GetIndex(),
-				})
-				continue
-			}
 			eff.Messages = append(eff.Messages, m)
 		}
+	}
+	if len(votes) > 0 {
+		eff.Append.Done.responses = slices.Concat(eff.Append.Done.responses, votes)
 	}
 	return eff, nil
 }
