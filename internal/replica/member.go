@@ -97,10 +97,11 @@ func (r *Replica) handOver() error {
 }
 
 // yield gives the lead away when the disk here stands still: a leader applies only what is durable on its own disk too, so that its
-// group would stand still with it. Raft itself would leave it so, since a leader that cannot write goes on to send heartbeats.
+// group would stand still with it. Raft itself would leave it so, since a leader that cannot write goes on to send heartbeats. One that was
+// just elected may not even have applied the entry from which on it may be used.
 func (r *Replica) yield() error {
 	patience := stallElections * time.Duration(r.cfg.ElectionTicks) * r.cfg.TickInterval
-	if !r.leading || len(r.waits) == 0 || r.now.Mono < max(r.waits[0].since+patience, r.yieldedUntil) {
+	if r.sh.LeadTerm() == 0 || len(r.waits) == 0 || r.now.Mono < max(r.waits[0].since+patience, r.yieldedUntil) {
 		return nil
 	}
 	heir := r.sh.Heir()
@@ -110,5 +111,6 @@ func (r *Replica) yield() error {
 	r.yieldedUntil = r.now.Mono + patience
 	r.cfg.Logger.Warn("the disk has not finished a write of the log for long: the lead of a shard is handed over",
 		slog.Uint64("shard", uint64(r.cfg.Shard)), slog.Duration("waits", r.now.Mono-r.waits[0].since), slog.Uint64("to", uint64(heir.Node())))
-	return r.Transfer(heir)
+	r.transferring = true
+	return r.sh.Transfer(heir)
 }

@@ -333,15 +333,15 @@ func (s *Shard) Peers(dst []Peer) []Peer {
 }
 
 // Transfer asks another voter to take the lead. From now on proposals are dropped, until the lead is gone or an election
-// timeout has passed without that; see Transferring. REQUIRES: Leading.
+// timeout has passed without that; see Transferring. REQUIRES: LeadTerm is not 0.
 func (s *Shard) Transfer(to ReplicaID) (err error) {
 	if s.err != nil {
 		return s.err
 	}
 	defer s.caught(&err)
 	members := s.Members()
-	switch leading, _ := s.Leading(); {
-	case !leading:
+	switch {
+	case !s.leads:
 		return fmt.Errorf("shard %d: %w", s.cfg.ID, ErrDropped)
 	case to == s.cfg.Replica:
 		return nil
