@@ -106,7 +106,7 @@ func (w wire) Send(to uint64, id uint16, messages []*raftpb.Message) bool {
 	return true
 }
 
-func (w wire) TransfersWait(uint64) bool { return false }
+func (w wire) TransfersWait(uint64, uint16) bool { return false }
 
 func (w wire) SendTransfer(to uint64, id uint16, kind uint8, data []byte) bool {
 	h, _, _ := w.net.link(w.from, to)

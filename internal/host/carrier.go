@@ -162,7 +162,9 @@ func (c *carrier) turn() (pause time.Duration, timed bool, err error) {
 			return 0, false, err
 		}
 	}
-	c.senders.Held(h.now().Mono, func(to uint64) bool { return h.opts.Transport.TransfersWait(uint64(shard.ReplicaID(to).Node())) })
+	c.senders.Held(h.now().Mono, func(to uint64) bool {
+		return h.opts.Transport.TransfersWait(uint64(shard.ReplicaID(to).Node()), uint16(c.l.id))
+	})
 	for o, ok := c.senders.Next(h.now().Mono); ok; o, ok = c.senders.Next(h.now().Mono) {
 		kind, to := transfer.KindOf(o.Data), shard.ReplicaID(o.To).Node()
 		if !h.opts.Transport.SendTransfer(uint64(to), uint16(c.l.id), uint8(kind), o.Data) {

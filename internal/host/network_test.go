@@ -93,7 +93,7 @@ func (l link) Send(to uint64, id uint16, messages []*raftpb.Message) bool {
 }
 
 // TransfersWait implements Transport: everything arrives at once.
-func (l link) TransfersWait(uint64) bool { return false }
+func (l link) TransfersWait(uint64, uint16) bool { return false }
 
 func (l link) SendTransfer(to uint64, id uint16, kind uint8, data []byte) bool {
 	h := l.net.host(l.from, to)

@@ -19,8 +19,9 @@ type Transport interface {
 	// SendTransfer sends a chunk of a snapshot, or an acknowledgement; kind is that of package transfer. It is false when there is
 	// no room: the chunk is offered again later. It may keep data, which nobody changes.
 	SendTransfer(to uint64, shard uint16, kind uint8, data []byte) bool
-	// TransfersWait reports whether some of what SendTransfer has taken for a node has not left yet.
-	TransfersWait(to uint64) bool
+	// TransfersWait reports whether some of what SendTransfer has taken for a node, of a shard, has not left yet. What waits of other
+	// shards does not count: that of this one may be lost meanwhile, as when a connection broke.
+	TransfersWait(to uint64, shard uint16) bool
 }
 
 // mail is what other nodes, and the way to them, have for a loop.

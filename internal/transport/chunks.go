@@ -14,6 +14,9 @@ type chunk struct {
 }
 
 // chunks holds those that wait for a peer. Over its bounds nothing is taken: the sender of a snapshot comes again.
+//
+// Small ones, such as acknowledgements, overtake the others and do not wait for the budget: else a snapshot that this node sends would hold
+// up the one that it is brought, and senders take silence for loss.
 type chunks struct {
 	budget   *budget
 	counters *counters
@@ -21,16 +24,23 @@ type chunks struct {
 
 	mu     sync.Mutex
 	closed bool
-	queue  fifo[chunk]
-	bytes  int
+	small  fifo[chunk] // of transferSmallBytesMax at most
+	large  fifo[chunk]
+	bytes  int            // of those in large
+	shards map[uint16]int // how many of a shard there are
 }
 
 func (c *chunks) push(k chunk) bool {
+	row, bytes := &c.large, len(k.data)
+	if bytes <= transferSmallBytesMax {
+		row, bytes = &c.small, 0
+	}
 	c.mu.Lock()
-	ok := !c.closed && len(k.data) <= TransferBytesMax && c.queue.len() < transferQueueMax && c.bytes+len(k.data) <= transferQueueBytesMax
+	ok := !c.closed && len(k.data) <= TransferBytesMax && row.len() < transferQueueMax && (bytes == 0 || c.bytes+bytes <= transferQueueBytesMax)
 	if ok {
-		c.queue.push(k)
-		c.bytes += len(k.data)
+		row.push(k)
+		c.bytes += bytes
+		c.shards[k.shard]++
 	}
 	c.mu.Unlock()
 	if !ok {
@@ -41,21 +51,37 @@ func (c *chunks) push(k chunk) bool {
 	return true
 }
 
+// next takes out what is to be sent next. If that has to wait for the budget, it says for how long.
+func (c *chunks) next() (k chunk, ok bool, pause time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	switch {
+	case c.small.len() > 0:
+		k = c.small.pop()
+	case c.large.len() == 0:
+		return k, false, 0
+	default:
+		if pause = c.budget.pause(now); pause > 0 {
+			return k, false, pause
+		}
+		k = c.large.pop()
+		c.bytes -= len(k.data)
+	}
+	c.budget.spend(now, len(k.data))
+	if c.shards[k.shard]--; c.shards[k.shard] == 0 {
+		delete(c.shards, k.shard)
+	}
+	return k, true, 0
+}
+
 func (c *chunks) fill(w *frameWriter) (time.Duration, bool) {
 	filled := 0
 	for filled < frameTargetBytes {
-		if pause := c.budget.pause(time.Now()); pause > 0 {
+		k, ok, pause := c.next()
+		if !ok {
 			return pause, filled > 0
 		}
-		c.mu.Lock()
-		if c.queue.len() == 0 {
-			c.mu.Unlock()
-			break
-		}
-		k := c.queue.pop()
-		c.bytes -= len(k.data)
-		c.mu.Unlock()
-		c.budget.spend(time.Now(), len(k.data))
 		w.begin(frameTransfer, transferHeadBytes+len(k.data))
 		w.buffer = binary.LittleEndian.AppendUint16(w.buffer, k.shard)
 		w.buffer = append(w.buffer, k.kind, 0)
@@ -69,8 +95,9 @@ func (c *chunks) fill(w *frameWriter) (time.Duration, bool) {
 func (c *chunks) fail(error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.counters.dropped.Add(uint64(c.queue.len()))
-	c.queue, c.bytes, c.closed = fifo[chunk]{}, 0, true
+	c.counters.dropped.Add(uint64(c.small.len() + c.large.len()))
+	c.small, c.large, c.bytes, c.closed = fifo[chunk]{}, fifo[chunk]{}, 0, true
+	clear(c.shards)
 }
 
 func (c *chunks) resume() {
@@ -82,7 +109,14 @@ func (c *chunks) resume() {
 func (c *chunks) waiting() (messages, bytes int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.queue.len(), c.bytes
+	return c.small.len() + c.large.len(), c.bytes
+}
+
+// wait reports whether there are any of a shard.
+func (c *chunks) wait(shard uint16) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.shards[shard] > 0
 }
 
 func (c *chunks) take(_ *frameReader, kind frameKind, _ int) error {

@@ -33,8 +33,10 @@ const (
 	queueMessagesMax = 32 << 10
 	// transferQueueBytesMax bounds the chunks that wait for a peer.
 	transferQueueBytesMax = 16 << 20
-	// transferQueueMax bounds their number.
+	// transferQueueMax bounds their number, and that of small ones apart.
 	transferQueueMax = 1024
+	// transferSmallBytesMax is the size of chunks that do not wait behind larger ones. Acknowledgements fit, and offers of snapshots.
+	transferSmallBytesMax = 1 << 10
 	// callsMax bounds the calls to a peer that have no answer yet. Most of them are fetches that wait there for work, one for each
 	// connected worker.
 	callsMax = 20_000

@@ -215,7 +215,9 @@ func (t *Transport) newPeer(node uint64, address string) *peer {
 		wakes[purpose] = make(chan struct{}, 1)
 	}
 	p.outbox = &outbox{bytesMax: t.config.QueueBytes, counters: &p.counters[forMessages], wake: wakes[forMessages]}
-	p.chunks = &chunks{budget: t.budget, counters: &p.counters[forTransfers], wake: wakes[forTransfers]}
+	p.chunks = &chunks{
+		budget: t.budget, counters: &p.counters[forTransfers], wake: wakes[forTransfers], shards: map[uint16]int{},
+	}
 	p.caller = &caller{node: node, counters: &p.counters[forCalls], wake: wakes[forCalls], sent: map[uint64]*call{}}
 	sources := [purposeEnd]source{forMessages: p.outbox, forTransfers: p.chunks, forCalls: p.caller}
 	for purpose := forMessages; purpose < purposeEnd; purpose++ {
@@ -261,14 +263,11 @@ func (t *Transport) SendTransfer(to uint64, shard uint16, kind uint8, data []byt
 	return p != nil && p.chunks.push(chunk{shard, kind, data})
 }
 
-// TransfersWait reports whether chunks or acknowledgements for a peer wait to be sent, by the pace of its connection or of TransferRate.
-func (t *Transport) TransfersWait(to uint64) bool {
+// TransfersWait reports whether chunks or acknowledgements of a shard wait to be sent to a peer, by the pace of its connection or of
+// TransferRate.
+func (t *Transport) TransfersWait(to uint64, shard uint16) bool {
 	p := t.peer(to)
-	if p == nil {
-		return false
-	}
-	waiting, _ := p.chunks.waiting()
-	return waiting > 0
+	return p != nil && p.chunks.wait(shard)
 }
 
 // Call asks a node and waits for its answer. The handler there sees ctx end. Errors say whether it can have seen the call at all: see

@@ -232,7 +232,7 @@ func TestTransferBounds(t *testing.T) {
 		for one.SendTransfer(2, 1, 1, nil) {
 			taken++
 		}
-		if taken != transferQueueMax {
+		if taken != 16+transferQueueMax {
 			t.Fatalf("%d chunks", taken)
 		}
 	})
@@ -252,7 +252,7 @@ func TestTransferRate(t *testing.T) {
 		for synctest.Wait(); len(h2.transfers()) < 16; synctest.Wait() {
 			one.Send(2, 1, []*raftpb.Message{heartbeat(1)})
 			synctest.Wait()
-			if held := one.TransfersWait(2); held == (len(h2.transfers()) == 16) {
+			if held := one.TransfersWait(2, 1); held == (len(h2.transfers()) == 16) {
 				t.Fatalf("with %d chunks there it says that some wait: %v", len(h2.transfers()), held)
 			}
 			if n := one.Stats().Peers[0].Messages.QueuedMessages; n > 0 {
@@ -266,6 +266,50 @@ func TestTransferRate(t *testing.T) {
 		}
 		if h1.cuts() > 0 {
 			t.Fatalf("a throttled connection was cut: %v", h1.failures())
+		}
+	})
+}
+
+// TestSmallTransfersOvertake: what one shard has on its way holds up neither the acknowledgements of others, nor their finding out that what they
+// sent was lost.
+func TestSmallTransfersOvertake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, h1, h2 := newPipes(), newRecord(), newRecord()
+		one, _ := p.pair(t, h1, h2, func(c *Config) { c.TransferRate = 1 << 20 })
+		fill := func(shard uint16) {
+			for range 8 {
+				if !one.SendTransfer(2, shard, 1, make([]byte, 512<<10)) {
+					t.Fatal("a chunk was not taken")
+				}
+			}
+		}
+		fill(1)
+		fill(2)
+		synctest.Wait()
+		p.cut()
+		synctest.Wait()
+		if one.TransfersWait(2, 1) || one.TransfersWait(2, 2) {
+			t.Fatal("what was lost waits")
+		}
+		for !one.SendTransfer(2, 1, 1, make([]byte, 512<<10)) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		fill(1)
+		if !one.TransfersWait(2, 1) || one.TransfersWait(2, 2) {
+			t.Fatalf("shard 1 waits: %v; shard 2, of which all was lost, waits: %v", one.TransfersWait(2, 1), one.TransfersWait(2, 2))
+		}
+		time.Sleep(100 * time.Millisecond)
+		before, began := len(h2.transfers()), time.Now()
+		if !one.SendTransfer(2, 2, 4, make([]byte, transferSmallBytesMax)) {
+			t.Fatal("an acknowledgement was not taken")
+		}
+		synctest.Wait()
+		if all := h2.transfers(); len(all) != before+1 || all[before].shard != 2 || time.Since(began) > 0 {
+			t.Fatalf("an acknowledgement of another shard waits: %d chunks arrived, and %d were there", len(all), before)
+		}
+		time.Sleep(10 * time.Second)
+		if one.TransfersWait(2, 1) || one.Stats().Peers[0].Transfers.QueuedBytes != 0 {
+			t.Fatal("some wait for ever")
 		}
 	})
 }
