@@ -113,10 +113,11 @@ func (b *batch) explain(job *Job, err error) error {
 	return &Error{Code: CodeUnimplemented, Reason: reasonNoUniqueKeys, Field: "unique_key", Message: old, cause: err}
 }
 
-// doubts reports whether a refusal says nothing of what became of the message when it was sent before: that may have been to a node that
-// judged the versions of the cluster otherwise, and stored what this one refuses, or less than it was brought now.
+// doubts reports whether a refusal says nothing of what became of the message when it was sent before. A limit of messages is the same
+// wherever it is looked at, and that a queue is full the session remembers, so that no copy of the message is stored any more. All else is of
+// the node and the moment: a disk that is full, too much that waits, a shard that has stopped, the versions of the cluster, who may call.
 func (b *batch) doubts(e *Error) bool {
-	return b.again && (e.Reason == reasonVersionsDiffer || e.Reason == reasonRepeatDiffers)
+	return b.again && e.Code != CodeInvalidArgument && e.Reason != reasonQueueFull
 }
 
 // repeatRefused is the error of a job whose message was refused when it was sent again.

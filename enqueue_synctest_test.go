@@ -438,27 +438,71 @@ func TestEnqueuerClose(t *testing.T) {
 	})
 }
 
-// TestRefusedRepeatIsInDoubt: a message that was sent before, and whose repeat a server finds to be another one, may be stored. It was not, when
-// it is sent for the first time.
+// TestRefusedRepeatIsInDoubt: a message that was sent before, and whose repeat is refused for what is of the node and the moment, may be
+// stored. It was not, when it is sent for the first time, or when what refuses the repeat has refused the message before too.
 func TestRefusedRepeatIsInDoubt(t *testing.T) {
+	for _, c := range []struct {
+		code    connect.Code
+		reason  string
+		settled bool
+	}{
+		{connect.CodeFailedPrecondition, "REPEAT_DIFFERS", false},
+		{connect.CodeFailedPrecondition, "SESSION_TOO_OLD", false},
+		{connect.CodeResourceExhausted, "DISK_FULL", false},
+		{connect.CodeResourceExhausted, "OVERLOADED", false},
+		{connect.CodeDataLoss, "STATE_DIVERGED", false},
+		{connect.CodeUnauthenticated, "", false},
+		{connect.CodeResourceExhausted, reasonQueueFull, true},
+		{connect.CodeInvalidArgument, reasonInvalid, true},
+	} {
+		t.Run(fmt.Sprint(c.code, " ", c.reason), func(t *testing.T) {
+			bubble(t, time.Minute, func(t *testing.T, f *fakeEnqueues, client *Client) {
+				refusal := func() error { return wireRefusalOf(t, c.code, &beaverv1.ErrorInfo{Reason: c.reason}) }
+				sent := goEnqueue(t.Context(), client, Job{Queue: "q"})
+				s := <-f.streams
+				<-s.requests
+				s.end <- errors.New("connection reset")
+				s = <-f.streams
+				<-s.requests
+				s.end <- refusal()
+				if got := <-sent; got.err == nil || errors.Is(got.err, ErrOutcomeUnknown) == c.settled {
+					t.Errorf("sent twice: %v", got.err)
+				}
+				sent = goEnqueue(t.Context(), client, Job{Queue: "q"})
+				s = <-f.streams
+				<-s.requests
+				s.end <- refusal()
+				if got := <-sent; got.err == nil || errors.Is(got.err, ErrOutcomeUnknown) {
+					t.Errorf("sent once: %v", got.err)
+				}
+			})
+		})
+	}
+}
+
+// TestRefusedJobOfARepeatIsInDoubt: the same for one job of a message, while the others have their answers.
+func TestRefusedJobOfARepeatIsInDoubt(t *testing.T) {
 	bubble(t, time.Minute, func(t *testing.T, f *fakeEnqueues, c *Client) {
-		refusal := func() error { return wireRefusal(t, &beaverv1.ErrorInfo{Reason: reasonRepeatDiffers}) }
-		sent := goEnqueue(t.Context(), c, Job{Queue: "q"})
+		done := make(chan []Enqueued)
+		go func() {
+			got, err := c.EnqueueMany(t.Context(), []Job{{Queue: "q"}, {Queue: "r"}})
+			if err != nil {
+				t.Error(err)
+			}
+			done <- got
+		}()
 		s := <-f.streams
 		<-s.requests
 		s.end <- errors.New("connection reset")
 		s = <-f.streams
-		<-s.requests
-		s.end <- refusal()
-		if got := <-sent; !errors.Is(got.err, ErrOutcomeUnknown) {
-			t.Errorf("sent twice: %v", got.err)
+		m := <-s.requests
+		s.answers <- &beaverv1.EnqueueStreamResponse{
+			Through: m.GetSequence(),
+			Ids:     append(wireID(1, 2), make([]byte, jobIDWireBytes)...),
+			Errors:  []*beaverv1.JobError{{Index: 1, Code: "resource_exhausted", Reason: "OVERLOADED", Message: "slow down"}},
 		}
-		sent = goEnqueue(t.Context(), c, Job{Queue: "q"})
-		s = <-f.streams
-		<-s.requests
-		s.end <- refusal()
-		if got := <-sent; got.err == nil || errors.Is(got.err, ErrOutcomeUnknown) {
-			t.Errorf("sent once: %v", got.err)
+		if got := <-done; got[0].Err != nil || !errors.Is(got[1].Err, ErrOutcomeUnknown) {
+			t.Errorf("answers: %v", got)
 		}
 	})
 }

@@ -79,7 +79,6 @@ const (
 	reasonUniqueKeyHeld  = "UNIQUE_KEY_HELD"
 	reasonNoUniqueKeys   = "NO_UNIQUE_KEYS"
 	reasonVersionsDiffer = "VERSIONS_DIFFER"
-	reasonRepeatDiffers  = "REPEAT_DIFFERS"
 )
 
 func (e *Error) Error() string {

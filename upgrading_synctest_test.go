@@ -80,7 +80,12 @@ func TestEnqueueWhileUpgrading(t *testing.T) {
 // wireRefusal is the error with which a server ends a stream whose message it refuses.
 func wireRefusal(t *testing.T, info *beaverv1.ErrorInfo) error {
 	t.Helper()
-	err := connect.NewWireError(connect.CodeFailedPrecondition, errors.New("refused"))
+	return wireRefusalOf(t, connect.CodeFailedPrecondition, info)
+}
+
+func wireRefusalOf(t *testing.T, code connect.Code, info *beaverv1.ErrorInfo) error {
+	t.Helper()
+	err := connect.NewWireError(code, errors.New("refused"))
 	detail, problem := connect.NewErrorDetail(info)
 	if problem != nil {
 		t.Fatal(problem)
