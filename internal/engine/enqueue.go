@@ -130,7 +130,7 @@ func (p *PendingEnqueue) await(ctx context.Context) ([]Enqueued, error) {
 		p.heedMoves(ctx)
 	}
 	if p.err != nil {
-		return p.dst[:p.answers], p.err
+		return p.dst[:p.answers], p.ofWhole(asError(p.err))
 	}
 	if p.first.meters != nil {
 		p.first.meters.enqueue.addMany(time.Since(p.start), uint64(len(p.request.Jobs)))
@@ -285,9 +285,28 @@ func errAtomicApart() *Error {
 }
 
 // ofOneJob tells a queue's or a shard's refusal, which concerns its own jobs, from what may be over soon: then the whole request may be
-// repeated, and nothing of it has happened yet.
+// repeated. A shard that has stopped since its state is in doubt is not back soon.
 func ofOneJob(err *Error) bool {
-	return err.Code == CodeInvalidArgument || err.Code == CodeResourceExhausted
+	return err.Code == CodeInvalidArgument || err.Code == CodeResourceExhausted || err.Code == CodeDataLoss
+}
+
+// ofWhole is the error of a request of which there are no answers. When a part of it is or may be stored, nobody must take that for
+// the refusal of all: then it has to be repeated, as after an error that is over soon, or the jobs looked for, as some errors say.
+func (p *PendingEnqueue) ofWhole(err *Error) *Error {
+	switch err.Code {
+	case CodeResourceExhausted, CodeDataLoss, CodeDeadlineExceeded, CodeCancelled:
+	default:
+		return err
+	}
+	mayBe := func(o Enqueued) bool {
+		return o.Err == nil && o.ID != JobID{} || o.Err != nil && o.Err.Code == CodeUnknownOutcome
+	}
+	if !slices.ContainsFunc(p.out(), mayBe) {
+		return err
+	}
+	unknown := errUnknownOutcome(err)
+	unknown.Message = "a part of the request is or may be stored, and the rest is not: " + err.Message + "; repeat it with the same session and sequence number"
+	return unknown
 }
 
 // makeQueues starts the making of all missing queues at once, so that many new names cost one wait. Then the request has a view of the routes
