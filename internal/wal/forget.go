@@ -67,5 +67,6 @@ func (l *Log) forget(shard ShardID) ([]*segment, Position) {
 	s.live, s.snapshot, s.fallback, s.complete = roaring64.New(), 0, false, true
 	s.accounted, s.accountedAt = nil, 0
 	l.unwantAbove(s, 0)
+	l.keeper.orphans = l.keeper.orphans || l.unknown != nil // What waited for this shard may go.
 	return segments, l.pending.end()
 }

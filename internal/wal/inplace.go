@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"path"
 	"slices"
 	"syscall"
@@ -38,7 +37,7 @@ import (
 // Crash points: as when a tail file is copied, segments are durable before the file gets its new name; until then it is replayed, and
 // they are leftovers. When that is given up in the middle, they are removed before it begins anew. A kept file goes when the removal of
 // the last segment that refers to it is durable. A crash in between leaves one that none refers to. So does the loss of the last segment,
-// so Open leaves it until the live sets have shown that nothing is missing.
+// so Open leaves it until the live sets have shown that nothing is missing: orphan.go.
 
 // keptFile is a retired tail file that segments refer to.
 type keptFile struct {
@@ -49,7 +48,10 @@ type keptFile struct {
 	// What follows is changed by who holds Log.keeping.
 	parts  []*segment // that refer to it
 	absent bool       // Open did not find it
-	pinned bool       // a segment that Open has left aside may refer to it too
+	pinned bool       // a segment that Open has left aside may refer to it too, or what is in it cannot be read: the next Open looks again
+
+	named  int64     // below it, the headers of its frames were read
+	shards []ShardID // whose entries those are
 }
 
 // keptBeside names the file that a segment in place refers to.
@@ -266,28 +268,4 @@ func (l *Log) giveBack(k *keptFile) error {
 		l.spares = append(l.spares, spare)
 	}
 	return nil
-}
-
-// nextOrphan gives back a kept file that no segment has referred to since Open, once it is known that nothing is missing. It reports
-// whether there was one.
-func (l *Log) nextOrphan() (bool, error) {
-	if !l.keeper.orphans {
-		return false, nil
-	}
-	l.mu.RLock()
-	sure := l.unknown == nil
-	for _, s := range l.shards {
-		sure = sure && s.accounted != nil && s.complete && !s.missing && !s.lost && s.incomplete == nil
-	}
-	l.mu.RUnlock()
-	if !sure {
-		return false, nil
-	}
-	for _, id := range slices.Sorted(maps.Keys(l.kept)) {
-		if k := l.kept[id]; len(k.parts) == 0 && !k.pinned && !k.absent {
-			return true, l.giveBack(k)
-		}
-	}
-	l.keeper.orphans = false
-	return false, nil
 }

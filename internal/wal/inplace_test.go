@@ -196,9 +196,28 @@ func cutAt(t *testing.T, l *Log, sim *vfs.Sim, n uint64) bool {
 }
 
 // Power may go while the last segments of a kept file, and the file itself, go. A file to which none refers any more goes once all shards
-// have told what they need, and that is all there; and not by what a fallback says.
+// have told what they need, and that is all there; and not by what a fallback says. So it is in a log that once lost all that it had.
 func TestOrphanedKeptFile(t *testing.T) {
-	k, disk := sharedDisk(t)
+	for _, lost := range []bool{false, true} {
+		k := newKeptLog(t)
+		if lost {
+			disk := k.disk()
+			loseTail(t, disk)
+			o := withPeers()
+			o.Existing = true
+			k.log, _ = reopenSim(t, disk, o)
+			k.sim = disk
+			forgetAll(t, k.log, keptShards)
+		}
+		keptDisks["two shards"](k)
+		k.losesLast(k.disk())
+	}
+}
+
+// losesLast lets all that is kept die, and the power go in between.
+func (k *keptLog) losesLast(disk *vfs.Sim) {
+	t := k.t
+	t.Helper()
 	k.kill(1, every(1, 9, 1)...)
 	k.kill(2, every(1, 9, 1)...)
 	orphans := 0
