@@ -152,7 +152,9 @@ func (e *Engine) checkFetch(ctx context.Context, r *FetchRequest) (*worker, erro
 	if err != nil {
 		return nil, err
 	}
-	w.hear()
+	if !r.OfStream {
+		w.hear()
+	}
 	return w, nil
 }
 

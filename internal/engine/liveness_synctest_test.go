@@ -46,6 +46,31 @@ func TestSilentWorkerIsLost(t *testing.T) {
 	})
 }
 
+// Jobs that are fetched for the stream of a worker that says nothing do not keep it alive: it is lost after its TTL, however many there are.
+func TestStreamFetchesAreNoSigns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := open(t, vfs.NewSim(1, vfs.SimOptions{}), nil)
+		w, ttl, err := e.RegisterWorker(t.Context(), WorkerInfo{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		for lost := false; !lost; {
+			time.Sleep(ttl / 8)
+			ids := enqueue(t, e, jobs("a", 1)...)
+			got, err := e.Fetch(t.Context(), &FetchRequest{Worker: w, Queues: []string{"a"}, Max: 1, OfStream: true})
+			if lost = err != nil; lost {
+				wantError(t, err, CodeNotFound, ReasonWorkerLost)
+			} else if len(got) != 1 || got[0].ID != ids[0] {
+				t.Fatalf("fetched %+v", got)
+			}
+			if after := time.Since(start); after > ttl*5/4 {
+				t.Fatalf("after %v the worker is not lost, whose TTL is %v", after, ttl)
+			}
+		}
+	})
+}
+
 // A worker is silent only when its TTL has passed: half a TTL is no silence. What was asked for has not passed when it is lost.
 func TestTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -69,6 +69,9 @@ type FetchRequest struct {
 	Wait   time.Duration // how long to wait for the first job; at most queue.WaitMillisMax
 	Lease  time.Duration // anonymous only; default 60 s
 
+	// OfStream says that the fetch is made for the worker's stream, as often as there are jobs for it, and not by the worker: it is no sign of life.
+	OfStream bool
+
 	afar bool // the answer goes to another node
 }
 

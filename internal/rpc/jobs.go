@@ -55,7 +55,7 @@ func (h *Handler) fetch(ctx context.Context, e Engine, in *received[beaverv1.Fet
 		}
 		return nil, failure
 	}
-	return &fetchResponse{jobs: h.trim(ctx, e, r.Worker, jobs)}, nil
+	return &fetchResponse{jobs: h.trim(ctx, e, jobs)}, nil
 }
 
 // leaseOf is the lease that a fetch without a worker asks for.
@@ -83,20 +83,21 @@ func checkQueues(field string, queues []string) *engine.Error {
 }
 
 // trim gives back the jobs that would make an answer larger than FetchBytesMax.
-func (h *Handler) trim(ctx context.Context, e Engine, worker engine.WorkerID, jobs []engine.FetchedJob) []engine.FetchedJob {
+func (h *Handler) trim(ctx context.Context, e Engine, jobs []engine.FetchedJob) []engine.FetchedJob {
 	size := 0
 	for i := range jobs {
 		size += len(jobs[i].Spec.Payload)
 		if size > FetchBytesMax && i > 0 {
-			h.giveBack(ctx, e, worker, jobs[i:])
+			h.giveBack(ctx, e, jobs[i:])
 			return jobs[:i]
 		}
 	}
 	return jobs
 }
 
-// giveBack releases leased jobs that the worker will not get to see. Should it fail, the lease's end does the same.
-func (h *Handler) giveBack(ctx context.Context, e Engine, worker engine.WorkerID, jobs []engine.FetchedJob) {
+// giveBack releases leased jobs that the worker will not get to see. Should it fail, the lease's end does the same. It is the node that does so:
+// no sign that the worker lives.
+func (h *Handler) giveBack(ctx context.Context, e Engine, jobs []engine.FetchedJob) {
 	if len(jobs) == 0 {
 		return
 	}
@@ -106,7 +107,7 @@ func (h *Handler) giveBack(ctx context.Context, e Engine, worker engine.WorkerID
 	for i := range jobs {
 		outcomes[i] = engine.Outcome{Kind: engine.OutcomeRelease, ID: jobs[i].ID, Token: jobs[i].Token}
 	}
-	if _, err := e.Finish(ctx, worker, outcomes, nil); err != nil {
+	if _, err := e.Finish(ctx, 0, outcomes, nil); err != nil {
 		h.opts.Logger.Warn("jobs could not be given back; their leases have to run out", "jobs", len(jobs), "err", err)
 	}
 }

@@ -204,7 +204,7 @@ func (s *workStream) serve(ctx context.Context, first *workRequest) error {
 	wake(s.wakeWriter)
 	writer.Wait()
 	s.locked(func() { unsent = append(unsent, s.out.jobs...) })
-	s.handler.giveBack(ctx, s.engine, s.worker, unsent)
+	s.handler.giveBack(ctx, s.engine, unsent)
 	return s.outcome(ctx, clean, err)
 }
 

@@ -14,7 +14,7 @@ import (
 // fetch gets jobs for as many credits as there are, until ctx is done.
 func (s *workStream) fetch(ctx context.Context) {
 	r := engine.FetchRequest{
-		Worker: s.worker, Queues: s.queues, Wait: queue.WaitMillisMax * time.Millisecond,
+		Worker: s.worker, Queues: s.queues, Wait: queue.WaitMillisMax * time.Millisecond, OfStream: true,
 	}
 	pause := fetchPauseMin
 	for ctx.Err() == nil {

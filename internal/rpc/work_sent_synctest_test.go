@@ -14,13 +14,24 @@ import (
 	"github.com/beaver-raft/beaver/internal/engine"
 )
 
-// releasingEngine takes note of which leases are given back.
+// releasingEngine takes note of which leases are given back, and how often it would take what is done for a worker for a sign of its life.
 type releasingEngine struct {
 	transitEngine
 	released []engine.Token
+	signs    int
 }
 
-func (e *releasingEngine) Finish(_ context.Context, _ engine.WorkerID, o []engine.Outcome, dst []engine.Ended) ([]engine.Ended, error) {
+func (e *releasingEngine) Fetch(ctx context.Context, r *engine.FetchRequest) ([]engine.FetchedJob, error) {
+	if !r.OfStream {
+		e.signs++
+	}
+	return e.transitEngine.Fetch(ctx, r)
+}
+
+func (e *releasingEngine) Finish(_ context.Context, worker engine.WorkerID, o []engine.Outcome, dst []engine.Ended) ([]engine.Ended, error) {
+	if worker != 0 {
+		e.signs++
+	}
 	for i := range o {
 		e.released = append(e.released, o[i].Token)
 	}
@@ -42,7 +53,7 @@ func (c *lossyConn) Send(v any) error {
 }
 
 // TestSentJobsAreNotGivenBack: a job that may have reached its worker is not handed to another one because the connection broke while it was
-// sent; those behind it, which were not sent, go back at once.
+// sent; those behind it, which were not sent, go back at once. Neither that nor the fetch is taken for a sign that the worker lives.
 func TestSentJobsAreNotGivenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, c := new(releasingEngine), new(lossyConn)
@@ -67,6 +78,9 @@ func TestSentJobsAreNotGivenBack(t *testing.T) {
 		<-ended
 		if c.arrived.Load() != 1 || !slices.Equal(e.released, []engine.Token{2, 3}) {
 			t.Errorf("%d jobs arrived; given back were %v, want 2 and 3", c.arrived.Load(), e.released)
+		}
+		if e.signs != 0 {
+			t.Errorf("what the node did for the worker passed for %d signs of life", e.signs)
 		}
 	})
 }
