@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -108,6 +109,8 @@ func appendValue(dst []byte, f protoreflect.FieldDescriptor, v protoreflect.Valu
 		dst = append(dst, '"')
 		dst = strconv.AppendUint(dst, v.Uint(), 10)
 		return append(dst, '"'), nil
+	case protoreflect.DoubleKind:
+		return appendDouble(dst, v.Float()), nil
 	case protoreflect.BytesKind:
 		dst = append(dst, '"')
 		dst = base64.StdEncoding.AppendEncode(dst, v.Bytes())
@@ -121,6 +124,19 @@ func appendValue(dst []byte, f protoreflect.FieldDescriptor, v protoreflect.Valu
 		return appendJSON(dst, v.Message())
 	}
 	return nil, fmt.Errorf("field %s has a type that has no JSON form here", f.FullName())
+}
+
+// appendDouble appends a number with as few digits as tell it from all others, and what is no number by its name in quotes.
+func appendDouble(dst []byte, v float64) []byte {
+	switch {
+	case math.IsNaN(v):
+		return append(dst, `"NaN"`...)
+	case math.IsInf(v, 1):
+		return append(dst, `"Infinity"`...)
+	case math.IsInf(v, -1):
+		return append(dst, `"-Infinity"`...)
+	}
+	return strconv.AppendFloat(dst, v, 'g', -1, 64)
 }
 
 // appendDuration appends seconds with as many decimals as needed, in quotes.

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"math"
 	"strings"
 	"testing"
 
 	"github.com/cockroachdb/datadriven"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -67,6 +69,80 @@ func TestExamples(t *testing.T) {
 				t.Errorf("%s: the example %s: %v", m.FullName(), body, err)
 			}
 		}
+	}
+}
+
+// TestJSONOfEveryField: each field of each message of the API, set to its largest value, has a JSON form, and one that the
+// mapping of Protocol Buffers would read in the same way.
+func TestJSONOfEveryField(t *testing.T) {
+	messages := beaverv1.File_beaver_v1_beaver_proto.Messages()
+	for i := range messages.Len() {
+		fields := messages.Get(i).Fields()
+		for j := range fields.Len() {
+			f := fields.Get(j)
+			msg := newMessage(t, string(messages.Get(i).Name()))
+			if f.IsMap() {
+				continue // Maps have string keys and string values: testdata/json has them.
+			}
+			m := msg.ProtoReflect()
+			if f.IsList() {
+				m.Mutable(f).List().Append(largest(t, f, m.Mutable(f).List().NewElement))
+			} else {
+				m.Set(f, largest(t, f, func() protoreflect.Value { return m.NewField(f) }))
+			}
+			out, err := jsonCodec{}.Marshal(msg)
+			if err != nil {
+				t.Errorf("%s: %v", f.FullName(), err)
+				continue
+			}
+			if !json.Valid(out) {
+				t.Errorf("%s: not valid JSON: %s", f.FullName(), out)
+			}
+			if contentTypeField(f) != nil {
+				continue // Payloads and results differ from that mapping on purpose.
+			}
+			back := newMessage(t, string(messages.Get(i).Name()))
+			if err := protojson.Unmarshal(out, back); err != nil || !proto.Equal(msg, back) {
+				t.Errorf("%s: %s is read as %v: %v", f.FullName(), out, back, err)
+			}
+		}
+	}
+}
+
+// largest is the largest value of f's type. A message is an empty one.
+func largest(t *testing.T, f protoreflect.FieldDescriptor, empty func() protoreflect.Value) protoreflect.Value {
+	t.Helper()
+	switch f.Kind() { //nolint:exhaustive // The others are not in the API, and the test fails.
+	case protoreflect.MessageKind:
+		return empty()
+	case protoreflect.StringKind:
+		return protoreflect.ValueOfString("text")
+	case protoreflect.BytesKind:
+		return protoreflect.ValueOfBytes([]byte{0xff})
+	case protoreflect.BoolKind:
+		return protoreflect.ValueOfBool(true)
+	case protoreflect.Uint32Kind:
+		return protoreflect.ValueOfUint32(math.MaxUint32)
+	case protoreflect.Uint64Kind:
+		return protoreflect.ValueOfUint64(math.MaxUint64)
+	case protoreflect.DoubleKind:
+		return protoreflect.ValueOfFloat64(math.MaxFloat64)
+	case protoreflect.EnumKind:
+		values := f.Enum().Values()
+		return protoreflect.ValueOfEnum(values.Get(values.Len() - 1).Number())
+	}
+	t.Fatalf("%s has the kind %v, which this test does not know", f.FullName(), f.Kind())
+	return protoreflect.Value{}
+}
+
+func TestJSONDoubles(t *testing.T) {
+	for v, want := range map[float64]string{0.25: "0.25", 1e21: "1e+21", -3: "-3", math.Inf(1): `"Infinity"`, math.Inf(-1): `"-Infinity"`} {
+		if got := string(appendDouble(nil, v)); got != want {
+			t.Errorf("%v is %s, want %s", v, got, want)
+		}
+	}
+	if got := string(appendDouble(nil, math.NaN())); got != `"NaN"` {
+		t.Errorf("what is no number is %s", got)
 	}
 }
 
