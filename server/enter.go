@@ -303,13 +303,25 @@ func (p *peers) admit(ctx context.Context, j *founding.Join) founding.Message {
 	case code == cluster.CodeNotFound:
 		return founding.Message{Refused: fmt.Sprintf("the id %d is taken, or was before: give another --node, or none", j.Node)}
 	case code == cluster.CodeExists:
-		for i := range nodes {
-			if n := &nodes[i]; n.Info.Peer == j.Address && n.State != cluster.NodeRemoved {
-				return founding.Message{Refused: fmt.Sprintf("node %d has the address %s. If it lost its disk, replace it first: beaver cluster replace %d %s", n.ID, j.Address, n.ID, j.Address)}
-			}
+		if why := occupied(nodes, j.Address); why != "" {
+			return founding.Message{Refused: why}
 		}
 	}
 	return later(errNoCatalogLeader)
+}
+
+// occupied says which node has an address, and what whoever wants to join from there should do; nothing when none has it.
+func occupied(nodes []cluster.Node, address string) string {
+	for i := range nodes {
+		switch n := &nodes[i]; {
+		case n.Info.Peer != address || n.State == cluster.NodeRemoved:
+		case n.State == cluster.NodeExpected:
+			return fmt.Sprintf("node %d is expected at %s: give --node %d, or none", n.ID, address, n.ID)
+		default:
+			return fmt.Sprintf("node %d has the address %s. If it lost its disk, replace it first: beaver cluster replace %d %s", n.ID, address, n.ID, address)
+		}
+	}
+	return ""
 }
 
 // newcomer finds a node by its nonce, nil when there is none, all others, and how many data shards there are. A catalog that does not know the

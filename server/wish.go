@@ -142,6 +142,10 @@ func (p *peers) command(w *wish, c *cluster.Cluster, g *granted) (_ func([]byte)
 	var m cluster.Move
 	switch w.Kind {
 	case wishAdd:
+		if node, ok := c.Expected(w.Address, w.Node); ok {
+			g.Node = node
+			return nil, nil
+		}
 		return func(dst []byte) []byte { return cluster.AppendExpect(dst, w.Address, w.Node) }, c.Expect(w.Address, w.Node)
 	case wishTransfer:
 		return func(dst []byte) []byte { return cluster.AppendPrefer(dst, w.Shard, w.Node) }, c.Transfer(w.Shard, w.Node)

@@ -55,7 +55,18 @@ func TestClusterCommands(t *testing.T) {
 		text, status = run(t, "cluster", "add", address, "--addr", "http://"+founder.public)
 		wants(t, text, status, exitUsage, "want host:port", address)
 	}
-	text, status = run(t, "cluster", "add", "127.0.0.1:1", "--addr", "http://"+founder.public)
-	wants(t, text, status, exitOK, "node 2 is expected", "--cluster-secret-file", "--join "+founder.peer)
+	for _, address := range []string{"0.0.0.0:7401", "[::]:7401"} {
+		text, status = run(t, "cluster", "add", address, "--addr", "http://"+founder.public)
+		wants(t, text, status, exitUsage, "which no other node can dial", address)
+	}
+	second := newStation(t, secretFile(t, "s"))
+	for range 2 { // an answer that got lost is asked for again
+		text, status = run(t, "cluster", "add", second.peer, "--addr", "http://"+founder.public)
+		wants(t, text, status, exitOK, "node 2 is expected", "--cluster-secret-file", "--join "+founder.peer)
+	}
+	text, status = run(t, "cluster", "replace", "1", second.peer, "--addr", "http://"+founder.public)
+	wants(t, text, status, exitPrecondition, "node 2 is expected at "+second.peer, "start it, or take it back")
+	text, status = run(t, second.args("--join", founder.peer, "--node", "7")...)
+	wants(t, text, status, exitFailure, "node 2 is expected at "+second.peer, "give --node 2, or none")
 	one.stop()
 }

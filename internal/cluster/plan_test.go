@@ -176,6 +176,9 @@ func (g *group) wish(t *testing.T, fields []string) string {
 		}
 		return fmt.Sprintf("%d shards\n", total)
 	case "expect":
+		if node, ok := c.Expected(fields[1], number(2)); ok {
+			return fmt.Sprintf("node %d is expected\n", node)
+		}
 		err = c.Expect(fields[1], number(2))
 	default:
 		t.Fatalf("no wish %q", fields[0])

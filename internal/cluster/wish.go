@@ -131,6 +131,16 @@ func (c *Cluster) Transfer(id shard.ID, to shard.NodeID) error {
 	return nil
 }
 
+// Expected returns the node that is expected at an address, in the place of another unless that is 0: the wish has come true before.
+func (c *Cluster) Expected(peer string, replaces shard.NodeID) (shard.NodeID, bool) {
+	for i := range c.Nodes {
+		if n := &c.Nodes[i]; n.State == NodeExpected && n.Info.Peer == peer && n.Replaces == replaces {
+			return n.ID, true
+		}
+	}
+	return 0, false
+}
+
 // Expect says whether a node may be expected at an address, in the place of another unless that is 0.
 func (c *Cluster) Expect(peer string, replaces shard.NodeID) error {
 	if err := ValidAddress(peer); err != nil {
@@ -155,6 +165,8 @@ func (c *Cluster) Expect(peer string, replaces shard.NodeID) error {
 		switch {
 		case replaces != 0 && n.Replaces == replaces:
 			return refuse("node %d takes the place of node %d already; start it, or take it back: beaver cluster remove %d", n.ID, replaces, n.ID)
+		case n.Info.Peer == peer && n.State == NodeExpected:
+			return refuse("node %d is expected at %s already; start it, or take it back: beaver cluster remove %d", n.ID, peer, n.ID)
 		case n.Info.Peer == peer && n.ID != replaces:
 			return refuse("node %d has the address %s already; if it lost its disk, say beaver cluster replace %d %s", n.ID, peer, n.ID, peer)
 		}

@@ -75,6 +75,9 @@ func (h *Handler) addNode(ctx context.Context, _ Engine, in *beaverv1.AddNodeReq
 	if !dialable(in.GetPeerAddress()) {
 		return nil, invalid("peer_address", "is %.140q: want host:port, where the new node will listen to its peers", in.GetPeerAddress())
 	}
+	if host, _, _ := net.SplitHostPort(in.GetPeerAddress()); net.ParseIP(host).IsUnspecified() {
+		return nil, invalid("peer_address", "is %.140q, which no other node can dial: want the address of the new node's machine", in.GetPeerAddress())
+	}
 	node, err := c.AddNode(ctx, in.GetPeerAddress(), in.GetReplaces())
 	return &beaverv1.AddNodeResponse{NodeId: node}, err
 }
