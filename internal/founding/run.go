@@ -46,7 +46,7 @@ func (r *Run) After(begun *Run) string {
 	if r.Count > begun.Count || r.Count == begun.Count && r.Nonce == begun.Nonce {
 		return ""
 	}
-	return fmt.Sprintf("node %d has run since, at %s: its run %d is known, and this data directory is about its run %d. "+
+	return fmt.Sprintf("node %d has run since, at %s: its run %d has begun, and this data directory would begin run %d. "+
 		"It is an older copy, or a copy of what another process uses, and lacks what the node has promised since. It must not be used: "+
 		"if the node is gone, give its place to a new one (beaver cluster replace %d ADDRESS), which starts with --join and an empty data directory",
 		r.Node, begun.Address, begun.Count, r.Count, r.Node)
