@@ -232,14 +232,19 @@ func (e *Engine) reconcile(ctx context.Context) error {
 	return e.adoptHolders(ctx)
 }
 
-// join reconciles a node of several. The groups may have no leaders yet, or the wrong ones: it goes on until ctx ends.
+// join reconciles a node of several. The groups may have no leaders yet, or the wrong ones: it goes on until ctx ends. It logs why when
+// that changes: a node may wait for hours for the others.
 func (e *Engine) join(ctx context.Context) error {
+	logged := ""
 	for {
 		err := e.reconcile(ctx)
 		if err == nil || ctx.Err() != nil || !ofOneShard(err) && asError(err).Code != CodeDeadlineExceeded {
 			return err
 		}
-		e.opts.Logger.Info("waiting for the cluster's shards to have leaders", slog.Any("error", err))
+		if why := err.Error(); why != logged {
+			logged = why
+			e.opts.Logger.Info("waiting for the cluster's shards to have leaders", slog.Any("error", err))
+		}
 		select {
 		case <-e.host.Moved():
 		case <-time.After(searchPauseMax):
