@@ -153,6 +153,9 @@ func parseFounders(list string) (founders []founding.Founder, problem string) {
 		case cluster.ValidAddress(address) != nil:
 			return nil, fmt.Sprintf("the address of node %d %v; %s", id, cluster.ValidAddress(address), example)
 		}
+		if host, _, _ := net.SplitHostPort(address); unspecified(host) {
+			return nil, fmt.Sprintf("the address of node %d is %q, which no other node can dial; give that of its machine", id, address)
+		}
 		for _, f := range founders {
 			if f.Node == id {
 				return nil, fmt.Sprintf("node %d is there twice", id)
@@ -231,6 +234,7 @@ func (o *Options) validateAddresses(check func(ok bool, field, format string, ar
 	if err != nil {
 		return
 	}
+	check(p.Listen != o.Listen || port == "0", "Peers.Listen", "%q, and so is --listen: clients and peers have a port each", p.Listen)
 	if p.Advertise == p.Listen {
 		check(!unspecified(name), "Peers.Advertise", "missing: peers cannot dial %s; say by which address they reach this node", p.Listen)
 		check(port != "0", "Peers.Listen", "%q: want a port from 1 to 65535, which peers can dial", p.Listen)

@@ -54,7 +54,12 @@ Every flag can be given by an environment variable too: BEAVER_DATA_DIR is --dat
   # where snapshots for the other nodes must not fill a link of 1 Gbit/s
   beaver server --peer-listen 127.0.0.1:7401 --transfer-rate 32MiB`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), &f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if name := emptyFlag(cmd.Flags()); name != "" {
+				return usage("--%s is empty; give it a value, or leave it out", name)
+			}
+			return a.serve(cmd.Context(), &f)
+		},
 	}
 	flags := cmd.Flags()
 	o := &f.options
@@ -105,6 +110,17 @@ var optionFlags = map[string]string{
 	"Advertise": "advertise", "Peers.Bootstrap": "bootstrap", "Peers.Join": "join", "Peers.Node": "node", "Peers.Listen": "peer-listen",
 	"Peers.Advertise": "advertise-peer", "Peers.Zone": "zone", "Peers.TransferRate": "transfer-rate", "Peers.SecretFile": "cluster-secret-file", "Peers.CA": "peer-ca",
 	"Peers.Cert": "peer-cert", "Peers.Key": "peer-key",
+}
+
+// emptyFlag is the name of a flag that was given without a value, as by a script whose variable is not set, though it decides what the node
+// becomes: without its list a founder would be a node alone, and without a directory a new one.
+func emptyFlag(flags *pflag.FlagSet) (name string) {
+	for _, n := range []string{"data-dir", "listen", "bootstrap", "join", "peer-listen", "cluster-secret-file", "peer-ca", "peer-cert", "peer-key"} {
+		if f := flags.Lookup(n); f.Changed && f.Value.String() == "" {
+			return n
+		}
+	}
+	return ""
 }
 
 // serve runs a node until ctx ends.
