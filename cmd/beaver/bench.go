@@ -193,7 +193,7 @@ func (b *benchRun) queuesOf(name string) []string {
 
 func runBench(ctx context.Context, opts benchOptions) error {
 	if err := opts.validate(); err != nil {
-		return err
+		return usageError{err}
 	}
 	if opts.profileDir != "" {
 		if err := os.MkdirAll(opts.profileDir, 0o755); err != nil {

@@ -55,6 +55,8 @@ func TestClusterCommands(t *testing.T) {
 		text, status = run(t, "cluster", "add", address, "--addr", "http://"+founder.public)
 		wants(t, text, status, exitUsage, "want host:port", address)
 	}
+	text, status = run(t, "status", "--addr", founder.peer)
+	wants(t, text, status, exitUnavailable, "is a beaver server at "+founder.peer, "--listen", "not to peers")
 	for _, address := range []string{"0.0.0.0:7401", "[::]:7401"} {
 		text, status = run(t, "cluster", "add", address, "--addr", "http://"+founder.public)
 		wants(t, text, status, exitUsage, "which no other node can dial", address)

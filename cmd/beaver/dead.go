@@ -83,7 +83,7 @@ func (a *app) printDead(jobs []*beaver.JobInfo, more bool, limit int) error {
 		if len(j.Errors) > 0 {
 			message = j.Errors[len(j.Errors)-1].Message
 		}
-		rows[i] = row(j.ID, j.Queue, j.Kind, j.DeadReason, j.Attempt, a.ago(j.EndedAt), message)
+		rows[i] = row(j.ID, j.Queue, j.Kind, j.DeadReason, j.Attempt, a.ago(j.EndedAt), oneLine(message, cellMax))
 	}
 	if err := a.table("ID\tQUEUE\tKIND\tREASON\tATTEMPTS\tDIED\tLAST ERROR", rows); err != nil {
 		return err

@@ -88,7 +88,7 @@ func (a *app) printJobs(jobs []*beaver.JobInfo, more bool, limit int) error {
 	}
 	rows := make([]string, len(jobs))
 	for i, j := range jobs {
-		rows[i] = row(j.ID, j.State, j.Kind, j.Priority, j.Attempt, a.ago(j.EnqueuedAt), a.jobNote(j))
+		rows[i] = row(j.ID, j.State, j.Kind, j.Priority, j.Attempt, a.ago(j.EnqueuedAt), oneLine(a.jobNote(j), cellMax))
 	}
 	if err := a.table("ID\tSTATE\tKIND\tPRIORITY\tATTEMPT\tENQUEUED\tNOTE", rows); err != nil {
 		return err

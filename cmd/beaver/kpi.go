@@ -150,7 +150,7 @@ func (o *kpiOptions) validate() error {
 
 func runKPI(ctx context.Context, opts kpiOptions) error {
 	if err := opts.validate(); err != nil {
-		return err
+		return usageError{err}
 	}
 	var facts []kpiFact
 	for _, p := range kpiParts() {

@@ -59,19 +59,26 @@ func (a *app) table(header string, rows []string) error {
 	return w.Flush()
 }
 
-// row joins the cells of a row.
+// row joins the cells of a row. The last one may be a note, which is of no use without its end.
 func row(cells ...any) string {
 	texts := make([]string, len(cells))
 	for i, c := range cells {
-		if texts[i] = oneLine(fmt.Sprint(c), cellMax); texts[i] == "" {
+		most := cellMax
+		if i == len(cells)-1 {
+			most = noteMax
+		}
+		if texts[i] = oneLine(fmt.Sprint(c), most); texts[i] == "" {
 			texts[i] = "-"
 		}
 	}
 	return strings.Join(texts, "\t")
 }
 
-// cellMax is the most characters of a cell.
-const cellMax = 60
+// cellMax and noteMax are the most characters of a cell, and of the last one of a row.
+const (
+	cellMax = 60
+	noteMax = 300
+)
 
 // oneLine returns s on one line of printable characters, cut if it is too long.
 func oneLine(s string, max int) string {

@@ -89,6 +89,7 @@ func newRootCommand(a *app) *cobra.Command {
 		Use:           "beaver",
 		Short:         "A job queue that never loses a job",
 		Long:          rootLong,
+		Version:       buildInfo().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
@@ -103,6 +104,7 @@ func newRootCommand(a *app) *cobra.Command {
 		newServerCommand(a), newEnqueueCommand(a), newWorkCommand(a), newJobsCommand(a), newQueuesCommand(a), newDeadCommand(a),
 		newWorkersCommand(a), newStatusCommand(a), newClusterCommand(a), newInspectCommand(a), newVersionCommand(a), newBenchCommand(), newKPICommand(), newDemoCommand(),
 	)
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(explainFlag)
 	explainArgs(root)
 	return root
@@ -203,9 +205,12 @@ const retryFor = 2 * time.Second
 
 // client calls f with a client of the server.
 func (a *app) client(ctx context.Context, f func(*beaver.Client) error) error {
+	if a.addr == "" {
+		a.addr = beaver.DefaultAddr // as the client takes it
+	}
 	c, err := beaver.NewClient(beaver.Config{Addr: a.addr, RetryFor: retryFor})
 	if err != nil {
-		return usageError{err}
+		return inFlags(err, "Config.Addr", "--addr")
 	}
 	err = f(c)
 	return errors.Join(err, c.Close(context.WithoutCancel(ctx)))
@@ -217,6 +222,11 @@ type usageError struct{ error }
 func (e usageError) Unwrap() error { return e.error }
 
 func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// inFlags is a usage error in which a field of the library's configuration has the name that it has on the command line.
+func inFlags(err error, field, flag string) error {
+	return usage("%s", strings.Replace(strings.TrimPrefix(err.Error(), "beaver: "), field, flag, 1))
+}
 
 // statusError asks for an exit status; its text was printed already if it is empty.
 type statusError struct {
@@ -251,6 +261,9 @@ func (a *app) judge(err error) (status int, advice string) {
 	case beaver.CodeUnavailable:
 		if e.Reason != "" {
 			return exitUnavailable, "" // a server said so, and what to do
+		}
+		if !strings.HasPrefix(e.Message, "the server cannot be reached") {
+			return exitUnavailable, fmt.Sprintf("is a beaver server at %s? give as --addr where it listens to clients (its --listen), not to peers", a.addr)
 		}
 		return exitUnavailable, fmt.Sprintf("is the server running at %s? start one with beaver server, or give --addr", a.addr)
 	case beaver.CodeDeadlineExceeded:

@@ -154,8 +154,10 @@ func TestHelp(t *testing.T) {
 	if got, status := runText(t, "--help"); status != exitOK || !strings.Contains(got, "Exit status") {
 		t.Errorf("--help: %d, %s", status, got)
 	}
-	if got, status := runText(t, "version"); status != exitOK || !strings.HasPrefix(got, "beaver ") {
-		t.Errorf("version: %d, %s", status, got)
+	for _, ask := range []string{"version", "--version"} {
+		if got, status := runText(t, ask); status != exitOK || !strings.HasPrefix(got, "beaver "+buildInfo().Version+" (go") {
+			t.Errorf("%s: %d, %s", ask, status, got)
+		}
 	}
 	if got, status := runText(t, "completion", "bash"); status != exitOK || !strings.Contains(got, "bash completion") {
 		t.Errorf("completion: %d, %d bytes", status, len(got))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"runtime"
 	"runtime/debug"
 
@@ -13,6 +14,10 @@ type versionJSON struct {
 	Modified bool   `json:"modified,omitempty"`
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
+}
+
+func (v versionJSON) String() string {
+	return fmt.Sprintf("beaver %s (%s, %s)", v.Version, v.Go, v.Platform)
 }
 
 func buildInfo() versionJSON {
@@ -44,7 +49,7 @@ func newVersionCommand(a *app) *cobra.Command {
 			if a.json() {
 				return a.printJSON(v)
 			}
-			return a.print("beaver %s (%s, %s)\n", v.Version, v.Go, v.Platform)
+			return a.print("%s\n", v)
 		},
 	}
 	a.outputFlag(cmd)

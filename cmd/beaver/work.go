@@ -53,7 +53,7 @@ A job that is cancelled, or not the worker's any more, has its program's process
 func newWorkCommand(a *app) *cobra.Command {
 	var f workFlags
 	cmd := &cobra.Command{
-		Use:   "work QUEUE… -- PROGRAM [ARGUMENT…]",
+		Use:   "work [flags] QUEUE… -- PROGRAM [ARGUMENT…]",
 		Short: "Make a worker of any program",
 		Long:  workLong,
 		Example: `  beaver work mail -- ./send-mail
@@ -95,9 +95,10 @@ func (a *app) work(ctx context.Context, c *beaver.Client, f *workFlags, queues, 
 	}
 	w, err := beaver.NewWorker(c, beaver.WorkerConfig{
 		Queues: queues, Handler: runner, Concurrency: f.concurrency, GracePeriod: grace, Name: f.name, Labels: f.labels,
+		Version: buildInfo().Version,
 	})
 	if err != nil {
-		return usageError{err}
+		return inFlags(err, "WorkerConfig.Queues: ", "")
 	}
 	a.note("working on %s with %s, %d at once\n", strings.Join(queues, ", "), program[0], f.concurrency)
 	if err := w.Run(ctx); err != nil {
