@@ -33,6 +33,9 @@ const (
 	ResendAfter = 500 * time.Millisecond
 	// ResendsMax is how often they do until they give up: the leader's group then wishes again.
 	ResendsMax = 20
+	// RefusalPause is how long Senders wait before they report a refusal of a member that refused the snapshot before as well. A member of an
+	// older version refuses each one, after it was sent whole; and each report has another snapshot taken, and brings another wish.
+	RefusalPause = 10 * time.Second
 	// RefusedPause is how long a chunk waits that the network had no room for.
 	RefusedPause = 20 * time.Millisecond
 

@@ -47,6 +47,14 @@ type Ended struct {
 	Refused bool
 }
 
+// refusal is of a member that refused the last snapshot.
+type refusal struct {
+	to      uint64
+	waiting bool // ended is reported at a later time
+	ended   Ended
+	at      time.Duration
+}
+
 // Transfer describes one transfer under way.
 type Transfer struct {
 	To, Index uint64
@@ -77,6 +85,8 @@ type Senders struct {
 	turn   int    // whose turn it is
 	all    []*sending
 	ended  []Ended
+
+	refusals []refusal // one a member
 }
 
 // NewSenders returns Senders without a transfer.
@@ -97,7 +107,7 @@ func (s *Senders) Lead(term uint64) {
 	for _, t := range s.all {
 		t.close()
 	}
-	s.all = nil
+	s.all, s.refusals = nil, nil
 	s.ended = s.ended[:0]
 }
 
@@ -109,6 +119,11 @@ func (s *Senders) Begin(now time.Duration, to uint64) {
 		}
 		return t.to == to
 	})
+	for i := range s.refusals {
+		if s.refusals[i].to == to {
+			s.refusals[i].waiting = false // it is wished anew already
+		}
+	}
 	t := &sending{to: to, heard: now}
 	s.all = append(s.all, t)
 	if err := s.newSender(t); err != nil {
@@ -154,15 +169,39 @@ func (s *Senders) Acked(now time.Duration, b []byte) {
 	t.heard, t.tries = now, 0
 	switch t.sender.Acked(b) {
 	case Installed, NotNeeded:
+		s.refusals = slices.DeleteFunc(s.refusals, func(r refusal) bool { return r.to == t.to })
 		s.end(t, Ended{OK: true})
 	case Failed:
-		s.end(t, Ended{Reason: t.sender.Reason(), Refused: true})
+		s.refusedBy(now, t)
 	case Sending, Waiting:
+	}
+}
+
+// refusedBy ends a transfer that the member refused: at once when it did not refuse the one before.
+func (s *Senders) refusedBy(now time.Duration, t *sending) {
+	e := Ended{Reason: t.sender.Reason(), Refused: true}
+	at := slices.IndexFunc(s.refusals, func(r refusal) bool { return r.to == t.to })
+	if at < 0 {
+		s.refusals = append(s.refusals, refusal{to: t.to})
+		s.end(t, e)
+		return
+	}
+	s.refusals[at] = refusal{t.to, true, s.over(t, e), now + RefusalPause}
+}
+
+// reportRefusals reports those whose time has come.
+func (s *Senders) reportRefusals(now time.Duration) {
+	for i := range s.refusals {
+		if r := &s.refusals[i]; r.waiting && now >= r.at {
+			r.waiting = false
+			s.ended = append(s.ended, r.ended)
+		}
 	}
 }
 
 // Next returns the next chunk to send; false when there is none at the moment. Members take turns.
 func (s *Senders) Next(now time.Duration) (Outgoing, bool) {
+	s.reportRefusals(now)
 	for _, t := range slices.Clone(s.all) {
 		s.urge(t, now)
 	}
@@ -239,18 +278,26 @@ func (s *Senders) Due() (at time.Duration, ok bool) {
 			at, ok = due, true
 		}
 	}
+	for _, r := range s.refusals {
+		if r.waiting && (!ok || r.at < at) {
+			at, ok = r.at, true
+		}
+	}
 	return at, ok
 }
 
-// end ends a transfer.
-func (s *Senders) end(t *sending, e Ended) {
+// end ends a transfer, and reports it.
+func (s *Senders) end(t *sending, e Ended) { s.ended = append(s.ended, s.over(t, e)) }
+
+// over ends a transfer, and completes what is to be reported.
+func (s *Senders) over(t *sending, e Ended) Ended {
 	e.To = t.to
 	if t.sender != nil {
 		e.Index, e.Stats = t.sender.Index(), t.sender.Stats()
 	}
 	t.close()
 	s.all = slices.DeleteFunc(s.all, func(o *sending) bool { return o == t })
-	s.ended = append(s.ended, e)
+	return e
 }
 
 // Ended returns what has ended since the last call; valid until the next.

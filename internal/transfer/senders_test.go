@@ -2,11 +2,13 @@ package transfer_test
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"testing"
 	"time"
 
+	"github.com/beaver-raft/beaver/internal/snapshot"
 	"github.com/beaver-raft/beaver/internal/transfer"
 )
 
@@ -146,6 +148,64 @@ func TestSendersGiveUp(t *testing.T) {
 	ended := s.Ended()
 	if len(ended) != 1 || ended[0].OK || ended[0].To != 2 || now != (transfer.ResendsMax+1)*transfer.ResendAfter {
 		t.Errorf("after %v: %+v", now, ended)
+	}
+}
+
+// TestSendersPauseAfterRefusals shows that a member that refuses every snapshot, as one of an older version does that cannot read it, is not sent
+// one after the other: of a second refusal in a row the group hears, and wishes again, after a pause.
+func TestSendersPauseAfterRefusals(t *testing.T) {
+	t.Parallel()
+	p := smallPair(t)
+	cfg := receiverConfig(p.follower.disk, p.follower.log)
+	good := cfg.Verify
+	older := func(snapshot.Meta, io.Reader) (transfer.State, error) {
+		return transfer.State{}, errors.New("unknown section")
+	}
+	cfg.Verify = func(m snapshot.Meta, content io.Reader) (transfer.State, error) { return older(m, content) }
+	var err error
+	p.follower.recv, err = transfer.NewReceiver(cfg)
+	must(t, err)
+	s := p.leader.senders(4)
+	now := time.Duration(0)
+	for try, pause := range []time.Duration{0, transfer.RefusalPause, transfer.RefusalPause, 0, 0, transfer.RefusalPause} {
+		switch try {
+		case 3: // It was upgraded.
+			older = good
+		case 4: // The next snapshot is of a newer version again.
+			p.h.grow(200, 5)
+			must(t, p.leader.follow(p.h.last()))
+			must(t, p.leader.snapshot(0))
+			cfg.Verify = func(snapshot.Meta, io.Reader) (transfer.State, error) {
+				return transfer.State{}, errors.New("unknown section")
+			}
+			p.follower.recv, err = transfer.NewReceiver(cfg)
+			must(t, err)
+		}
+		s.Begin(now, 2)
+		began := now
+		var ended []transfer.Ended
+		for ended == nil {
+			o, ok := s.Next(now)
+			if ok {
+				ack, err := p.follower.take(o.Data)
+				must(t, err)
+				s.Acked(now, ack)
+			} else if at, due := s.Due(); due {
+				now = max(now, at)
+			}
+			ended = s.Ended()
+		}
+		if len(ended) != 1 || ended[0].To != 2 || ended[0].Stats.Bytes == 0 || now-began != pause || ended[0].OK != (try == 3) || ended[0].Refused == ended[0].OK {
+			t.Fatalf("try %d ended after %v: %+v", try, now-began, ended)
+		}
+		if _, due := s.Due(); due || len(s.Under(nil)) > 0 {
+			t.Fatalf("after try %d there is something to do", try)
+		}
+	}
+	s.Begin(now, 2)
+	s.Lead(5)
+	if _, due := s.Due(); due {
+		t.Error("what is refused outlives the lead")
 	}
 }
 
