@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"slices"
 	"time"
@@ -39,17 +40,48 @@ func (t *Transport) accept() {
 	}
 }
 
-// admit begins the handshake of a connection, unless too many have begun theirs.
+// admit begins the handshake of a connection. When too many have begun theirs, the one that has taken the longest ends: a peer's takes a moment,
+// and whoever holds up many and says nothing must not keep peers out. An introduction, which may have to wait, is not ended.
 func (t *Transport) admit(raw net.Conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if len(t.shaking) >= handshakesMax {
+		t.hurry()
+	}
 	if t.closed || len(t.shaking) >= handshakesMax {
 		t.refused.Add(1)
 		_ = raw.Close()
 		return
 	}
-	t.shaking[raw] = struct{}{}
+	t.shaken++
+	t.shaking[raw] = t.shaken
 	t.wait.Go(func() { t.meet(raw) })
+}
+
+// noTurn is in shaking instead of the place of who has begun to introduce itself.
+const noTurn = math.MaxUint64
+
+// hurry ends the oldest handshake. REQUIRES: t.mu.
+func (t *Transport) hurry() {
+	var oldest net.Conn
+	for raw, place := range t.shaking {
+		if place != noTurn && (oldest == nil || place < t.shaking[oldest]) {
+			oldest = raw
+		}
+	}
+	if oldest != nil {
+		delete(t.shaking, oldest)
+		_ = oldest.Close()
+	}
+}
+
+// introduces notes that a connection is one of who introduces itself, unless it was ended.
+func (t *Transport) introduces(raw net.Conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.shaking[raw]; ok {
+		t.shaking[raw] = noTurn
+	}
 }
 
 // inbound is a connection that a peer made.
@@ -116,6 +148,7 @@ func (t *Transport) greeted(raw net.Conn, timer *time.Timer) (k link, h hello, i
 	introduced = err == nil && string(first) == introductionMagic
 	switch {
 	case introduced:
+		t.introduces(raw)
 		timer.Reset(IntroductionTimeMax)
 		err = t.introduced(k, state)
 	case err == nil && state != nil && state.NegotiatedProtocol != alpn:

@@ -52,7 +52,7 @@ const (
 const (
 	// PeersMax bounds the peers of a node.
 	PeersMax = 255
-	// handshakesMax bounds the accepted connections whose handshake is not over; further ones are closed at once.
+	// handshakesMax bounds the accepted connections whose handshake is not over; for a further one the oldest is closed.
 	handshakesMax = 128
 	// SecretBytesMin is the least length of a cluster's secret. Whoever can reach a node's port can try out guesses without asking
 	// the node again, so the secret has to be random, not memorable.

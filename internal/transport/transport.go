@@ -32,7 +32,8 @@ type Transport struct {
 	mu       sync.RWMutex
 	closed   bool
 	peers    map[uint64]*peer
-	shaking  map[net.Conn]struct{} // accepted, and not through the handshake
+	shaking  map[net.Conn]uint64 // accepted, and not through the handshake: in which order they came, or noTurn
+	shaken   uint64              // the last of them
 	inbounds map[inboundKey]*inbound
 }
 
@@ -71,7 +72,7 @@ func New(config Config, handler Handler) (*Transport, error) {
 	t := &Transport{
 		config: config, handler: handler, epoch: time.Now(),
 		budget: &budget{rate: config.TransferRate, at: time.Now()},
-		peers:  map[uint64]*peer{}, shaking: map[net.Conn]struct{}{}, inbounds: map[inboundKey]*inbound{},
+		peers:  map[uint64]*peer{}, shaking: map[net.Conn]uint64{}, inbounds: map[inboundKey]*inbound{},
 	}
 	if config.Introduce != nil {
 		strangers, err := config.Security.introduction(config.Node)

@@ -430,6 +430,31 @@ func TestHandshakesAreBounded(t *testing.T) {
 	})
 }
 
+// TestStrangersKeepNobodyOut: whoever holds all handshakes that there may be, and says nothing, does not keep peers from theirs.
+func TestStrangersKeepNobodyOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, h1, h2 := newPipes(), newRecord(), newRecord()
+		one, two := p.pair(t, h1, h2, func(c *Config) { c.Security = Secret(testSecret()) })
+		for range handshakesMax {
+			if _, err := p.dial(t.Context(), "node-2"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		one.Send(2, 1, []*raftpb.Message{heartbeat(1)})
+		synctest.Wait()
+		if len(h2.arrived()) != 1 {
+			t.Fatalf("a peer does not get through: %v, %+v", h1.failures(), two.Stats())
+		}
+		two.mu.Lock()
+		open := len(two.shaking)
+		two.mu.Unlock()
+		if open != handshakesMax-1 {
+			t.Fatalf("%d strangers are waited for", open)
+		}
+	})
+}
+
 // TestReload: new connections take new credentials, and old ones go on.
 func TestReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
