@@ -107,7 +107,12 @@ func (h *Handler) enqueueStream(ctx context.Context, e Engine, conn connect.Stre
 // interruptReads makes the stream's reads fail when one of the contexts is done, so that its reader ends and nothing has
 // to be left behind. The returned function ends the watch.
 func (h *Handler) interruptReads(ctx context.Context, causes ...context.Context) func() {
-	controller, ok := ctx.Value(controllerKey{}).(readInterrupter)
+	return h.interrupt(ctx, interrupter.SetReadDeadline, causes...)
+}
+
+// interrupt ends the stream's reads or writes when one of the contexts is done.
+func (h *Handler) interrupt(ctx context.Context, end func(interrupter, time.Time) error, causes ...context.Context) func() {
+	controller, ok := ctx.Value(controllerKey{}).(interrupter)
 	if !ok {
 		return func() {}
 	}
@@ -120,11 +125,11 @@ func (h *Handler) interruptReads(ctx context.Context, causes ...context.Context)
 		if over {
 			return nil
 		}
-		return controller.SetReadDeadline(time.Now())
+		return end(controller, time.Now())
 	}
 	for _, cause := range causes {
 		stops = append(stops, context.AfterFunc(cause, func() {
-			_ = h.guard("interrupt", interrupt) // fails only when the connection is gone, and the read with it
+			_ = h.guard("interrupt", interrupt) // fails only when the connection is gone, and with it what is to be ended
 		}))
 	}
 	return func() {

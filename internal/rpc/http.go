@@ -105,11 +105,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	procedure.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), controllerKey{}, http.NewResponseController(w))))
 }
 
-// controllerKey is where a stream finds the readInterrupter with which it stops its own reads.
+// controllerKey is where a stream finds the interrupter with which it stops its own reads and writes.
 type controllerKey struct{}
 
-// readInterrupter is an http.ResponseController, or the connection of an upgraded stream.
-type readInterrupter interface{ SetReadDeadline(time.Time) error }
+// interrupter is an http.ResponseController, or an upgraded stream.
+type interrupter interface {
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+}
 
 // acceptBody makes requests of plain curl understood, and refuses what certainly is too large or of a wrong type with an
 // error that says so. It reports whether to go on.

@@ -45,7 +45,8 @@ const (
 	fetchPauseMin   = 20 * time.Millisecond // after an error that may pass
 	fetchPauseMax   = time.Second
 	giveBackTimeout = 5 * time.Second
-	endGrace        = 20 * time.Millisecond // between the end of a worker's side and a reset that belongs to it
+	evictGrace      = 250 * time.Millisecond // for the end of a stream to be read whose worker is elsewhere or lost
+	endGrace        = 20 * time.Millisecond  // between the end of a worker's side and a reset that belongs to it
 
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 3 * time.Minute

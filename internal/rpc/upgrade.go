@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -53,14 +54,15 @@ func (h *Handler) serveUpgraded(w http.ResponseWriter, r *http.Request, serve st
 		return
 	}
 	defer func() { _ = netConn.Close() }() // what mattered was flushed before
-	ctx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(r.Context()), controllerKey{}, netConn))
-	defer cancel()
 	c := &upgradedConn{
-		conn: netConn, in: buffered.Reader, cancel: cancel, readMax: h.opts.RequestBytesMax,
+		conn: netConn, in: buffered.Reader, readMax: h.opts.RequestBytesMax,
 		request: r.Header, response: make(http.Header), trailer: make(http.Header),
 		spec: connect.Spec{StreamType: connect.StreamTypeBidi, Procedure: r.URL.Path},
 		peer: connect.Peer{Addr: r.RemoteAddr, Protocol: upgradeProtocol},
 	}
+	ctx, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(r.Context()), controllerKey{}, c))
+	defer cancel()
+	c.cancel = cancel
 	_ = netConn.SetDeadline(time.Time{}) // a connection that is gone says so at the first read
 	hello := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + upgradeProtocol +
 		"\r\nDate: " + time.Now().UTC().Format(http.TimeFormat) + "\r\n\r\n"
@@ -83,6 +85,9 @@ type upgradedConn struct {
 
 	body []byte // Receive's, for messages that own no buffer
 	out  []byte // Send's
+
+	mu      sync.Mutex
+	writeBy time.Time // REQUIRES: mu; when no write may go on any more; zero: each may take writeTimeout
 }
 
 var _ connect.StreamingHandlerConn = (*upgradedConn)(nil)
@@ -162,10 +167,32 @@ func (c *upgradedConn) Send(v any) error {
 	return c.write(out)
 }
 
+// SetReadDeadline implements interrupter.
+func (c *upgradedConn) SetReadDeadline(t time.Time) error { return c.conn.SetReadDeadline(t) }
+
+// SetWriteDeadline implements interrupter. It holds for all writes to come.
+func (c *upgradedConn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writeBy = t
+	return c.conn.SetWriteDeadline(t)
+}
+
+// boundWrite sets the deadline of the next write.
+func (c *upgradedConn) boundWrite() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	by := time.Now().Add(writeTimeout)
+	if !c.writeBy.IsZero() && c.writeBy.Before(by) {
+		by = c.writeBy
+	}
+	return c.conn.SetWriteDeadline(by)
+}
+
 // write finishes the envelope and sends it.
 func (c *upgradedConn) write(envelope []byte) error {
 	binary.BigEndian.PutUint32(envelope[1:], uint32(len(envelope)-envelopeBytes))
-	if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+	if err := c.boundWrite(); err != nil {
 		return c.broken(err)
 	}
 	if _, err := c.conn.Write(envelope); err != nil {

@@ -27,6 +27,9 @@ type workStream struct {
 	gone  chan struct{} // closed when the stream has left the handler's table
 	heard atomic.Int64  // when the worker was heard last, in nanoseconds since the epoch
 
+	written   context.Context // done when nothing is written any more
+	stopWrite context.CancelFunc
+
 	// Of the reader only.
 	lastBeat  time.Time
 	lastState engine.WorkerState
@@ -41,6 +44,7 @@ type workStream struct {
 	out      workResponse       // what the writer sends next
 	flush    bool               // the writer sends what is left and ends
 	transit  transit            // what the worker may not know of yet
+	alarm    *time.Timer        // looks whether the worker is silent; nil: the stream is over
 
 	// Of whoever has put its token into sending: the writer, or the fetcher with jobs.
 	sending chan struct{}
@@ -68,6 +72,9 @@ func (h *Handler) work(ctx context.Context, e Engine, conn connect.StreamingHand
 	s.end, s.abort = context.WithCancelCause(ctx)
 	defer s.abort(nil)
 	defer h.interruptReads(ctx, h.stop, s.end)()
+	s.written, s.stopWrite = context.WithCancel(context.WithoutCancel(ctx))
+	defer s.stopWrite()
+	defer h.interrupt(ctx, interrupter.SetWriteDeadline, s.written)()
 	first, err := s.hello(ctx)
 	if err != nil {
 		if h.stop.Err() != nil {
@@ -150,7 +157,7 @@ func (h *Handler) remember(ctx context.Context, s *workStream) error {
 			return nil
 		}
 		h.mu.Unlock()
-		old.abort(&engine.Error{
+		old.evict(&engine.Error{
 			Code: engine.CodeAborted, Reason: reasonReplaced, Message: "the worker has opened another stream",
 		})
 		select {
@@ -170,6 +177,39 @@ func (h *Handler) forget(s *workStream) {
 	close(s.gone)
 }
 
+// evict ends a stream whose worker is elsewhere, or lost. Its connection may be lost as well: what has not been written in a moment waits for
+// nobody, and who comes after it must not wait for that.
+func (s *workStream) evict(why *engine.Error) {
+	s.abort(why)
+	time.AfterFunc(evictGrace, s.stopWrite)
+}
+
+// watchSilence evicts the worker when it was silent for its TTL: it is lost. The writer cannot tell, who may wait for a connection that takes
+// nothing. The returned function ends the watch.
+func (s *workStream) watchSilence() (stop func()) {
+	s.locked(func() { s.alarm = time.AfterFunc(s.ttl, s.lookSilent) })
+	return func() {
+		s.locked(func() {
+			s.alarm.Stop()
+			s.alarm = nil
+		})
+	}
+}
+
+// lookSilent is what the alarm calls.
+func (s *workStream) lookSilent() {
+	left := s.ttl - time.Duration(time.Now().UnixNano()-s.heard.Load())
+	if left < 0 {
+		s.evict(errSilentWorker(s.ttl))
+		return
+	}
+	s.locked(func() {
+		if s.alarm != nil {
+			s.alarm.Reset(max(left, time.Millisecond))
+		}
+	})
+}
+
 // serve runs the stream from its first message to its end.
 func (s *workStream) serve(ctx context.Context, first *workRequest) error {
 	notices, unsubscribe := s.engine.Notices(s.worker)
@@ -177,6 +217,7 @@ func (s *workStream) serve(ctx context.Context, first *workRequest) error {
 	fetching, stopFetching := context.WithCancel(s.end)
 	defer stopFetching()
 	defer context.AfterFunc(s.handler.stop, stopFetching)()
+	defer s.watchSilence()()
 	var fetcher, finisher, writer sync.WaitGroup
 	start := func(group *sync.WaitGroup, fn func()) { s.handler.start(group, s.conn.Spec().Procedure, s.abort, fn) }
 	start(&fetcher, func() { s.fetch(fetching) })

@@ -12,8 +12,7 @@ import (
 // time to keep its jobs by way of another node.
 const beatShare = 6
 
-// write sends whatever is waiting, and signs of life, until it is told to flush. It ends the stream of a worker that was silent for its
-// TTL: it is lost, and its connection may be as well.
+// write sends whatever is waiting, and signs of life, until it is told to flush.
 func (s *workStream) write(notices <-chan engine.Notice) {
 	beat := time.NewTicker(max(s.ttl/beatShare, time.Millisecond))
 	defer beat.Stop()
@@ -34,10 +33,7 @@ func (s *workStream) write(notices <-chan engine.Notice) {
 				continue
 			}
 			s.notice(n)
-		case now := <-beat.C:
-			if now.UnixNano()-s.heard.Load() > int64(s.ttl) {
-				s.abort(errSilentWorker(s.ttl))
-			}
+		case <-beat.C:
 			s.locked(func() { s.out.alive = true })
 		}
 	}
