@@ -292,6 +292,9 @@ func TestEnqueueGivesUp(t *testing.T) {
 				if !errors.Is(got.err, ErrOutcomeUnknown) {
 					t.Errorf("sent: %v, want an unknown outcome", got.err)
 				}
+				if strings.Count(got.err.Error(), "may be stored") != 1 {
+					t.Errorf("it does not say once that the job may be stored: %v", got.err)
+				}
 			case got := <-never:
 				if errors.Is(got.err, ErrOutcomeUnknown) || !errors.Is(got.err, ErrUnavailable) {
 					t.Errorf("never sent: %v, want unavailable", got.err)

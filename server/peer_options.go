@@ -277,7 +277,7 @@ func (o *Options) validateSecurity(check func(ok bool, field, format string, arg
 		}
 	}
 	check(files == 0 || files == 3, "Peers.CA", "%q, --peer-cert %q and --peer-key %q: give all three, or none", p.CA, p.Cert, p.Key)
-	check(files == 0 || p.Join == "" || p.Node != 0, "Peers.Node", "missing: with certificates a node joins under the id that its certificate names")
+	check(files == 0 || p.Join == "" || p.Node != 0, "Peers.Node", "missing: with certificates a node joins under the id that its certificate names, and beaver cluster add says which it gets")
 	check(files == 0 || p.SecretFile == "", "Peers.SecretFile", "%q, and there are certificates: peers are known by one or the other", p.SecretFile)
 	if files == 0 && p.SecretFile == "" {
 		name, _, err := net.SplitHostPort(o.meant().Listen)

@@ -200,15 +200,23 @@ func (a *app) environment(cmd *cobra.Command) error {
 	return nil
 }
 
-// retryFor is how long a command goes on while the server cannot be reached: people want to know soon.
-const retryFor = 2 * time.Second
+// How long a command goes on while the server cannot be reached: people want to know soon. Of several nodes one may stand still, which takes
+// the client three seconds to find out: then there must be time for another one.
+const (
+	retryFor        = 2 * time.Second
+	retryForSeveral = 5 * time.Second
+)
 
 // client calls f with a client of the server.
 func (a *app) client(ctx context.Context, f func(*beaver.Client) error) error {
 	if a.addr == "" {
 		a.addr = beaver.DefaultAddr // as the client takes it
 	}
-	c, err := beaver.NewClient(beaver.Config{Addr: a.addr, RetryFor: retryFor})
+	config := beaver.Config{Addr: a.addr, RetryFor: retryFor}
+	if strings.Contains(a.addr, ",") {
+		config.RetryFor = retryForSeveral
+	}
+	c, err := beaver.NewClient(config)
 	if err != nil {
 		return inFlags(err, "Config.Addr", "--addr")
 	}
@@ -259,10 +267,13 @@ func (a *app) judge(err error) (status int, advice string) {
 	case beaver.CodeNotFound:
 		return exitNotFound, ""
 	case beaver.CodeUnavailable:
+		if e.Reason == "SILENT" {
+			return exitUnavailable, "it stands still, or is cut off from here: name other nodes with --addr"
+		}
 		if e.Reason != "" {
 			return exitUnavailable, "" // a server said so, and what to do
 		}
-		if !strings.HasPrefix(e.Message, "the server cannot be reached") {
+		if strings.HasSuffix(e.Message, "EOF") {
 			return exitUnavailable, fmt.Sprintf("is a beaver server at %s? give as --addr where it listens to clients (its --listen), not to peers", a.addr)
 		}
 		return exitUnavailable, fmt.Sprintf("is the server running at %s? start one with beaver server, or give --addr", a.addr)

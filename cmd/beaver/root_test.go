@@ -5,10 +5,37 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"strconv"
 	"testing"
 
 	"github.com/beaver-raft/beaver"
 )
+
+// TestHungNodeIsLeft: of the nodes that a command is given one may stand still: it takes connections and says nothing. The command goes to
+// another one, whichever it asks first.
+func TestHungNodeIsLeft(t *testing.T) {
+	t.Parallel()
+	hung, err := net.Listen("tcp", "127.0.0.1:0") // the system takes connections for it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = hung.Close() })
+	s := newStation(t, secretFile(t, "s"))
+	one := launch(t, s.args("--shards", "1")...)
+	one.says("is ready")
+	addr := hung.Addr().String() + "," + s.public
+	for i := range 6 {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			t.Parallel()
+			for _, args := range [][]string{{"enqueue", "q", "1"}, {"queues", "list"}} {
+				if text, status := run(t, append(args, "--addr", addr)...); status != exitOK {
+					t.Errorf("%v ends with %d: %s", args, status, text)
+				}
+			}
+		})
+	}
+}
 
 // TestJudge: a script can tell by the exit status what is refused, and so was not done, from what may be tried again.
 func TestJudge(t *testing.T) {

@@ -96,8 +96,8 @@ func (s Security) introduction(node uint64) (c *credentials, err error) {
 		return nil, err
 	}
 	if node != 0 && s.mode == byFiles && !namesSomewhere(c.certificate.Leaf, node) {
-		return nil, securityError("this node's own certificate does not name node %d: it needs the DNS name %s, or the URI %s with the cluster's id, among its subject alternative names",
-			node, nodeName(node), nodeURI(0, node))
+		return nil, securityError("this node's own certificate does not name node %d: it needs the DNS name %s, or the URI beaver://CLUSTER/%d with the cluster's id, among its subject alternative names",
+			node, nodeName(node), node)
 	}
 	c.server, c.client = c.config(true, alpnIntroduction), c.config(false, alpnIntroduction)
 	return c, nil
