@@ -64,14 +64,14 @@ func isDamage(err error) bool {
 	return errors.Is(err, wal.ErrCompacted) || errors.Is(err, shard.ErrNoItem)
 }
 
-// bury tells the machine that a leased job's payload is damaged.
+// bury tells the machine that a leased job's payload is damaged. Only the node that leads the shard may say so: see load.
 func (e *Engine) bury(p *pump, l *queue.Lease, cause error) {
 	e.damaged.Add(1)
 	id := JobID{Shard: uint16(p.shard), Pos: l.Pos}
 	e.opts.Logger.Error("a job's payload is damaged: the job is dead",
 		slog.String("job", id.String()), slog.Int("shard", int(p.shard)), slog.Uint64("index", l.Pos.Index()), slog.Any("error", cause))
 	c := p.newCall()
-	c.urgent = true
+	c.urgent, c.foreign = true, true
 	c.items.Commit(queue.AppendDamaged(c.items.Buf(), l.Pos, l.Token))
 	if err := p.submit(c); err != nil {
 		e.opts.Logger.Warn("a damaged job could not be buried; it stays leased until its worker ends", slog.String("job", id.String()), slog.Any("error", err))

@@ -460,7 +460,8 @@ func (e *Engine) abandon(ft *fetch) {
 }
 
 // load reads the payloads of what a fetch was granted. A job whose payload is damaged is reported to the machine, which
-// buries it, and left out. On another error all leases are taken back.
+// buries it, and left out. On another error all leases are taken back. So they are when this node leads the shard no more: what it has lost,
+// or has not yet of a shard that it left and came back to, the node that leads now may have.
 func (e *Engine) load(ctx context.Context, ft *fetch) ([]FetchedJob, error) {
 	jobs := make([]FetchedJob, 0, len(ft.leases))
 	items := leasedItems{host: e.host, shard: ft.from.shard, leases: ft.leases}
@@ -478,8 +479,11 @@ func (e *Engine) load(ctx context.Context, ft *fetch) ([]FetchedJob, error) {
 			}
 		}
 		if isDamage(err) {
-			e.bury(ft.from, l, err)
-			continue
+			if e.leads(ft.from.shard) {
+				e.bury(ft.from, l, err)
+				continue
+			}
+			err = errNotLeader()
 		}
 		if err != nil {
 			e.takeBackLeases(ft.from, ft.leases)
