@@ -17,6 +17,7 @@ const (
 	stepWait     = 3 * time.Second        // for one step
 	settleTime   = 3 * time.Second        // that a lead lasts before it is shared out
 	retryPause   = 2 * time.Second        // after a step that failed
+	handPauseMax = time.Minute            // between two tries to hand a lead to the same node
 	fullFresh    = time.Second            // how old it may be what nodes told of their disks when a lead is handed over
 	fullKnown    = 5 * time.Second        // for how long a node counts as full that told so
 )
@@ -47,6 +48,9 @@ type lead struct {
 	since time.Time
 	pause time.Time // nothing is done before
 	said  string
+	heir  shard.NodeID      // whom the lead could not be handed to
+	wait  time.Duration     // after the last try
+	again time.Time         // it is not tried before
 	asked time.Time         // nobody is asked before whether it lost what it promised
 	lost  []shard.ReplicaID // who did
 }
@@ -205,6 +209,20 @@ func (k *keeper) foundNodes(ctx context.Context, record *founding.Record) {
 	}
 }
 
+// mayHand says whether the lead may be handed to a node. Commands wait for as long as that takes, and when the other does not take it they have
+// waited in vain: as when its disk stands still, or it does not trust its state. Nobody says so, so it is tried less and less often.
+func (l *lead) mayHand(now time.Time, heir shard.NodeID) bool {
+	return heir != l.heir || !now.Before(l.again)
+}
+
+// stayed notes that the lead was not taken.
+func (l *lead) stayed(now time.Time, heir shard.NodeID) {
+	if l.wait = min(2*l.wait, handPauseMax); heir != l.heir {
+		l.wait = retryPause
+	}
+	l.heir, l.again = heir, now.Add(l.wait)
+}
+
 // view is what this node knows of a shard that it leads; nil when it does not.
 func (p *peers) view(ctx context.Context, id shard.ID) *cluster.View {
 	h := p.host.Load()
@@ -263,20 +281,23 @@ func (k *keeper) keep(ctx context.Context, id shard.ID) {
 	k.askLost(ctx, mine, v)
 	v.Full = k.filled(now)
 	step := cluster.Plan(k.nodes, k.preferred[id], v)
-	if step.Transfer != 0 && now.Sub(k.surveyed) > fullFresh {
+	if step.Transfer != 0 && now.Sub(k.surveyed) > fullFresh && mine.mayHand(now, step.Transfer) {
 		k.survey(ctx)
 		v.Full = k.filled(now)
 		step = cluster.Plan(k.nodes, k.preferred[id], v)
 	}
-	if step.Balance && now.Sub(mine.since) < settleTime {
-		return
+	if step.Balance && now.Sub(mine.since) < settleTime || !mine.mayHand(now, step.Transfer) {
+		step.Transfer = 0
 	}
 	if step.Waiting != "" && step.Waiting != mine.said {
 		k.p.logger.Info("a change of a shard's members waits", "shard", id, "for", step.Waiting)
 	}
 	mine.said = step.Waiting
 	if err := k.step(ctx, id, &step); err != nil {
-		mine.pause = now.Add(retryPause)
+		now = time.Now()
+		if mine.pause = now.Add(retryPause); step.Transfer != 0 {
+			mine.stayed(now, step.Transfer)
+		}
 		if !errors.Is(err, shard.ErrNotCaughtUp) && !errors.Is(err, shard.ErrChangePending) && k.p.ctx.Err() == nil {
 			k.p.logger.Info("a step of a shard's members failed, and is tried again", "shard", id, "err", err)
 		}

@@ -21,8 +21,8 @@ type View struct {
 // HasLost reports whether a replica is known to have lost what it promised.
 func (v *View) HasLost(r shard.ReplicaID) bool { return slices.Contains(v.Lost, r) }
 
-// Step is what a shard's leader does next to bring its group in line with the catalog. It is one of the first three, or nothing.
-// Any step may be made twice, and by whoever leads next.
+// Step is what a shard's leader does next to bring its group in line with the catalog. It is one of the first three, or nothing; where the
+// lead is to be handed over, Adopt says what to do if that is not possible now. Any step may be made twice, and by whoever leads next.
 type Step struct {
 	Changes  []shard.Change    // propose them together
 	Transfer shard.NodeID      // hand the lead over
@@ -47,7 +47,7 @@ func Plan(nodes []Node, preferred shard.NodeID, v *View) Step {
 		}
 	}
 	if s, ok := p.moveLead(preferred); ok {
-		s.Waiting = p.waiting
+		s.Waiting, s.Adopt = p.waiting, p.adopt().Adopt
 		return s
 	}
 	return p.adopt()
