@@ -334,7 +334,7 @@ func (r *Replica) stepAside() {
 	if leading, _ := r.sh.Leading(); !leading || r.sh.Transferring() {
 		return
 	}
-	if heir := r.sh.Heir(); heir != 0 {
+	if heir := r.heir(); heir != 0 {
 		_ = r.sh.Transfer(heir) // It leads, and the heir votes: there is nothing to refuse.
 	}
 }

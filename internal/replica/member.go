@@ -82,13 +82,30 @@ func (r *Replica) SnapshotSent(to shard.ReplicaID, ok bool) error {
 	return r.sh.SnapshotSent(to, ok)
 }
 
+// heir is who is to be handed the lead; 0 when there is nobody. It is another one each time, until all have had their turn: a voter that does not take it,
+// as its own state is in doubt or its disk stands still too, does not say so.
+func (r *Replica) heir() shard.ReplicaID {
+	if term := r.sh.LeadTerm(); term != r.heirs.term {
+		r.heirs.term, r.heirs.asked = term, nil
+	}
+	heir := r.sh.Heir(r.heirs.asked)
+	if heir == 0 && len(r.heirs.asked) > 0 {
+		r.heirs.asked = nil
+		heir = r.sh.Heir(nil)
+	}
+	if heir != 0 {
+		r.heirs.asked = append(r.heirs.asked, heir)
+	}
+	return heir
+}
+
 // handOver gives the lead of a closing replica to another, when nothing is in flight any more: the group then need not
 // wait for an election timeout.
 func (r *Replica) handOver() error {
 	if !r.closing || !r.leading || len(r.inflight) > 0 || r.heirUntil > 0 {
 		return nil
 	}
-	heir := r.sh.Heir()
+	heir := r.heir()
 	if heir == 0 {
 		return nil
 	}
@@ -104,7 +121,7 @@ func (r *Replica) yield() error {
 	if r.sh.LeadTerm() == 0 || len(r.waits) == 0 || r.now.Mono < max(r.waits[0].since+patience, r.yieldedUntil) {
 		return nil
 	}
-	heir := r.sh.Heir()
+	heir := r.heir()
 	if heir == 0 {
 		return nil
 	}

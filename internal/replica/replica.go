@@ -63,6 +63,12 @@ type waiting struct {
 	since    time.Duration
 }
 
+// heirs are those that a leader asked to take the lead.
+type heirs struct {
+	term  uint64 // of the lead
+	asked []shard.ReplicaID
+}
+
 // Replica is one replica of one shard. See the package's doc for what its owner must do. An error of any method is final:
 // the replica must not go on, and Stop is all that may follow.
 type Replica struct {
@@ -89,6 +95,7 @@ type Replica struct {
 	transferring bool          // the lead is being handed over
 	heirUntil    time.Duration // a closing leader waits so long for its heir
 	yieldedUntil time.Duration // a leader whose disk stands still has asked its heir, and waits so long
+	heirs        heirs
 
 	asked    []Read // since the last Turn
 	reads    []readGroup

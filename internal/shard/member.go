@@ -357,12 +357,12 @@ func (s *Shard) Transferring() bool {
 	return s.leads && s.node.BasicStatus().LeadTransferee != raft.None
 }
 
-// Heir is the voter that a leader had best hand over to: the one that is there and holds most of the log; 0 when there is
+// Heir is the voter that a leader had best hand over to: the one that is there and holds most of the log, besides some; 0 when there is
 // none.
-func (s *Shard) Heir() ReplicaID {
+func (s *Shard) Heir(besides []ReplicaID) ReplicaID {
 	var best Peer
 	for _, p := range s.Peers(nil) {
-		if p.Active && p.Match > best.Match && slices.Contains(s.conf.GetVoters(), uint64(p.Replica)) {
+		if p.Active && p.Match > best.Match && slices.Contains(s.conf.GetVoters(), uint64(p.Replica)) && !slices.Contains(besides, p.Replica) {
 			best = p
 		}
 	}
