@@ -15,8 +15,9 @@ type chunk struct {
 
 // chunks holds those that wait for a peer. Over its bounds nothing is taken: the sender of a snapshot comes again.
 //
-// Small ones, such as acknowledgements, overtake the others and do not wait for the budget: else a snapshot that this node sends would hold
-// up the one that it is brought, and senders take silence for loss.
+// Small ones, such as acknowledgements, overtake those of other shards and do not wait for the budget: else a snapshot that this node sends
+// would hold up the one that it is brought, and senders take silence for loss. Those of one shard keep their order: a receiver takes what
+// overtook the rest for a loss of the rest.
 type chunks struct {
 	budget   *budget
 	counters *counters
@@ -26,21 +27,27 @@ type chunks struct {
 	closed bool
 	small  fifo[chunk] // of transferSmallBytesMax at most
 	large  fifo[chunk]
-	bytes  int            // of those in large
-	shards map[uint16]int // how many of a shard there are
+	bytes  int // of those in large
+	shards map[uint16]waiting
 }
 
+// waiting is how many chunks of a shard wait.
+type waiting struct{ small, large int }
+
 func (c *chunks) push(k chunk) bool {
-	row, bytes := &c.large, len(k.data)
-	if bytes <= transferSmallBytesMax {
-		row, bytes = &c.small, 0
-	}
 	c.mu.Lock()
+	row, bytes, of := &c.large, len(k.data), c.shards[k.shard]
+	if bytes <= transferSmallBytesMax && of.large == 0 {
+		row, bytes = &c.small, 0
+		of.small++
+	} else {
+		of.large++
+	}
 	ok := !c.closed && len(k.data) <= TransferBytesMax && row.len() < transferQueueMax && (bytes == 0 || c.bytes+bytes <= transferQueueBytesMax)
 	if ok {
 		row.push(k)
 		c.bytes += bytes
-		c.shards[k.shard]++
+		c.shards[k.shard] = of
 	}
 	c.mu.Unlock()
 	if !ok {
@@ -55,10 +62,12 @@ func (c *chunks) push(k chunk) bool {
 func (c *chunks) next() (k chunk, ok bool, pause time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := time.Now()
+	now, of := time.Now(), waiting{}
 	switch {
 	case c.small.len() > 0:
 		k = c.small.pop()
+		of = c.shards[k.shard]
+		of.small--
 	case c.large.len() == 0:
 		return k, false, 0
 	default:
@@ -67,9 +76,11 @@ func (c *chunks) next() (k chunk, ok bool, pause time.Duration) {
 		}
 		k = c.large.pop()
 		c.bytes -= len(k.data)
+		of = c.shards[k.shard]
+		of.large--
 	}
 	c.budget.spend(now, len(k.data))
-	if c.shards[k.shard]--; c.shards[k.shard] == 0 {
+	if c.shards[k.shard] = of; of == (waiting{}) {
 		delete(c.shards, k.shard)
 	}
 	return k, true, 0
@@ -116,7 +127,7 @@ func (c *chunks) waiting() (messages, bytes int) {
 func (c *chunks) wait(shard uint16) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.shards[shard] > 0
+	return c.shards[shard] != waiting{}
 }
 
 func (c *chunks) take(_ *frameReader, kind frameKind, _ int) error {

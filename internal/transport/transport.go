@@ -217,7 +217,7 @@ func (t *Transport) newPeer(node uint64, address string) *peer {
 	}
 	p.outbox = &outbox{bytesMax: t.config.QueueBytes, counters: &p.counters[forMessages], wake: wakes[forMessages]}
 	p.chunks = &chunks{
-		budget: t.budget, counters: &p.counters[forTransfers], wake: wakes[forTransfers], shards: map[uint16]int{},
+		budget: t.budget, counters: &p.counters[forTransfers], wake: wakes[forTransfers], shards: map[uint16]waiting{},
 	}
 	p.caller = &caller{node: node, counters: &p.counters[forCalls], wake: wakes[forCalls], sent: map[uint64]*call{}}
 	sources := [purposeEnd]source{forMessages: p.outbox, forTransfers: p.chunks, forCalls: p.caller}

@@ -232,7 +232,7 @@ func TestTransferBounds(t *testing.T) {
 		for one.SendTransfer(2, 1, 1, nil) {
 			taken++
 		}
-		if taken != 16+transferQueueMax {
+		if taken != transferQueueMax {
 			t.Fatalf("%d chunks", taken)
 		}
 	})
@@ -307,9 +307,15 @@ func TestSmallTransfersOvertake(t *testing.T) {
 		if all := h2.transfers(); len(all) != before+1 || all[before].shard != 2 || time.Since(began) > 0 {
 			t.Fatalf("an acknowledgement of another shard waits: %d chunks arrived, and %d were there", len(all), before)
 		}
+		if !one.SendTransfer(2, 1, 9, make([]byte, 1)) {
+			t.Fatal("the last chunk was not taken")
+		}
 		time.Sleep(10 * time.Second)
 		if one.TransfersWait(2, 1) || one.Stats().Peers[0].Transfers.QueuedBytes != 0 {
 			t.Fatal("some wait for ever")
+		}
+		if all := h2.transfers(); all[len(all)-1].kind != 9 {
+			t.Fatal("the last chunk of a shard, a small one, overtook those before it")
 		}
 	})
 }
