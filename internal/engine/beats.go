@@ -91,13 +91,14 @@ type beat struct {
 func (e *Engine) reportBeats(ctx context.Context, leader uint64) error {
 	var beats []beat
 	var heard []*worker
+	var when []int64 // as the beats say: a sign of life that comes meanwhile is reported the next time
 	now := e.workers.now()
 	for _, w := range e.workers.all() {
 		at := w.heard.Load()
 		if at == 0 || at == w.reported.Load() || w.isGone() {
 			continue
 		}
-		heard = append(heard, w)
+		heard, when = append(heard, w), append(when, at)
 		beats = append(beats, beat{w.id, now - time.Duration(at), WorkerState(w.want.Load())})
 	}
 	if len(beats) == 0 {
@@ -113,8 +114,8 @@ func (e *Engine) reportBeats(ctx context.Context, leader uint64) error {
 	if !r.end() {
 		return errForwardVersion(leader)
 	}
-	for _, w := range heard {
-		w.reported.Store(w.heard.Load())
+	for i, w := range heard {
+		w.reported.Store(when[i])
 	}
 	for _, b := range wishes {
 		if w := e.workers.get(b.worker); w != nil {

@@ -190,3 +190,29 @@ func TestWorkerChangesNodes(t *testing.T) {
 		}
 	})
 }
+
+// TestBeatDuringAReport: what a worker says while its node reports what it said before is reported the next time.
+func TestBeatDuringAReport(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *fleet) {
+		e := c.nodes[3]
+		w := register(t, e)
+		pulse := e.pulseInterval()
+		time.Sleep(2 * pulse) // that it came is known
+		c.net.delay(callLeg{3, 1, callBeats}, pulse*9/10)
+		for i := range 4 {
+			var last time.Time
+			for range 2 { // the second while the first is reported, or a moment after it or before
+				if _, err := e.Heartbeat(t.Context(), w, nil); err != nil {
+					t.Fatal(err)
+				}
+				last = time.Now()
+				time.Sleep(pulse * 3 / 4)
+			}
+			time.Sleep(2 * pulse)
+			if known := c.nodes[1].workers.get(w).lastBeat(); last.Sub(known) > 10*time.Millisecond {
+				t.Errorf("round %d: the node that judges does not know of the last sign of life, but of one %v before", i, last.Sub(known))
+			}
+			time.Sleep(pulse / 8)
+		}
+	})
+}
