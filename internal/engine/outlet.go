@@ -37,16 +37,10 @@ func (o *outlet) push(calls ...*call) {
 	}
 	o.mu.Unlock()
 	if start && !o.engine.spawn(o.send) {
-		o.refuse(errStopping())
-		o.leave()
+		for !o.done() { // what comes meanwhile starts no sender
+			o.refuse(errStopping())
+		}
 	}
-}
-
-// leave ends a sender, unless something came meanwhile.
-func (o *outlet) leave() {
-	o.mu.Lock()
-	o.senders--
-	o.mu.Unlock()
 }
 
 // done ends a sender when nothing waits.
