@@ -43,7 +43,8 @@ func (h *Host) setLost(id shard.ID, lost *replica.LostError) {
 	h.table.Store(&t)
 }
 
-// succeed retires a replica that must not be run, if another of this node was born after it: so the group has removed it.
+// succeed retires a replica that must not be run, if another of this node was born after it: so the group has removed it. It counts as lost until the
+// other one runs: whoever finds it so tries again.
 func (h *Host) succeed(r Replica, old *Record) error {
 	if old == nil || h.Lost(r.Shard) == nil || !r.Join || r.ID.Birth() <= old.Replica.Birth() {
 		return nil
@@ -53,6 +54,5 @@ func (h *Host) succeed(r Replica, old *Record) error {
 		return err
 	}
 	*old = retired
-	h.setLost(r.Shard, nil)
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"path"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -145,8 +146,25 @@ func (c *cluster) replaced(node uint64) {
 	c.change(shard.Change{Kind: shard.Demote, Replica: old})
 	c.change(shard.Change{Kind: shard.Remove, Replica: old})
 	made := c.change(shard.Change{Kind: shard.AddLearner, Replica: old})
-	if err := c.nodes[node].AddReplica(c.t.Context(), Replica{Shard: groupShard, ID: made[0].Replica, Join: true}); err != nil {
+	successor, records := Replica{Shard: groupShard, ID: made[0].Replica, Join: true}, 0
+	c.disks[node].SetHook(func(op vfs.Op) error {
+		if op.Kind == vfs.OpCreate && strings.HasPrefix(op.Name, "data/replicas/") {
+			if records++; records > 1 { // behind the one that says that the old one is retired
+				return syscall.ENOSPC
+			}
+		}
+		return nil
+	})
+	err := c.nodes[node].AddReplica(c.t.Context(), successor)
+	c.disks[node].SetHook(nil)
+	if lost := c.nodes[node].Lost(groupShard); err == nil || records != 2 || lost == nil || lost.Replica != old {
+		c.t.Fatalf("the disk was full at record %d: %v; it lost %v", records, err, lost)
+	}
+	if err := c.nodes[node].AddReplica(c.t.Context(), successor); err != nil {
 		c.t.Fatal(err)
+	}
+	if lost := c.nodes[node].Lost(groupShard); lost != nil {
+		c.t.Error(lost)
 	}
 	c.net.cutOff(node, false)
 	c.agree(1, 2, 3)

@@ -232,6 +232,9 @@ func (h *Host) AddReplica(ctx context.Context, r Replica) error {
 		return err
 	}
 	h.list(l)
+	if h.Lost(r.Shard) != nil {
+		h.setLost(r.Shard, nil)
+	}
 	h.running.Go(l.run)
 	return nil
 }
@@ -281,6 +284,8 @@ func (h *Host) removeStopped(id shard.ID) error {
 		if err := h.writeRecord(Record{id, old.Replica, Retired}); err != nil {
 			return err
 		}
+	}
+	if h.Lost(id) != nil {
 		h.setLost(id, nil)
 	}
 	return h.forget(id, h.flushAll)
