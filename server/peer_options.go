@@ -251,6 +251,14 @@ func (o *Options) validateAddresses(check func(ok bool, field, format string, ar
 		"%q, which the peers would look for on their own machines; give the address of this one", p.Advertise)
 }
 
+// listensElsewhere reports whether the node listens to peers on another port than where the list of founders has it, though nothing says that
+// this leads there: so it is when a founder has moved, and its list has not been changed.
+func (o *Options) listensElsewhere(p *peering) bool {
+	_, port, _ := net.SplitHostPort(p.Listen)
+	_, listed, err := net.SplitHostPort(p.own())
+	return o.Peers.Advertise == "" && err == nil && port != listed
+}
+
 // meant is the peer options with what follows from the list, without reading files.
 func (o *Options) meant() *peering {
 	c := *o

@@ -90,6 +90,10 @@ func (s *Server) openPeers(ctx context.Context) (p *peers, err error) {
 		changed: make(chan struct{}, 1), removed: make(chan struct{}), superseded: make(chan struct{}), fatal: s.fatal,
 	}
 	p.keeper.init(p)
+	if s.opts.listensElsewhere(options) {
+		p.logger.Warn("the other nodes look for this one where its --bootstrap list has it: if it has moved, change the list, or give --advertise-peer",
+			"list", options.own(), "listens", options.Listen)
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	listener, err := net.Listen("tcp", options.Listen)
 	if err != nil {

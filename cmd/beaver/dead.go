@@ -134,7 +134,7 @@ func (a *app) allDead(ctx context.Context, c *beaver.Client, queue string, yes b
 		return err
 	}
 	if q.Dead > 0 && !yes && !a.confirm(fmt.Sprintf(end.question, plural(q.Dead, "dead job"), queue)) {
-		return statusError{fmt.Errorf("nothing was done"), exitFailure}
+		return statusError{fmt.Errorf("nothing was done; answer y, or give --yes"), exitFailure}
 	}
 	n, err := end.all(c, ctx, queue)
 	if err != nil && n == 0 {

@@ -126,6 +126,21 @@ func TestWrongPlace(t *testing.T) {
 	wants(t, text, status, exitFailure, identityFile, "format 200", "this program reads up to")
 }
 
+// TestMovedFounder: a founder that listens where its list does not have it says that nobody will find it there.
+func TestMovedFounder(t *testing.T) {
+	t.Parallel()
+	s := newStation(t, secretFile(t, "s"))
+	listed := freeport.Address(t)
+	one := launch(t, s.args("--node", "1", "--bootstrap", "1="+listed)...)
+	one.says("is ready")
+	one.stop()
+	for _, word := range []string{"look for this one where its --bootstrap list has it", listed, s.peer, "--advertise-peer"} {
+		if !strings.Contains(one.text(), word) {
+			t.Errorf("it does not say %q: %s", word, one.text())
+		}
+	}
+}
+
 // TestWrongCluster: a node that a cluster does not want, or that is not the one it says, hears why and what to do.
 func TestWrongCluster(t *testing.T) {
 	t.Parallel()
