@@ -286,7 +286,7 @@ func TestEnqueueGivesUp(t *testing.T) {
 				if never == nil {
 					never = goEnqueue(t.Context(), c, Job{Queue: "q", Payload: make([]byte, payloadBytesMax)})
 				}
-				s.end <- errors.New("connection refused")
+				s.end <- errRefused // whatever was given to this stream meanwhile was not sent
 				continue
 			case got := <-sent:
 				if !errors.Is(got.err, ErrOutcomeUnknown) {

@@ -273,7 +273,7 @@ func (a *app) judge(err error) (status int, advice string) {
 		if e.Reason != "" {
 			return exitUnavailable, "" // a server said so, and what to do
 		}
-		if strings.HasSuffix(e.Message, "EOF") {
+		if strings.HasSuffix(e.Message, "EOF") || strings.HasSuffix(e.Message, "connection reset by peer") { // which of them is chance
 			return exitUnavailable, fmt.Sprintf("is a beaver server at %s? give as --addr where it listens to clients (its --listen), not to peers", a.addr)
 		}
 		return exitUnavailable, fmt.Sprintf("is the server running at %s? start one with beaver server, or give --addr", a.addr)
