@@ -32,6 +32,7 @@ type fleet struct {
 	args    []string     // of every server
 	network *peerNetwork // nil: the nodes reach each other without relays
 	nodes   map[uint64]*fleetNode
+	ports   map[int]bool // that were given to them: nobody may listen there yet
 }
 
 // fleetNode is one of them.
@@ -46,7 +47,7 @@ type fleetNode struct {
 
 // newFleet founds a cluster of fleetNodes below dir. With relays its nodes can be cut off from each other.
 func newFleet(ctx context.Context, dir string, log io.Writer, relays bool, args ...string) (_ *fleet, err error) {
-	f := &fleet{dir: dir, log: log, args: args, nodes: make(map[uint64]*fleetNode)}
+	f := &fleet{dir: dir, log: log, args: args, nodes: make(map[uint64]*fleetNode), ports: make(map[int]bool)}
 	defer func() {
 		if err != nil {
 			f.close()
@@ -84,28 +85,42 @@ func newFleet(ctx context.Context, dir string, log io.Writer, relays bool, args 
 
 // add prepares a node.
 func (f *fleet) add(id uint64) (*fleetNode, error) {
-	server, err := newServerProcess(filepath.Join(f.dir, fmt.Sprintf("node-%d", id)), f.log)
-	if err != nil {
-		return nil, err
-	}
-	port, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	n := &fleetNode{serverProcess: server, id: id, peerListen: "127.0.0.1:" + strconv.Itoa(port)}
-	n.peer = n.peerListen
-	if f.network != nil {
-		r, err := f.network.relay(id, n.peerListen)
-		if err != nil {
+	var ports [3]int // for clients, for peers, and where the relay takes what is for peers
+	for i := range ports {
+		var err error
+		if ports[i], err = f.port(); err != nil {
 			return nil, err
 		}
-		n.relay, n.peer = r, r.address
+	}
+	server, err := newServerProcessAt(ports[0], filepath.Join(f.dir, fmt.Sprintf("node-%d", id)), f.log)
+	if err != nil {
+		return nil, err
+	}
+	n := &fleetNode{serverProcess: server, id: id, peerListen: "127.0.0.1:" + strconv.Itoa(ports[1])}
+	n.peer = n.peerListen
+	if f.network != nil {
+		n.relay = f.network.relay(id, ports[2], n.peerListen)
+		n.peer = n.relay.address
 	}
 	if n.client, err = beaver.NewClient(beaver.Config{Addr: n.url(), OnlyAddr: true, RetryFor: 10 * time.Second}); err != nil {
 		return nil, err
 	}
 	f.nodes[id] = n
 	return n, nil
+}
+
+// port is a free one that no node was given.
+func (f *fleet) port() (int, error) {
+	for {
+		port, err := freePort()
+		if err != nil {
+			return 0, err
+		}
+		if !f.ports[port] {
+			f.ports[port] = true
+			return port, nil
+		}
+	}
 }
 
 // join starts a new node in the place of another, whose data is lost, and waits until it serves. It returns the new node.

@@ -97,12 +97,8 @@ type relay struct {
 
 // relay makes the relay of a node that listens to its peers at target. It is shut: whoever dials is refused, as by a machine on which
 // no node runs.
-func (n *peerNetwork) relay(node uint64, target string) (*relay, error) {
-	port, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	return &relay{network: n, node: node, address: "127.0.0.1:" + strconv.Itoa(port), target: target}, nil
+func (n *peerNetwork) relay(node uint64, port int, target string) *relay {
+	return &relay{network: n, node: node, address: "127.0.0.1:" + strconv.Itoa(port), target: target}
 }
 
 // open takes connections, before the node's process begins.

@@ -70,14 +70,14 @@ func TestPeerNetwork(t *testing.T) {
 	defer network.close()
 	var relays [3]*relay
 	for i := range relays {
-		r, err := network.relay(uint64(i+1), echoNode(t))
+		port, err := freePort()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := r.open(); err != nil {
+		relays[i] = network.relay(uint64(i+1), port, echoNode(t))
+		if err := relays[i].open(); err != nil {
 			t.Fatal(err)
 		}
-		relays[i] = r
 	}
 	const moment, long = 100 * time.Millisecond, 10 * time.Second
 	connect := func(from uint64, to *relay) net.Conn {

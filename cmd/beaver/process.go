@@ -2,8 +2,8 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,21 +26,28 @@ type serverProcess struct {
 	cmd                *exec.Cmd
 	exited             chan struct{}
 	exitErr            error // how the last process ended, once exited is closed
+	said               *lastWords
 }
 
 // newServerProcess prepares a server on a free loopback port. Its log goes to log.
 func newServerProcess(dataDir string, log io.Writer, args ...string) (*serverProcess, error) {
-	exe, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("find our own binary: %w", err)
-	}
 	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
+	return newServerProcessAt(port, dataDir, log, args...)
+}
+
+// newServerProcessAt prepares a server on a loopback port.
+func newServerProcessAt(port int, dataDir string, log io.Writer, args ...string) (*serverProcess, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find our own binary: %w", err)
+	}
 	return &serverProcess{exe: exe, dataDir: dataDir, addr: "127.0.0.1:" + strconv.Itoa(port), args: args, log: log}, nil
 }
 
+// freePort is a port on which nobody listens at the moment. The next call may return it again, unless somebody listens on it by then.
 func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -64,11 +72,32 @@ func (p *serverProcess) start(ctx context.Context) (time.Duration, error) {
 	return time.Since(began), nil
 }
 
+// lastWords passes on what a process says, and keeps the end of it.
+type lastWords struct {
+	to   io.Writer
+	tail []byte
+}
+
+const lastWordsBytes = 1 << 10
+
+func (l *lastWords) Write(b []byte) (int, error) {
+	l.tail = append(l.tail, b...)
+	l.tail = slices.Clone(l.tail[max(0, len(l.tail)-lastWordsBytes):])
+	return l.to.Write(b)
+}
+
+// line is the last line. REQUIRES: the process has ended.
+func (l *lastWords) line() string {
+	said := bytes.TrimSpace(l.tail)
+	return string(said[bytes.LastIndexByte(said, '\n')+1:])
+}
+
 // launch runs the server, and does not wait for it.
 func (p *serverProcess) launch() error {
 	args := append([]string{"server", "--data-dir", p.dataDir, "--listen", p.addr}, p.args...)
 	cmd := exec.Command(p.exe, args...)
-	cmd.Stdout, cmd.Stderr = p.log, p.log
+	said := &lastWords{to: p.log}
+	cmd.Stdout, cmd.Stderr = said, said
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the server: %w", err)
 	}
@@ -77,7 +106,7 @@ func (p *serverProcess) launch() error {
 		p.exitErr = cmd.Wait() // killed or stopped by us; an early end is reported by awaitReady
 		close(exited)
 	}()
-	p.cmd, p.exited = cmd, exited
+	p.cmd, p.exited, p.said = cmd, exited, said
 	return nil
 }
 
@@ -100,7 +129,7 @@ func (p *serverProcess) awaitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the server to be ready: %w", context.Cause(ctx))
 		case <-p.exited:
-			return errors.New("the server ended before it was ready; see its log")
+			return fmt.Errorf("the server ended before it was ready; it said: %s", p.said.line())
 		case <-poll.C:
 		}
 	}
