@@ -115,7 +115,8 @@ func (b *batch) explain(job *Job, err error) error {
 
 // doubts reports whether a refusal says nothing of what became of the message when it was sent before. A limit of messages is the same
 // wherever it is looked at, and that a queue is full the session remembers, so that no copy of the message is stored any more. All else is of
-// the node and the moment: a disk that is full, too much that waits, a shard that has stopped, the versions of the cluster, who may call. That the outcome is unknown is no refusal.
+// the node and the moment: a disk that is full, too much that waits, a shard that has stopped, the versions of the cluster, who may call. That
+// the outcome is unknown is no refusal.
 func (b *batch) doubts(e *Error) bool {
 	return b.again && e.Code != CodeInvalidArgument && e.Reason != reasonQueueFull && e.Reason != reasonOutcomeUnknown
 }

@@ -18,35 +18,68 @@ import (
 	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
+const (
+	pagesCount = 1000
+	pageBytes  = 4 << 10
+)
+
+// pages is a preallocated file of which one page after the other is written and synced, again and again: what no durable answer is faster than.
+type pages struct {
+	disk vfs.FS
+	name string
+	file vfs.File
+	next int64
+	page [pageBytes]byte
+}
+
+func newPages(name string) (*pages, error) {
+	p := &pages{disk: vfs.OS(), name: name}
+	var err error
+	if p.file, err = p.disk.Create(name); err != nil {
+		return nil, err
+	}
+	if err := p.file.Preallocate(pagesCount * pageBytes); err != nil {
+		return nil, errors.Join(err, p.remove())
+	}
+	return p, nil
+}
+
+// sync writes and syncs the next page, and returns from when to when that took.
+func (p *pages) sync() (s span, err error) {
+	s.from = time.Now()
+	if _, err := p.file.WriteAt(p.page[:], p.next*pageBytes); err != nil {
+		return s, err
+	}
+	if err := p.file.SyncData(); err != nil {
+		return s, err
+	}
+	s.to = time.Now()
+	p.next = (p.next + 1) % pagesCount
+	return s, nil
+}
+
+func (p *pages) remove() error { return errors.Join(p.file.Close(), p.disk.Remove(p.name)) }
+
 // measureSync returns the median time of a 4 KiB write and fdatasync in a preallocated file of dir. Between two of them it
 // rests for the given time: a disk and a processor that are asleep when a job comes take longer than those kept busy.
 func measureSync(ctx context.Context, dir string, rest time.Duration) (_ time.Duration, err error) {
-	const blocks, blockBytes = 1000, 4096
-	disk, name := vfs.OS(), filepath.Join(dir, "sync")
-	f, err := disk.Create(name)
+	pages, err := newPages(filepath.Join(dir, "sync"))
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, f.Close(), disk.Remove(name)) }()
-	if err := f.Preallocate(blocks * blockBytes); err != nil {
-		return 0, err
-	}
-	durations := make([]time.Duration, blocks)
-	block := make([]byte, blockBytes)
+	defer func() { err = errors.Join(err, pages.remove()) }()
+	durations := make([]time.Duration, pagesCount)
 	for i := range durations {
 		if rest > 0 {
 			if err := pause(ctx, rest); err != nil {
 				return 0, err
 			}
 		}
-		began := time.Now()
-		if _, err := f.WriteAt(block, int64(i)*blockBytes); err != nil {
+		s, err := pages.sync()
+		if err != nil {
 			return 0, err
 		}
-		if err := f.SyncData(); err != nil {
-			return 0, err
-		}
-		durations[i] = time.Since(began)
+		durations[i] = s.length()
 	}
 	return quantile(durations, 0.5), nil
 }

@@ -118,6 +118,7 @@ var (
 	spacePattern  = regexp.MustCompile(`([^\s])   +`)
 	sizePattern   = regexp.MustCompile(`\b\d+(\.\d+)? [KMGT]?i?B\b`)
 	sharePattern  = regexp.MustCompile(`\b\d+%`)
+	clusterIDs    = regexp.MustCompile(`(\bcluster |"clusterId": ")[0-9a-f]{16}\b`) // one in 256 looks like the ID of a job
 	hexPattern    = regexp.MustCompile(`\b[0-9a-f]{16}\b`)
 	numberPattern = regexp.MustCompile(`"(pid|\w+Index|term|flush\w+|\w+Bytes|entriesReplayed)": \d+`)
 	rowPattern    = regexp.MustCompile(`(?m)^(\d+  \d+  \d+)  \d+(  \d+  -)$`) // of a shard, up to which entry it is applied
@@ -126,6 +127,7 @@ var (
 
 func (m *masker) mask(s string) string {
 	s = strings.ReplaceAll(s, m.addr, "<addr>")
+	s = clusterIDs.ReplaceAllString(s, "$1<hex>")
 	s = idPattern.ReplaceAllStringFunc(s, func(id string) string {
 		if m.seen[id] == "" {
 			m.seen[id] = fmt.Sprintf("<id%d>", len(m.seen)+1)

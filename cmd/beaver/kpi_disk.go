@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"time"
-
-	"github.com/beaver-raft/beaver/internal/vfs"
 )
 
 const (
@@ -16,8 +14,6 @@ const (
 	diskStallMin = 25 * time.Millisecond
 	// diskWatchPause lies between two syncs: a small part of what the nodes ask of the disk.
 	diskWatchPause = 2 * time.Millisecond
-	diskWatchPages = 1024
-	diskPageBytes  = 4 << 10
 )
 
 // span is from one time to another.
@@ -51,28 +47,18 @@ type diskWatch struct {
 
 // watchDisk watches the disk of a directory until ctx ends.
 func watchDisk(ctx context.Context, dir string) (_ *diskWatch, err error) {
-	disk, name := vfs.OS(), filepath.Join(dir, "watch")
-	f, err := disk.Create(name)
+	pages, err := newPages(filepath.Join(dir, "watch"))
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, f.Close(), disk.Remove(name)) }()
-	if err := f.Preallocate(diskWatchPages * diskPageBytes); err != nil {
-		return nil, err
-	}
-	if err := f.Sync(); err != nil {
-		return nil, err
-	}
-	w, page := &diskWatch{}, make([]byte, diskPageBytes)
+	defer func() { err = errors.Join(err, pages.remove()) }()
+	w := &diskWatch{}
 	for pause(ctx, diskWatchPause) == nil {
-		began := time.Now()
-		if _, err := f.WriteAt(page, int64(w.syncs%diskWatchPages)*diskPageBytes); err != nil {
+		s, err := pages.sync()
+		if err != nil {
 			return nil, err
 		}
-		if err := f.SyncData(); err != nil {
-			return nil, err
-		}
-		w.note(span{began, time.Now()})
+		w.note(s)
 	}
 	return w, nil
 }
